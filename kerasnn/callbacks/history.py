@@ -1,0 +1,38 @@
+"""The epochs' logs as a table on disk."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerasnn.files import write_text
+
+
+class HistoryFile(keras.callbacks.Callback):
+    """Writes every epoch's logs to a CSV file, one row an epoch, whole after each epoch.
+
+    Unlike `keras.callbacks.CSVLogger` it keeps columns that appear late (validation every second epoch) and never
+    leaves half a row.
+
+    Args:
+        path: the CSV file; rewritten each epoch.
+
+    Reference: `keras.callbacks.CSVLogger`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.rows: list[dict[str, Any]] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Add the epoch's row."""
+        self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
+        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_text(self.path, text.getvalue())

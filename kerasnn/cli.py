@@ -1,0 +1,159 @@
+"""The command lines; the files in scripts/ are one-liners over them.
+
+TensorFlow is imported only once there is something to compute, so that `--help` and a mistyped flag answer at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+from kerasnn.config import RunConfig, replace_at
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line with the nearest right flag."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown, _, flag = message.rpartition("unrecognized arguments: ")
+        if not unknown and flag != message:
+            flag = flag.split()[0].split("=")[0]
+            near = get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.5)
+            message = f"unknown argument {flag}" + (f", did you mean {near[0]}?" if near else "") + " (see --help)"
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+
+
+class _TrainSettings(RunConfig, BaseSettings):
+    """Train a network and leave a run folder for TensorBoard."""
+
+    model_config = SettingsConfigDict(cli_hide_none_type=True, cli_use_class_docs_for_groups=True)
+
+    config: str | None = Field(
+        default=None, description="JSON file, or a run folder whose config.json is meant; flags change it."
+    )
+    run_dir: str | None = Field(
+        default=None, description="New or empty folder for the run; null makes logs/<time>-<data>-<style>."
+    )
+
+
+def train(arguments: Sequence[str] | None = None) -> int:
+    """Train from the command line.
+
+    Args:
+        arguments: the command line; None takes the program's.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    return _guarded("train.py", lambda: _train(arguments))
+
+
+def _train(arguments: Sequence[str] | None) -> int:
+    given = _given(_TrainSettings, "train.py", arguments)
+    start, run_dir = given.pop("config", None), given.pop("run_dir", None)
+    try:
+        config = replace_at(RunConfig() if start is None else RunConfig.load(start), given)
+        if config.data.name == "arrays":
+            raise ValueError("data.name 'arrays' is for train() in Python; here give csv, npz or a data set's name")
+    except (ValueError, FileNotFoundError) as error:
+        return _complain("train.py", error, USAGE)
+    from kerasnn.training.run import train as run
+
+    result = run(config, run_dir)
+    print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))
+    print(f"run folder  {result.run_dir}")
+    print(f"dashboard   tensorboard --logdir {result.run_dir.parent}")
+    return DONE
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate a run folder from the command line.
+
+    Args:
+        arguments: the command line; None takes the program's.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    return _guarded("evaluate.py", lambda: _evaluate(arguments))
+
+
+def _evaluate(arguments: Sequence[str] | None) -> int:
+    parser = _Parser(prog="evaluate.py", description="Evaluate a trained run.", allow_abbrev=False)
+    parser.add_argument("run_dir", help="the run folder")
+    parser.add_argument("--data", metavar="FILE", help="csv or npz file of raw examples (default: the run's test part)")
+    parser.add_argument(
+        "--model", choices=("model", "best"), default="model", help="final model or the best epoch's (default: model)"
+    )
+    parser.add_argument("--predictions", metavar="FILE", help="CSV file to write, one row an example")
+    parser.add_argument("--confusion", metavar="FILE", help="PNG or SVG picture of the confusion matrix to write")
+    parser.add_argument(
+        "--batch_size", type=int, default=1024, help="examples predicted at a time (default: 1024); no effect on them"
+    )
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        parser.error(f"--batch_size must be at least 1, received {options.batch_size}")
+    from kerasnn import figures
+    from kerasnn.training.evaluation import evaluate_run
+
+    evaluation = evaluate_run(options.run_dir, options.data, model=options.model, batch_size=options.batch_size)
+    print(evaluation)
+    if options.predictions is not None:
+        evaluation.write_csv(options.predictions)
+    if options.confusion is not None:
+        if evaluation.confusion is None or evaluation.class_names is None:
+            raise ValueError("--confusion needs a classifier with one class an example")
+        figures.save(figures.confusion_matrix(evaluation.confusion, evaluation.class_names), options.confusion)
+    return DONE
+
+
+def _given(settings: type[BaseSettings], program: str, arguments: Sequence[str] | None) -> dict[str, Any]:
+    """The flags that were given, by dotted key, with JSON values read."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _Parser(
+        prog=program,
+        usage=f"{program} [--config FILE] [--run_dir FOLDER] [--KEY VALUE ...]",
+        description=settings.__doc__,
+        epilog="A KEY is a dotted name below; lists and objects are JSON: --network.hidden '[50, 100]'.",
+        allow_abbrev=False,
+    )
+    source = CliSettingsSource[Any](settings, cli_parse_args=arguments, root_parser=parser)
+    nested = source()
+    flags = [argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")]
+    return {flag: value for flag in flags if (value := _at(nested, flag)) is not _ABSENT}
+
+
+_ABSENT = object()
+
+
+def _at(nested: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(nested, dict) or part not in nested:
+            return _ABSENT
+        nested = nested[part]
+    return nested
+
+
+def _guarded(program: str, body: Callable[[], int]) -> int:
+    # Otherwise TensorFlow greets with a page of notes about the processor.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return body()
+    except KeyboardInterrupt:
+        return _complain(program, "interrupted", INTERRUPTED)
+    except (ValueError, TypeError, ArithmeticError, OSError) as error:
+        if os.environ.get("KERASNN_TRACEBACK"):
+            raise
+        return _complain(program, error, FAILED)
+
+
+def _complain(program: str, error: object, code: int) -> int:
+    print(f"{program}: error: {error}", file=sys.stderr)
+    return code

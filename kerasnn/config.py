@@ -1,0 +1,634 @@
+"""A run described as data: one frozen, checked `RunConfig`, JSON both ways, with dotted overrides."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+    model_serializer,
+    model_validator,
+)
+
+from kerasnn import catalog
+from kerasnn.schedules import Constant, Plateau, Schedule
+from kerasnn.schema import Schema, one_of, short
+
+S = TypeVar("S", bound=Schema)
+
+Task = Literal["binary", "multiclass", "multilabel", "regression"]
+Style = Literal["sequential", "functional", "subclassed"]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Penalty = Annotated[float, Field(ge=0)]
+
+
+def _known(kind: str, table: catalog.Table) -> AfterValidator:
+    """Accepts a component of a table, by name or with arguments, and keeps the table's own spelling of its name."""
+
+    def check(value: str | dict[str, Any]) -> str | dict[str, Any]:
+        name, arguments = catalog.check(kind, table, value)
+        return {"name": name, **arguments} if arguments else name
+
+    return AfterValidator(check)
+
+
+Activation = Annotated[str | dict[str, Any], _known("activation", catalog.ACTIVATIONS)]
+Initializer = Annotated[str | dict[str, Any], _known("initializer", catalog.INITIALIZERS)]
+Metric = Annotated[str | dict[str, Any], _known("metric", catalog.METRICS)]
+
+
+class _HiddenLayer(Schema):
+    activation: Activation | None = None
+    """This layer's activation; null takes `network.activation`."""
+    kernel_initializer: Initializer | None = None
+    """This layer's weight initializer; null takes `network.kernel_initializer`."""
+    bias_initializer: Initializer | None = None
+    """This layer's bias initializer; null takes `network.bias_initializer`."""
+    use_bias: bool = True
+    """Whether the layer adds a bias."""
+    batch_norm: bool | None = None
+    """Batch normalization before the activation; null takes `regularization.batch_norm`."""
+    dropout: Rate | None = None
+    """Share of units dropped after the activation, 0 to 1; null takes `regularization.dropout`."""
+    l1: Penalty | None = None
+    """L1 penalty on this layer's weights; null takes `regularization.l1`."""
+    l2: Penalty | None = None
+    """L2 penalty on this layer's weights; null takes `regularization.l2`."""
+
+
+class DenseLayer(_HiddenLayer):
+    """A fully connected hidden layer; in JSON a bare integer is a layer of that many units."""
+
+    units: PositiveInt
+    """Number of units."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_integer(cls, value: Any) -> Any:
+        return {"units": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_serializer(mode="wrap")
+    def _to_integer(self, handler: Any) -> Any:
+        described = handler(self)
+        plain = all(getattr(self, key) == field.default for key, field in _HiddenLayer.model_fields.items())
+        return self.units if plain else described
+
+
+class ConvLayer(_HiddenLayer):
+    """A convolutional hidden layer over sequences, images or volumes of shape (…, channels)."""
+
+    filters: PositiveInt
+    """Number of output channels."""
+    kernel_size: PositiveInt = 3
+    """Side of the square (cubic) kernel in pixels; 3 is the common choice."""
+    strides: PositiveInt = 1
+    """Step of the kernel in pixels."""
+    padding: Literal["same", "valid"] = "same"
+    """`same` keeps the size at strides 1, `valid` shrinks it by kernel_size - 1."""
+    pool: PositiveInt = 1
+    """Side of the max-pooling window after the activation; 1 means no pooling."""
+
+
+def _layer_kind(value: Any) -> str:
+    if isinstance(value, ConvLayer) or (isinstance(value, Mapping) and "filters" in value):
+        return "conv"
+    return "dense"
+
+
+Layer = Annotated[
+    Annotated[DenseLayer, Tag("dense")] | Annotated[ConvLayer, Tag("conv")],
+    Discriminator(_layer_kind),
+]
+
+
+class NetworkConfig(Schema):
+    """The network: its hidden layers and what each of them defaults to."""
+
+    hidden: tuple[Layer, ...] = (DenseLayer(units=50), DenseLayer(units=100))
+    """Hidden layers in order: an integer is a dense layer of that many units, an object describes one layer fully
+    (`{"units": 50, "activation": "tanh", "dropout": 0.2}`, or `{"filters": 16, "kernel_size": 3, "pool": 2}`)."""
+    activation: Activation = "relu"
+    """Activation of hidden layers, by name or as `{"name": "leaky_relu", "negative_slope": 0.1}`."""
+    kernel_initializer: Initializer = "he_normal"
+    """Weight initializer of hidden layers; He suits relu and its kin, Glorot suits tanh and sigmoid."""
+    bias_initializer: Initializer = "zeros"
+    """Bias initializer of all layers."""
+    output_activation: Activation | None = None
+    """Activation of the output layer; null takes the task's (sigmoid, softmax or linear)."""
+    output_kernel_initializer: Initializer = "glorot_uniform"
+    """Weight initializer of the output layer."""
+
+    @model_validator(mode="after")
+    def _convolutions_first(self) -> Self:
+        kinds = [isinstance(layer, ConvLayer) for layer in self.hidden]
+        if any(later and not earlier for earlier, later in itertools.pairwise(kinds)):
+            raise ValueError("hidden convolutional layers must come before dense ones, received dense before conv")
+        return self
+
+
+class DataConfig(Schema):
+    """What is learned from, and how it is prepared."""
+
+    name: Literal["digits", "mnist", "fashion_mnist", "csv", "npz", "arrays"] = "digits"
+    """Data set: scikit-learn's 8x8 `digits` (no download), `mnist`, `fashion_mnist`, a `csv` or `npz` file, or `arrays`
+    handed to `train` in Python."""
+    path: str | None = None
+    """File for csv and npz; folder of IDX or npz files for mnist and fashion_mnist (null: Keras's cache)."""
+    test_path: str | None = None
+    """Separate test file for csv and npz; null takes `test_share` of the examples."""
+    target: str | tuple[str, ...] | None = None
+    """Target column or columns of a csv file; null takes the last column."""
+    scaling: Literal["none", "unit", "standardize"] = "unit"
+    """`unit` maps features to 0..1, `standardize` to mean 0 and standard deviation 1 of the training part."""
+    flatten: bool = True
+    """Whether images become vectors; false keeps (height, width, channels) for convolutional layers."""
+    one_hot: bool = False
+    """Whether class labels become one-hot rows; false keeps integers."""
+    validation_share: Share = 0.1
+    """Share of the training examples kept for validation, 0 to 1."""
+    test_share: Share = 0.2
+    """Share of the examples kept for testing where the source has no test part, 0 to 1."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the split into parts; separate from the run's, so that seeds compare on the same data."""
+
+    @model_validator(mode="after")
+    def _file_given(self) -> Self:
+        if self.name in ("csv", "npz") and self.path is None:
+            raise ValueError(f"path must name the file when name is {self.name!r}, received null")
+        return self
+
+
+class OptimizerConfig(Schema):
+    """The optimizer: its name and the arguments that it takes; null leaves Keras's default."""
+
+    name: str = "adam"
+    """Optimizer: sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, adamax, nadam, lamb, lion, ftrl,
+    adafactor or muon."""
+    learning_rate: float | None = None
+    """Base learning rate, > 0; the schedule multiplies it. Null: Keras's (0.001 for most, 0.01 for sgd)."""
+    momentum: float | None = None
+    """Momentum of sgd and rmsprop, 0 to 1."""
+    nesterov: bool | None = None
+    """Nesterov's momentum for sgd."""
+    beta_1: float | None = None
+    """Decay of the first moment (adam and its kin), 0 to 1."""
+    beta_2: float | None = None
+    """Decay of the second moment (adam and its kin), 0 to 1."""
+    rho: float | None = None
+    """Decay of squared gradients (rmsprop, adadelta), 0 to 1."""
+    epsilon: float | None = None
+    """Small constant against division by zero, > 0."""
+    centered: bool | None = None
+    """Whether rmsprop divides by the variance instead of the second moment."""
+    amsgrad: bool | None = None
+    """The AMSGrad variant of adam."""
+    initial_accumulator_value: float | None = None
+    """Starting accumulator of adagrad and ftrl, >= 0."""
+    weight_decay: float | None = None
+    """Decoupled weight decay, >= 0."""
+    clipnorm: float | None = None
+    """Each gradient clipped to this norm, > 0."""
+    clipvalue: float | None = None
+    """Each gradient entry clipped to this absolute value, > 0."""
+    global_clipnorm: float | None = None
+    """All gradients together clipped to this norm, > 0."""
+    use_ema: bool | None = None
+    """Exponential moving average of the weights."""
+    ema_momentum: float | None = None
+    """Decay of that average, 0 to 1."""
+    ema_overwrite_frequency: int | None = None
+    """Updates between overwriting the weights by their average; null does it once, after training."""
+    gradient_accumulation_steps: int | None = None
+    """Batches whose gradients are averaged into one update, >= 2."""
+    loss_scale_factor: float | None = None
+    """Factor on the loss before gradients are taken, for float16."""
+    arguments: dict[str, Any] = Field(default={})
+    """Further arguments that only this optimizer takes, `{"ns_steps": 5}` for muon."""
+
+    @model_validator(mode="after")
+    def _taken_by_optimizer(self) -> Self:
+        catalog.check("optimizer", catalog.OPTIMIZERS, self.spec)
+        return self
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The optimizer's description without what was left to Keras."""
+        return {**self.model_dump(exclude_none=True, exclude={"arguments"}), **self.arguments}
+
+
+class LossConfig(Schema):
+    """The loss; by default the task decides it."""
+
+    name: str | None = None
+    """Loss by name; null takes the task's (cross-entropy, or mean squared error for regression)."""
+    from_logits: bool = False
+    """Whether the output layer is linear and the loss applies softmax or sigmoid itself."""
+    label_smoothing: Rate = 0.0
+    """Share of each label spread over the other classes, 0 to 1 (cross-entropies only)."""
+    arguments: dict[str, Any] = Field(default={})
+    """Further arguments of the loss, `{"delta": 0.5}` for huber, `{"gamma": 2.0}` for the focal losses."""
+
+
+class RegularizationConfig(Schema):
+    """What every hidden layer gets unless it says otherwise."""
+
+    l1: Penalty = 0.0
+    """L1 penalty on the weights of hidden layers."""
+    l2: Penalty = 0.0
+    """L2 penalty on the weights of hidden layers."""
+    dropout: Rate = 0.0
+    """Share of units dropped after each hidden layer while training, 0 to 1."""
+    dropout_kind: Literal["dropout", "alpha_dropout", "spatial_dropout", "gaussian_dropout"] = "dropout"
+    """`alpha_dropout` keeps mean and variance (for selu), `spatial_dropout` drops whole channels of convolutions."""
+    batch_norm: bool = False
+    """Batch normalization between each hidden layer and its activation."""
+    output_l1: Penalty = 0.0
+    """L1 penalty on the weights of the output layer."""
+    output_l2: Penalty = 0.0
+    """L2 penalty on the weights of the output layer."""
+
+
+class EarlyStoppingConfig(Schema):
+    """Stop when the monitored value no longer improves."""
+
+    monitor: str = "val_loss"
+    """Logged value to watch."""
+    mode: Literal["auto", "min", "max"] = "auto"
+    """Whether less or more is better; `auto` reads it off the name."""
+    patience: int = Field(default=5, ge=1)
+    """Epochs without improvement before training stops."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """Smallest change that counts as improvement."""
+    restore_best_weights: bool = True
+    """Whether the best epoch's weights are put back at the end."""
+    start_from_epoch: int = Field(default=0, ge=0)
+    """Epochs before watching starts."""
+
+
+class TrainingConfig(Schema):
+    """How long and how the network is trained."""
+
+    epochs: PositiveInt = 20
+    """Passes over the training examples."""
+    batch_size: PositiveInt = 32
+    """Examples per update, over all devices together."""
+    metrics: tuple[Metric, ...] | None = None
+    """Metrics by name; null takes the task's (accuracy, or mean absolute error for regression)."""
+    class_weight: Literal["balanced"] | dict[int, Penalty] | None = None
+    """Weight of each class in the loss, `{"0": 1.0, "1": 5.0}`; `balanced` weighs by inverse frequency."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Early stopping; null trains all epochs."""
+    plateau: Plateau | None = None
+    """Lower the learning rate when a value stops improving, on top of the schedule; null never does."""
+    monitor: str | None = None
+    """Value by which the best epoch is chosen; null takes `val_loss`, or `loss` where there is no validation part."""
+    compiled: Literal["auto", "on", "off"] = "auto"
+    """Whether blocks of updates run as one XLA program: `auto` where they can, `on` insists, `off` is plain fit."""
+    save_best: bool = True
+    """Whether the best epoch's model is kept as `best.keras`."""
+
+
+class DevicesConfig(Schema):
+    """What the run is computed on and in which precision."""
+
+    device: str | None = None
+    """Device by TensorFlow's name (`CPU:0`, `GPU:1`); null takes the first GPU, or the CPU."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Arithmetic of the layers; mixed precision keeps weights in float32."""
+    jit_compile: bool | Literal["auto"] = "auto"
+    """Whether XLA compiles the training step; `auto` leaves it to Keras."""
+    memory_growth: bool = True
+    """Whether GPU memory is taken as needed instead of all at once."""
+    deterministic: bool = False
+    """Whether every operation is made bit-reproducible on a GPU too; it switches XLA off and is slower."""
+
+    @model_validator(mode="after")
+    def _deterministic_without_xla(self) -> Self:
+        if self.deterministic and self.jit_compile is True:
+            raise ValueError("deterministic switches XLA off, so jit_compile must be false or auto, received true")
+        return self
+
+
+class ReportConfig(Schema):
+    """What a run shows and leaves behind."""
+
+    progress: Literal["auto", "bar", "lines", "silent"] = "auto"
+    """Progress on the terminal; `auto` is a bar on a terminal and one line an epoch elsewhere."""
+    tensorboard: bool = True
+    """Whether event files for TensorBoard are written."""
+    histograms_every: int = Field(default=1, ge=0)
+    """Epochs between weight histograms; 0 writes none."""
+    images_every: int = Field(default=5, ge=0)
+    """Epochs between confusion matrices and pages of mistakes; 0 writes none."""
+    gradients: bool = True
+    """Whether gradient norms and update-to-weight ratios are measured each epoch, on a fixed batch."""
+    graph: bool = True
+    """Whether the network's graph is written."""
+
+
+OUTPUT_ACTIVATION: dict[str, str] = {
+    "binary": "sigmoid",
+    "multiclass": "softmax",
+    "multilabel": "sigmoid",
+    "regression": "linear",
+}
+_REGRESSION_LOSSES = (
+    "mean_squared_error",
+    "mean_absolute_error",
+    "huber",
+    "log_cosh",
+    "mean_absolute_percentage_error",
+    "mean_squared_logarithmic_error",
+    "poisson",
+    "cosine_similarity",
+)
+_YES_NO_LOSSES = (
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+    "hinge",
+    "squared_hinge",
+    "mean_squared_error",
+    "mean_absolute_error",
+    "huber",
+)
+_ONE_HOT_LOSSES = (
+    "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "kl_divergence",
+    "categorical_hinge",
+    "hinge",
+    "squared_hinge",
+    "mean_squared_error",
+    "mean_absolute_error",
+    "huber",
+    "cosine_similarity",
+)
+
+
+class RunConfig(Schema):
+    """One training run, whole: the same description gives the same run.
+
+    Raises:
+        ValueError: one line with the dotted key, the rule, the value received and the choices; also for fields that
+            contradict one another (softmax with mean squared error on integer labels).
+    """
+
+    task: Task = "multiclass"
+    """What is predicted; decides output units, output activation, default loss and default metrics."""
+    style: Style = "sequential"
+    """How the Keras model is built; the numbers are the same in all three."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of weights, dropout and the order of examples."""
+    network: NetworkConfig = NetworkConfig()
+    """The layers."""
+    data: DataConfig = DataConfig()
+    """What is learned from."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How weights are updated."""
+    schedule: Schedule = Constant()
+    """The learning rate's course, as a factor on `optimizer.learning_rate`."""
+    loss: LossConfig = LossConfig()
+    """What is minimized."""
+    regularization: RegularizationConfig = RegularizationConfig()
+    """What keeps the network from overfitting."""
+    training: TrainingConfig = TrainingConfig()
+    """How long and how."""
+    devices: DevicesConfig = DevicesConfig()
+    """Where and in which precision."""
+    report: ReportConfig = ReportConfig()
+    """What is shown and kept."""
+
+    @property
+    def loss_name(self) -> str:
+        """The loss by name, the task's where none was chosen."""
+        if self.loss.name is not None:
+            return catalog.canonical(catalog.LOSSES, self.loss.name)
+        if self.task == "multiclass":
+            return "categorical_crossentropy" if self.data.one_hot else "sparse_categorical_crossentropy"
+        return "mean_squared_error" if self.task == "regression" else "binary_crossentropy"
+
+    @property
+    def output_activation(self) -> str | dict[str, Any]:
+        """The output layer's activation: the chosen one, else linear for logits, else the task's."""
+        if self.network.output_activation is not None:
+            return self.network.output_activation
+        return "linear" if self.loss.from_logits else OUTPUT_ACTIVATION[self.task]
+
+    @property
+    def loss_spec(self) -> dict[str, Any]:
+        """The loss's name with its arguments."""
+        chosen = self.loss.model_dump(include={"from_logits", "label_smoothing"})
+        return {"name": self.loss_name, **self.loss.arguments, **{key: value for key, value in chosen.items() if value}}
+
+    @property
+    def metrics(self) -> tuple[str | dict[str, Any], ...]:
+        """The metrics by name, the task's where none were chosen."""
+        if self.training.metrics is not None:
+            return self.training.metrics
+        return ("mean_absolute_error",) if self.task == "regression" else ("accuracy",)
+
+    @property
+    def monitor(self) -> str:
+        """The value by which the best epoch is chosen."""
+        return self.training.monitor or ("val_loss" if self.data.validation_share else "loss")
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.loss.arguments and self.loss.name is None:
+            raise ValueError(f"loss.arguments need a loss.name, received {short(self.loss.arguments)}")
+        catalog.check("loss", catalog.LOSSES, self.loss_spec)
+        output = self.output_activation
+        _check_loss(self.task, self.loss_name, self.data.one_hot)
+        _check_output(self.task, self.loss_name, output if isinstance(output, str) else output["name"], self.loss)
+        if self.data.one_hot and self.task != "multiclass":
+            raise ValueError(f"data.one_hot is for task multiclass, received task {self.task!r}")
+        if self.training.class_weight is not None and self.task not in ("binary", "multiclass"):
+            raise ValueError(f"training.class_weight is for task binary or multiclass, received task {self.task!r}")
+        if self.data.flatten and any(isinstance(layer, ConvLayer) for layer in self.network.hidden):
+            raise ValueError("convolutional layers need images, so data.flatten must be false, received true")
+        self.schedule.over(self.training.epochs)
+        self._check_momentum_cycle()
+        # Arrays may bring a validation part of their own, which only train() sees.
+        self.check_monitors(validation=self.data.validation_share > 0 or self.data.name in ("arrays", "npz"))
+        return self
+
+    def _check_momentum_cycle(self) -> None:
+        if not getattr(self.schedule, "cycle_momentum", False):
+            return
+        rules = catalog.OPTIMIZERS[self.optimizer.name]
+        has_momentum = "beta_1" in rules or self.optimizer.momentum or self.optimizer.name in ("momentum", "nesterov")
+        if not has_momentum:
+            raise ValueError(
+                f"schedule.cycle_momentum needs an optimizer with momentum, received {self.optimizer.name!r}: "
+                "give optimizer.momentum, or set schedule.cycle_momentum to false"
+            )
+
+    def check_monitors(self, validation: bool) -> None:
+        """Refuse a monitored value that will not be logged.
+
+        Args:
+            validation: whether there is a validation part.
+
+        Raises:
+            ValueError: one line naming the key and the values that are logged.
+        """
+        watched = {"training.monitor": self.training.monitor}
+        for part in ("early_stopping", "plateau"):
+            if (described := getattr(self.training, part)) is not None:
+                watched[f"training.{part}.monitor"] = described.monitor
+        names = ["loss", *(metric if isinstance(metric, str) else str(metric["name"]) for metric in self.metrics)]
+        logged = [*names, *(f"val_{name}" for name in names if validation)]
+        for key, name in watched.items():
+            if name is not None and name not in logged:
+                raise ValueError(one_of(key, name, logged))
+
+    def to_json(self) -> str:
+        """The run as JSON text; `RunConfig.from_json` gives back an equal config."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """A run from JSON text.
+
+        Raises:
+            ValueError: one line where the text is no JSON, names a key twice or describes no valid run.
+        """
+        return cls.model_validate(parse_json(text))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """A run from a JSON file, or from the `config.json` of a run folder.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            ValueError: one line naming the file and what is wrong with it.
+        """
+        path = Path(path)
+        path = path / "config.json" if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f"config must be a JSON file or a run folder with config.json, received {path}")
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _check_loss(task: str, loss: str, one_hot: bool) -> None:
+    fitting: tuple[str, ...]
+    match task:
+        case "regression":
+            fitting, labels = _REGRESSION_LOSSES, "targets"
+        case "multiclass" if one_hot:
+            fitting, labels = _ONE_HOT_LOSSES, "one-hot labels"
+        case "multiclass":
+            fitting, labels = ("sparse_categorical_crossentropy",), "integer labels"
+        case _:
+            fitting, labels = _YES_NO_LOSSES, "labels of 0 and 1"
+    if loss not in fitting:
+        hint = "; or set data.one_hot" if loss in _ONE_HOT_LOSSES and task == "multiclass" else ""
+        raise ValueError(f"{one_of(f'loss.name for task {task} with {labels}', loss, fitting)}{hint}")
+
+
+def _check_output(task: str, loss: str, output: str, described: LossConfig) -> None:
+    linear = output == "linear"
+    if described.from_logits:
+        if not linear:
+            raise ValueError(f"loss.from_logits needs a linear output activation, received {output!r}")
+        return
+    needed = OUTPUT_ACTIVATION[task]
+    probabilities = "crossentropy" in loss or loss == "kl_divergence"
+    if probabilities and output != needed:
+        hint = "; or set loss.from_logits" if linear else ""
+        raise ValueError(
+            f"network.output_activation must be {needed} for task {task} with loss {loss}; received {output!r}{hint}"
+        )
+    # What the outputs of one example are together: softmax makes them exclusive, sigmoid makes them independent.
+    contradictory = {"multiclass": ("sigmoid",)}.get(task, ("softmax", "log_softmax", "sparsemax"))
+    if output in contradictory:
+        raise ValueError(f"network.output_activation must suit task {task}, as {needed} does; received {output!r}")
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """A JSON object, strictly: no key twice, no NaN, no infinity, no bottomless nesting.
+
+    Raises:
+        ValueError: one line saying what is wrong and where.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in seen:
+                raise ValueError(f"JSON must name each key once, received {key!r} twice")
+            seen[key] = value
+        return seen
+
+    def finite(constant: str) -> float:
+        raise ValueError(f"JSON numbers must be finite, received {constant}")
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=finite)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"JSON must be valid: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("JSON must not be nested this deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON must hold an object, received {short(value)}")
+    return value
+
+
+def replace_at(config: S, changes: Mapping[str, Any]) -> S:
+    """A copy of a config with the values at dotted keys replaced, checked as a whole.
+
+    Args:
+        config: any described value, mostly a `RunConfig`.
+        changes: dotted key to new value, `{"optimizer.learning_rate": 0.01, "network.hidden.0": 30}`. A part that was
+            null is made from its defaults; a changed `schedule.name` starts that schedule from its defaults.
+
+    Returns:
+        A new config of the same type.
+
+    Raises:
+        ValueError: one line with the key, the rule and the value received.
+    """
+    data: Any = config.model_dump(mode="json")
+    # Names first: what else is asked of a schedule must land on the one that is chosen.
+    for key in sorted(changes, key=lambda key: not key.endswith("name")):
+        value = changes[key]
+        if key == "schedule.name" and data["schedule"]["name"] != value:
+            data["schedule"] = {}
+        *path, last = key.split(".")
+        place = data
+        for part in path:
+            place = _enter(place, part, key)
+        place[_index(place, last, key)] = value
+    return type(config).model_validate(data)
+
+
+def _enter(place: Any, part: str, key: str) -> Any:
+    index = _index(place, part, key)
+    inner = place[index] if isinstance(place, list) else place.get(index)
+    if inner is None:
+        inner = {}
+    elif isinstance(inner, bool | float) or not isinstance(inner, dict | list | int | str):
+        raise ValueError(f"key must name a value, received {key!r}, where {part!r} is {short(inner)}")
+    elif isinstance(inner, int | str):
+        # The short forms: 50 is a layer of that many units, "relu" an activation of that name.
+        inner = {"units" if isinstance(inner, int) else "name": inner}
+    place[index] = inner
+    return inner
+
+
+def _index(place: Any, part: str, key: str) -> Any:
+    if not isinstance(place, list):
+        return part
+    if not part.isdigit() or int(part) >= len(place):
+        raise ValueError(f"key must give a position from 0 to {len(place) - 1} at {part!r}, received {key!r}")
+    return int(part)

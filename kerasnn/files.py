@@ -1,0 +1,43 @@
+"""Files that are either whole or not there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what was written there takes its place on success and vanishes on failure.
+
+    Args:
+        path: the file to write; its folder must exist.
+
+    Yields:
+        A path with the same suffix in the same folder.
+
+    Raises:
+        OSError: from the writing; the file that was there before is then untouched.
+
+    Reference: write, fsync, rename (POSIX's atomic `rename`).
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as a whole: a reader sees the old content or the new, never a part.
+
+    Args:
+        path: the file; its folder must exist.
+        text: what to write, in UTF-8.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")

@@ -1,0 +1,157 @@
+"""The one place that decides the order, names and seeds of a network's layers."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasnn import activations, initializers
+from kerasnn.config import OUTPUT_ACTIVATION, ConvLayer, DenseLayer, NetworkConfig, RegularizationConfig, Task
+
+
+def network_layers(
+    network: NetworkConfig,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    *,
+    task: Task = "multiclass",
+    regularization: RegularizationConfig | None = None,
+    seed: int = 0,
+) -> list[keras.layers.Layer]:
+    """Fresh layers of a network, in order: each hidden layer, its batch norm, activation, pooling, dropout; the output.
+
+    Every initializer and every dropout has its own seed, drawn from `SeedSequence([seed, position])`: layers of equal
+    shape differ, and so do the same layers under neighbouring seeds.
+
+    Args:
+        network: the described network.
+        input_shape: shape of one example, `(features,)` or `(height, width, channels)`.
+        outputs: units of the output layer.
+        task: decides the output activation where the network names none.
+        regularization: what hidden layers get unless they say otherwise.
+        seed: non-negative integer from which all of the layers' seeds come.
+
+    Returns:
+        Unbuilt Keras layers.
+
+    Raises:
+        ValueError: where convolutions meet an input that is no image.
+    """
+    if outputs < 1:
+        raise ValueError(f"outputs must be a positive number of units, received {outputs}")
+    regularization = regularization or RegularizationConfig()
+    rank = len(input_shape) - 1
+    layers: list[keras.layers.Layer] = []
+    for position, layer in enumerate(network.hidden, start=1):
+        if isinstance(layer, ConvLayer):
+            if rank not in (1, 2, 3):
+                raise ValueError(
+                    f"a convolutional layer needs input of shape (height, width, channels), received {input_shape}"
+                )
+        elif rank > 0:
+            layers.append(keras.layers.Flatten(name="flatten"))
+            rank = 0
+        layers += _hidden(layer, position, network, regularization, seed, rank)
+    if rank > 0:
+        layers.append(keras.layers.Flatten(name="flatten"))
+    layers += _output(network, outputs, task, regularization, seed)
+    return layers
+
+
+def _seeds(seed: int, position: int) -> list[int]:
+    return [int(state) for state in np.random.SeedSequence([seed, position]).generate_state(4) >> 1]
+
+
+def _hidden(
+    layer: DenseLayer | ConvLayer,
+    position: int,
+    network: NetworkConfig,
+    regularization: RegularizationConfig,
+    seed: int,
+    rank: int,
+) -> list[keras.layers.Layer]:
+    def own(key: str, default: Any) -> Any:
+        value = getattr(layer, key)
+        return default if value is None else value
+
+    kernel_seed, bias_seed, activation_seed, dropout_seed = _seeds(seed, position)
+    activation = own("activation", network.activation)
+    batch_norm = own("batch_norm", regularization.batch_norm)
+    fused = not batch_norm and not activations.is_layer(activation)
+    options = {
+        "activation": activations.get(activation) if fused else None,
+        "use_bias": layer.use_bias,
+        "kernel_initializer": initializers.get(own("kernel_initializer", network.kernel_initializer), seed=kernel_seed),
+        "bias_initializer": initializers.get(own("bias_initializer", network.bias_initializer), seed=bias_seed),
+        "kernel_regularizer": _penalty(own("l1", regularization.l1), own("l2", regularization.l2)),
+    }
+    layers: list[keras.layers.Layer] = []
+    if isinstance(layer, ConvLayer):
+        filters = activations.units_before(activation, layer.filters)
+        convolution = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[rank]
+        layers.append(
+            convolution(
+                filters,
+                layer.kernel_size,
+                strides=layer.strides,
+                padding=layer.padding,
+                name=f"conv_{position}",
+                **options,
+            )
+        )
+    else:
+        units = activations.units_before(activation, layer.units)
+        layers.append(keras.layers.Dense(units, name=f"dense_{position}", **options))
+    if batch_norm:
+        layers.append(keras.layers.BatchNormalization(name=f"batch_norm_{position}"))
+    if not fused:
+        layers.append(activations.layer(activation, seed=activation_seed, name=f"activation_{position}"))
+    if isinstance(layer, ConvLayer) and layer.pool > 1:
+        pooling = {1: keras.layers.MaxPool1D, 2: keras.layers.MaxPool2D, 3: keras.layers.MaxPool3D}[rank]
+        layers.append(pooling(layer.pool, name=f"pool_{position}"))
+    if rate := own("dropout", regularization.dropout):
+        dropout = _dropout(regularization.dropout_kind, rank)
+        layers.append(dropout(rate, seed=dropout_seed, name=f"dropout_{position}"))
+    return layers
+
+
+def _dropout(kind: str, rank: int) -> type[keras.layers.Layer]:
+    spatial = {
+        1: keras.layers.SpatialDropout1D,
+        2: keras.layers.SpatialDropout2D,
+        3: keras.layers.SpatialDropout3D,
+    }
+    return {
+        "dropout": keras.layers.Dropout,
+        "alpha_dropout": keras.layers.AlphaDropout,
+        "gaussian_dropout": keras.layers.GaussianDropout,
+        # Dense layers have no channels to drop whole.
+        "spatial_dropout": spatial.get(rank, keras.layers.Dropout),
+    }[kind]
+
+
+def _output(
+    network: NetworkConfig, outputs: int, task: Task, regularization: RegularizationConfig, seed: int
+) -> list[keras.layers.Layer]:
+    # Position 0 belongs to the output, so that adding a hidden layer leaves the other layers' seeds alone.
+    kernel_seed, bias_seed, activation_seed, _ = _seeds(seed, 0)
+    activation = network.output_activation or OUTPUT_ACTIVATION[task]
+    separate = activations.is_layer(activation)
+    # A softmax over half-precision numbers loses the small probabilities.
+    dtype = "float32" if keras.mixed_precision.dtype_policy().compute_dtype != "float32" else None
+    dense = keras.layers.Dense(
+        activations.units_before(activation, outputs),
+        activation=None if separate else activations.get(activation),
+        kernel_initializer=initializers.get(network.output_kernel_initializer, seed=kernel_seed),
+        bias_initializer=initializers.get(network.bias_initializer, seed=bias_seed),
+        kernel_regularizer=_penalty(regularization.output_l1, regularization.output_l2),
+        dtype=dtype,
+        name="output",
+    )
+    if not separate:
+        return [dense]
+    return [dense, activations.layer(activation, seed=activation_seed, name="output_activation")]
+
+
+def _penalty(l1: float, l2: float) -> keras.regularizers.Regularizer | None:
+    return keras.regularizers.L1L2(l1=l1, l2=l2) if l1 or l2 else None

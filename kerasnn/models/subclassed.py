@@ -1,0 +1,59 @@
+"""The layer list as a subclass of `keras.Model`."""
+
+from typing import Any, Self
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="kerasnn")
+class Network(keras.Model):
+    """A stack of layers called in order, built on construction so that `summary()` and saving work at once.
+
+    Args:
+        stack: layers in order.
+        input_shape: shape of one example.
+
+    Reference: Keras's guide to subclassing `keras.Model`.
+    """
+
+    def __init__(self, stack: list[keras.layers.Layer], input_shape: tuple[int, ...], **options: Any) -> None:
+        super().__init__(**options)
+        self.stack = list(stack)
+        self._example_shape = tuple(input_shape)
+        example = outputs = keras.KerasTensor((None, *self._example_shape))
+        # Outside of call() a layer remembers its output's shape, which summary() then shows.
+        for layer in self.stack:
+            outputs = layer(outputs)
+        self(example)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Output of the last layer for a batch of inputs."""
+        outputs = inputs
+        for layer in self.stack:
+            outputs = layer(outputs, training=training) if layer._call_has_training_arg else layer(outputs)
+        return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        """The layers' descriptions, from which the model can be built again."""
+        stack = [keras.saving.serialize_keras_object(layer) for layer in self.stack]
+        return {**super().get_config(), "stack": stack, "input_shape": list(self._example_shape)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """A model from its description."""
+        stack = [keras.saving.deserialize_keras_object(layer, custom_objects) for layer in config.pop("stack")]
+        return cls(stack, tuple(config.pop("input_shape")), **config)
+
+
+def subclassed(layers: list[keras.layers.Layer], input_shape: tuple[int, ...], name: str) -> Network:
+    """The layers in a subclass of `keras.Model`.
+
+    Args:
+        layers: unbuilt layers in order.
+        input_shape: shape of one example.
+        name: the model's name.
+
+    Returns:
+        A built `Network`.
+    """
+    return Network(layers, input_shape, name=name)

@@ -1,0 +1,130 @@
+"""What every described value shares: frozen, checked, and refused in one line that names the rule and the choices."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+
+def one_of(rule: str, received: object, choices: Iterable[str]) -> str:
+    """One line for a name that is not among the choices.
+
+    Args:
+        rule: what the name is for, as the start of a sentence (`"activation"`).
+        received: the value as it was given.
+        choices: every name that is accepted.
+
+    Returns:
+        `"<rule> must be one of a, b, c; received 'x' (did you mean 'a'?)"`.
+    """
+    choices = list(choices)
+    near = get_close_matches(str(received).lower(), choices, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{rule} must be one of {', '.join(choices)}; received {received!r}{hint}"
+
+
+def one_line(error: ValidationError, data: object) -> str:
+    """The first fault of a pydantic error as one line: dotted key, rule, value received."""
+    # Of a union's alternatives, the one that got furthest is what was meant.
+    fault = max(error.errors(include_url=False), key=lambda fault: len(fault["loc"]))
+    key = dotted(fault["loc"], data, missing=fault["type"] == "missing")
+    match fault["type"]:
+        case "value_error":
+            message = str(fault["ctx"]["error"])
+            last = key.rpartition(".")[2]
+            # "network.activation: activation must be …" says it twice.
+            return (
+                f"{key}{message.removeprefix(last)}"
+                if last and message.startswith(f"{last} ")
+                else (f"{key}: {message}" if key else message)
+            )
+        case "missing":
+            return f"{key} is required and was not given"
+        case "literal_error" | "enum":
+            choices = fault["ctx"]["expected"].replace("' or '", "', '").strip("'").split("', '")
+            return one_of(key, fault["input"], choices)
+        case "union_tag_invalid":
+            choices = fault["ctx"]["expected_tags"].strip("'").split("', '")
+            return one_of(f"{key}.name", fault["ctx"]["tag"], choices)
+        case "union_tag_not_found":
+            return f"{key}.name is required and was not given"
+    rule = fault["msg"].removeprefix("Input ").removeprefix("should ").removeprefix("Value ")
+    return f"{key} must {rule}, received {short(fault['input'])}"
+
+
+def dotted(location: tuple[int | str, ...], data: object, missing: bool = False) -> str:
+    """The dotted key of a pydantic location, without the tags of unions that pydantic puts between.
+
+    Args:
+        location: pydantic's `loc`.
+        data: what was validated; a part of the location that is no key of it is a tag.
+        missing: whether the last part names a key that is not there.
+    """
+    keys = []
+    for position, part in enumerate(location):
+        if isinstance(data, dict):
+            known = part in data
+            data = data[part] if known else data
+        elif isinstance(data, list | tuple) and isinstance(part, int):
+            known, data = True, data[part] if part < len(data) else None
+        elif isinstance(data, BaseModel):
+            known = part in type(data).model_fields
+            data = getattr(data, str(part), None) if known else data
+        else:
+            known = False
+        if known or (missing and position == len(location) - 1):
+            keys.append(str(part))
+    return ".".join(keys)
+
+
+def short(value: object, limit: int = 80) -> str:
+    """`repr` cut to a length that keeps an error on one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class Schema(BaseModel):
+    """A described value: frozen, unknown keys refused, every error one line.
+
+    Raises:
+        ValueError: one line with the dotted key, the rule, the value received and the choices.
+
+    Reference: pydantic's `BaseModel`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise ValueError(one_line(error, data)) from None
+
+    # Pydantic calls a custom __init__ for nested values too, which would cut the dotted key short; this mark says that
+    # ours only translates the error.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """A value from a dictionary; the same errors as the constructor."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise ValueError(one_line(error, obj)) from None
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        # What was left at its default says nothing.
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if field.is_required() or value != field.get_default(call_default_factory=True):
+                yield key, value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(one_of("key", key, cls.model_fields))
+        return data

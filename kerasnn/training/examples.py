@@ -1,0 +1,255 @@
+"""Arrays as Keras's training loop takes them: in an order of ours; whole on the device, streamed, or for plain Keras."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.trainers.data_adapters import array_slicing
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+
+CHUNK_BYTES = 16 * 2**20
+"""Data that is streamed comes in chunks of about this size."""
+
+Order = Callable[[int], np.ndarray]
+"""Gives the order of an epoch: rows, shape `(examples,)`."""
+
+
+class Steps(NamedTuple):
+    """Steps of one batch size that one program can run."""
+
+    data: Any
+    """x, or (x, y) or (x, y, sample_weight): tensors of shape `(examples, …)`."""
+    order: tf.Tensor | None
+    """Rows of `data` in the order of the pass, or None where they are in order already."""
+    row: int
+    """Where in the order the first batch begins."""
+    count: int
+    """Number of batches."""
+    batch_size: int
+    """Examples in each batch."""
+
+
+class Examples(ArrayDataAdapter):
+    """Arrays that Keras's own `fit` and `evaluate` take for data.
+
+    Args:
+        x, y, sample_weight: as in `keras.Model.fit`, arrays with the examples along the first axis.
+        batch_size: examples a step; None is Keras's default.
+        order: gives an epoch's order; None keeps the arrays' own.
+        class_weight: as in `keras.Model.fit`.
+        steps: steps in an epoch; only to know the batch size where none is given.
+
+    Attributes:
+        epoch: the epoch that runs, set by who runs it.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        batch_size: int | None = None,
+        order: Order | None = None,
+        class_weight: dict[int, float] | None = None,
+        steps: int | None = None,
+    ) -> None:
+        super().__init__(x, y, sample_weight, batch_size=batch_size, steps=steps, class_weight=class_weight)
+        self.order = order
+        self.epoch = 0
+        self.count: int = self._num_samples
+        self.arrays = keras.tree.lists_to_tuples(_each(as_array, self._inputs))
+
+    @property
+    def first_batch(self) -> Any:
+        """Something of a batch's structure, shapes and dtypes, to build a model from."""
+        size = min(self.batch_size, self.count)
+        return _each(lambda array: tf.TensorSpec((size, *array.shape[1:]), _dtype(array)), self.arrays)
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Every batch size of a pass: the whole one, and that of the last batch where it is shorter."""
+        whole = [self.batch_size] if self.count >= self.batch_size else []
+        return whole + ([self.partial_batch_size] if self.has_partial_batch else [])
+
+
+class PlainExamples(Examples):
+    """Examples for plain Keras: a tf.data dataset of batches."""
+
+    def get_tf_dataset(self) -> tf.data.Dataset:
+        """Batches of a pass; as Keras's own dataset, but for the order."""
+
+        def batches(_: tf.Tensor) -> tf.data.Dataset:
+            order = tf.ensure_shape(tf.numpy_function(self._order, [], tf.int64), (self.count,))
+            whole = self.count - self.count % self.batch_size
+            dataset = tf.data.Dataset.from_tensor_slices(tf.reshape(order[:whole], (-1, self.batch_size)))
+            return dataset.concatenate(tf.data.Dataset.from_tensors(order[whole:])) if self.has_partial_batch else dataset
+
+        def load(rows: tf.Tensor, arrays: Any) -> Any:
+            return keras.tree.traverse(lambda part: _take(part, rows), arrays)
+
+        rows = tf.data.Dataset.range(1).flat_map(batches)
+        arrays = tf.data.Dataset.from_tensors(_each(_whole, self.arrays)).repeat()
+        dataset = tf.data.Dataset.zip(rows, arrays).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def _order(self) -> np.ndarray:
+        rows = np.arange(self.count) if self.order is None else self.order(self.epoch)
+        return rows.astype(np.int64)
+
+
+class ResidentExamples(Examples):
+    """Examples that lie on the device as a whole; Keras's loop gets a `Pass` as its iterator."""
+
+    def __init__(self, *arrays: Any, **options: Any) -> None:
+        super().__init__(*arrays, **options)
+        self.data = _each(tf.identity, _each(_whole, self.arrays))
+
+    def get_tf_dataset(self) -> Any:
+        """Not a dataset: without tf.distribute, Keras iterates over whatever this is."""
+        return self
+
+    def __iter__(self) -> "Pass":
+        return Pass(self)
+
+    def no_steps(self) -> list[Steps]:
+        """Nothing to do, in each shape that steps come in."""
+        order = None if self.order is None else tf.identity(self.order(0))
+        return [Steps(self.data, order, 0, 0, size) for size in self.batch_sizes]
+
+    def room(self, step: int) -> int:
+        """How many steps can be taken at once from a step of a pass on."""
+        return int(self.num_batches) - step
+
+    def load(self, state: "Pass") -> tuple[Any, tf.Tensor | None, int]:
+        """Data, order and the row where a pass's next step begins."""
+        if state.step == 0 and self.order is not None:
+            state.order = tf.identity(self.order(self.epoch))
+        return self.data, state.order, state.step * self.batch_size
+
+
+class StreamedExamples(ResidentExamples):
+    """Examples that come to the device in chunks of whole batches, read ahead by tf.data."""
+
+    def __init__(self, *arrays: Any, **options: Any) -> None:
+        Examples.__init__(self, *arrays, **options)
+        batch_bytes = nbytes(self.arrays) / self.count * self.batch_size
+        self.chunk_steps = min(max(1, int(CHUNK_BYTES / batch_bytes)), self.num_batches)
+
+    def no_steps(self) -> list[Steps]:
+        rows = self.chunk_steps * self.batch_size
+        data = _each(lambda array: tf.zeros((rows, *array.shape[1:]), _dtype(array)), self.arrays)
+        return [Steps(data, None, 0, 0, size) for size in self.batch_sizes]
+
+    def room(self, step: int) -> int:
+        return min(super().room(step), self.chunk_steps - step % self.chunk_steps)
+
+    def load(self, state: "Pass") -> tuple[Any, None, int]:
+        if state.step == 0:
+            state.chunks = iter(self._chunks())
+        step = state.step % self.chunk_steps
+        if step == 0:
+            state.chunk = next(state.chunks)
+        return state.chunk, None, step * self.batch_size
+
+    def _chunks(self) -> tf.data.Dataset:
+        """Chunks of one size; the last is filled up with its last row."""
+        rows = self.chunk_steps * self.batch_size
+        leaves = [leaf for leaf in keras.tree.flatten(self.arrays) if leaf is not None]
+        order = None if self.order is None else self.order(self.epoch)
+
+        def read(chunk: np.ndarray) -> list[np.ndarray]:
+            positions = np.minimum(np.arange(chunk * rows, (chunk + 1) * rows), self.count - 1)
+            taken = positions if order is None else order[positions]
+            return [np.take(leaf, taken, axis=0).astype(_dtype(leaf).as_numpy_dtype, copy=False) for leaf in leaves]
+
+        def load(chunk: tf.Tensor) -> Any:
+            read_arrays = iter(tf.numpy_function(read, [chunk], [_dtype(leaf) for leaf in leaves]))
+            return _each(lambda leaf: tf.ensure_shape(next(read_arrays), (rows, *leaf.shape[1:])), self.arrays)
+
+        return tf.data.Dataset.range(-(-self.num_batches // self.chunk_steps)).map(load).prefetch(2)
+
+
+class Pass:
+    """One pass over examples, many steps at a time."""
+
+    def __init__(self, examples: ResidentExamples) -> None:
+        self.examples = examples
+        self.step = 0
+        # What the examples remember of this pass. Keras begins passes that it doesn't use: nothing is made before `take`.
+        self.order: tf.Tensor | None = None
+        self.chunks: Iterator[Any] = iter(())
+        self.chunk: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """One batch, for a plain Keras function that a callback put in the place of ours."""
+        (steps,) = self.take(1)
+        rows = tf.range(steps.row, steps.row + steps.batch_size)
+        rows = rows if steps.order is None else tf.gather(steps.order, rows)
+        return _each(lambda array: tf.gather(array, rows), steps.data)
+
+    @property
+    def room(self) -> int:
+        """How many steps can be taken at once."""
+        return self.examples.room(self.step)
+
+    def take(self, count: int) -> list[Steps]:
+        """The next steps: those of whole batches and, last, that of a short one.
+
+        Args:
+            count: how many, at most `room`.
+
+        Raises:
+            StopIteration: the pass is over.
+        """
+        if self.room == 0:
+            raise StopIteration
+        data, order, row = self.examples.load(self)
+        batch_size: int = self.examples.batch_size
+        whole = min(self.step + count, self.examples.count // batch_size) - self.step
+        taken = [Steps(data, order, row, whole, batch_size)] if whole else []
+        if whole < count:
+            taken.append(Steps(data, order, row + whole * batch_size, 1, self.examples.partial_batch_size))
+        self.step += count
+        return taken
+
+
+def as_array(array: Any) -> Any:
+    """A numpy array or a tensor; sparse ones become tuples that only plain Keras can train on."""
+    if isinstance(array, np.ndarray | tf.Tensor):
+        return array
+    return array_slicing.convert_to_sliceable(array, target_backend="tensorflow")
+
+
+def nbytes(structure: Any) -> int:
+    """Bytes that a structure of arrays takes on the device."""
+    arrays = [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
+    return sum(int(np.prod(array.shape)) * _dtype(array).size for array in arrays)
+
+
+def _dtype(array: Any) -> tf.DType:
+    """What Keras trains on: floats as its float type, all else as it is."""
+    dtype = tf.as_dtype(array.dtype)
+    return tf.as_dtype(keras.config.floatx()) if dtype.is_floating else dtype
+
+
+def _whole(array: Any) -> Any:
+    return array_slicing.convert_to_sliceable(array, target_backend="tensorflow") if hasattr(array, "dtype") else array
+
+
+def _take(part: Any, rows: tf.Tensor) -> Any:
+    if isinstance(part, array_slicing.TensorflowSparseWrapper):
+        return array_slicing.slice_tensorflow_sparse_wrapper(part, rows)
+    if isinstance(part, list | tuple | dict):
+        return None
+    return tf.gather(part, rows, axis=0) if tf.is_tensor(part) else part
+
+
+def _each(function: Callable[[Any], Any], structure: Any) -> Any:
+    """`function` of every array in a structure; None stays None."""
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), structure)

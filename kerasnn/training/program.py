@@ -1,0 +1,181 @@
+"""Many steps of a Keras model as one XLA program."""
+
+import math
+import time
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerasnn.training.examples import Pass, Steps
+
+BLOCK_SECONDS = 0.25
+"""About how long a block takes where its length is ours to choose: callbacks' batch hooks fire this often."""
+FIRST_BLOCK = 8
+"""Steps in the first block, which times the others."""
+
+
+class Program:
+    """A model's `train_step` or `test_step` in a loop, compiled by XLA as a whole.
+
+    XLA keeps the model's and the optimizer's variables as values of the loop and writes them back at its end. It compiles
+    once for each batch size and shape of the data; how many steps run, and from where, are inputs.
+
+    Args:
+        model: a built and compiled Keras model.
+        step: "train_step" or "test_step".
+        momentum: the variable that an optimizer reads its momentum from, where that changes at every update.
+
+    Attributes:
+        traces: how often the program was traced.
+    """
+
+    def __init__(self, model: keras.Model, step: str, momentum: keras.Variable | None = None) -> None:
+        # The model keeps its programs, so they must not keep the model.
+        self._model = weakref.ref(model)
+        self._step = step
+        self._momentum = momentum
+        self.traces = 0
+        self._run = tf.function(self._loop, jit_compile=True, autograph=False)
+
+    def __call__(
+        self, steps: Steps, update: int = 0, rates: tf.Tensor | None = None, momenta: tf.Tensor | None = None
+    ) -> Any:
+        """Run steps.
+
+        Args:
+            steps: which.
+            update: number of the first step in `rates` and `momenta`.
+            rates: learning rate of every step, `(updates,)`; None leaves it to the optimizer.
+            momenta: momentum of every step, `(updates,)`, or None.
+
+        Returns:
+            The logs after the last step, tensors.
+        """
+        span = tf.constant([steps.row, steps.count, update], tf.int32)
+        return self._run(steps.data, steps.order, span, rates, momenta, steps.batch_size)
+
+    def _loop(
+        self,
+        data: Any,
+        order: tf.Tensor | None,
+        span: tf.Tensor,
+        rates: tf.Tensor | None,
+        momenta: tf.Tensor | None,
+        batch_size: int,
+    ) -> Any:
+        self.traces += 1
+        model = self._model()
+        assert model is not None
+        row, count, update = tf.unstack(span)
+        step = getattr(model, self._step)
+
+        def batch(index: tf.Tensor) -> Any:
+            first = row + index * batch_size
+            if order is None:
+                return _each(lambda array: _rows(array, first, batch_size), data)
+            rows = _rows(order, first, batch_size)
+            return _each(lambda array: tf.gather(array, rows), data)
+
+        # Logs are needed after the last step only. Where they are the metrics' results, as in Keras's own steps, they
+        # are worked out there from the metrics' variables.
+        deferred = all(
+            getattr(type(model), name) is getattr(keras.Model, name) and name not in vars(model)
+            for name in (self._step, "compute_metrics", "get_metrics_result")
+        )
+
+        def body(index: tf.Tensor, logs: Any) -> tuple[tf.Tensor, Any]:
+            if rates is not None:
+                model.optimizer.learning_rate.assign(rates[update + index])
+            if self._momentum is not None and momenta is not None:
+                self._momentum.assign(momenta[update + index])
+            results = step(batch(index))
+            return index + 1, logs if deferred else results
+
+        logs: Any = {} if deferred else _zeros_like_logs(step, batch)
+        _, logs = tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), logs))
+        return model.get_metrics_result() if deferred else logs
+
+
+class Blocks:
+    """What Keras's loop calls for each step; it runs a block of steps at the first and answers for the others.
+
+    Args:
+        program: runs them.
+        length: steps in a block; None chooses by the clock.
+
+    Attributes:
+        left: how many steps Keras still has to ask for until the block that has run is over.
+    """
+
+    def __init__(self, program: Program, length: int | None = None) -> None:
+        self.program = program
+        self.length = length
+        self.left = 0
+        self._step = 0
+        self._room = 0
+        self._logs: Any = {}
+        self._step_seconds: float | None = None
+        self._rates: tf.Tensor | None = None
+        self._momenta: tf.Tensor | None = None
+
+    def begin(self, rates: np.ndarray | None = None, momenta: np.ndarray | None = None) -> None:
+        """Begin an epoch: `rates` and `momenta` as in `Program`."""
+        self.left = 0
+        self._rates = None if rates is None else tf.constant(rates)
+        self._momenta = None if momenta is None else tf.constant(momenta)
+
+    def open(self, step: int, room: int) -> None:
+        """Let the next block begin.
+
+        Args:
+            step: its first step's number in the epoch.
+            room: how many steps it may have.
+        """
+        self._step = step
+        self._room = room
+
+    def __call__(self, iterator: Pass) -> Any:
+        """Keras's `train_function`.
+
+        Returns:
+            The logs after the block's last step, numbers.
+        """
+        if self.left == 0:
+            room = min(self._room, iterator.room)
+            count = min(room, self.length or self._paced(room))
+            start = time.perf_counter()
+            step = self._step
+            for steps in iterator.take(count):
+                logs = self.program(steps, step, self._rates, self._momenta)
+                step += steps.count
+            # Asking for the numbers waits for the block.
+            self._logs = keras.tree.map_structure(lambda log: log.numpy(), logs)
+            self._step_seconds = (time.perf_counter() - start) / count
+            self.left = count
+        self.left -= 1
+        return self._logs
+
+    def _paced(self, room: int) -> int:
+        """A length that shares the room evenly among blocks of about `BLOCK_SECONDS`."""
+        if self._step_seconds is None:
+            return FIRST_BLOCK
+        blocks = math.ceil(room * self._step_seconds / BLOCK_SECONDS)
+        return math.ceil(room / max(1, blocks))
+
+
+def _rows(array: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
+    rest = array.shape[1:]
+    return tf.slice(array, [first] + [0] * len(rest), [count, *rest])
+
+
+def _zeros_like_logs(step: Any, batch: Any) -> Any:
+    """Logs for the loop to begin with, of the structure that the step will give."""
+    outputs = tf.function(lambda: step(batch(tf.constant(0))), autograph=False).get_concrete_function()
+    return tf.nest.map_structure(lambda log: tf.zeros(log.shape, log.dtype), outputs.structured_outputs)
+
+
+def _each(function: Any, structure: Any) -> Any:
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), structure)

@@ -1,0 +1,253 @@
+"""One run, whole: a config in, a trained model and a run folder out."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kerasnn import devices, losses, metrics, optimizers
+from kerasnn.callbacks.best_model import BestModel, save_model
+from kerasnn.callbacks.divergence import DivergenceError, StopOnDivergence
+from kerasnn.callbacks.history import HistoryFile
+from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.callbacks.tensorboard import TensorBoard
+from kerasnn.config import RunConfig
+from kerasnn.data import Data, load
+from kerasnn.files import write_text
+from kerasnn.models import build_model, with_preprocessing
+from kerasnn.schedules import more_is_better
+from kerasnn.training.compiled import evaluate, fit
+from kerasnn.training.record import plan, provenance
+
+PROBE = 256
+"""Examples of the fixed batch on which gradients are measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run gives.
+
+    Args:
+        model: the trained model; it takes raw examples, as the user has them.
+        history: each logged value by epoch.
+        metrics: the final model's values on the test part (on the validation part where there is no test part).
+        run_dir: the run folder.
+    """
+
+    model: keras.Model = field(repr=False)
+    history: dict[str, list[float]] = field(repr=False)
+    metrics: dict[str, float]
+    run_dir: Path
+
+
+def train(
+    config: RunConfig | None = None,
+    run_dir: str | Path | None = None,
+    data: Data | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Result:
+    """Train the network that a config describes and leave a run folder.
+
+    The folder holds `config.json` (reruns the run), `model.keras` (the final model) and `best.keras` (the best
+    epoch's), both taking raw examples, `history.csv`, `result.json`, and event files for TensorBoard. Interrupted by
+    Ctrl-C it is complete up to the last epoch.
+
+    Args:
+        config: the run; None is the default run on the digits.
+        run_dir: a folder that is new or empty; None makes `logs/<time>-<data>-<style>`.
+        data: prepared data; None loads what the config describes.
+        callbacks: further Keras callbacks.
+
+    Returns:
+        The trained model, its history and its metrics.
+
+    Raises:
+        ValueError: one line, for a config or data that don't fit together or a run folder in use.
+        DivergenceError: when the loss or a weight is no longer finite; the folder keeps what was good.
+    """
+    config = config or RunConfig()
+    data = data or load(config.data, config.task)
+    _check_fit(config, data)
+    folder = _new_folder(run_dir, config)
+    write_text(folder / "config.json", config.to_json() + "\n")
+    with devices.use(config.devices) as device:
+        return _train(config, folder, data, callbacks, device)
+
+
+def compile_model(model: keras.Model, config: RunConfig, optimizer: keras.optimizers.Optimizer | None = None) -> None:
+    """Compile a model with the optimizer, loss and metrics that a config describes.
+
+    Args:
+        model: a built model.
+        config: the run.
+        optimizer: an optimizer to share with another model; None makes a new one.
+    """
+    model.compile(
+        optimizer=optimizer or optimizers.get(config.optimizer.spec),
+        loss=losses.get(config.loss_spec),
+        metrics=[
+            metrics.get(spec, config.task, one_hot=config.data.one_hot, from_logits=config.loss.from_logits)
+            for spec in config.metrics
+        ],
+        jit_compile=config.devices.jit_compile,
+    )
+
+
+def _train(
+    config: RunConfig, folder: Path, data: Data, callbacks: Sequence[keras.callbacks.Callback], device: str
+) -> Result:
+    network = build_model(
+        config.network.model_copy(update={"output_activation": config.output_activation}),
+        data.input_shape,
+        data.outputs,
+        style=config.style,
+        seed=config.seed,
+        task=config.task,
+        regularization=config.regularization,
+    )
+    compile_model(network, config)
+    model = with_preprocessing(network, data.preprocessing(), data.raw_shape)
+    if model is not network:
+        compile_model(model, config, optimizer=network.optimizer)
+    settings = config.training
+    learning_rate = LearningRate(
+        config.schedule, float(keras.ops.convert_to_numpy(network.optimizer.learning_rate)), settings.plateau
+    )
+    validation = None if data.x_validation is None else (data.x_validation, data.y_validation)
+    monitor = settings.monitor or ("loss" if validation is None else "val_loss")
+    history = keras.callbacks.History()
+    best = BestModel(folder / "best.keras", monitor, model=model)
+    own = [learning_rate, StopOnDivergence(), history]
+    if settings.early_stopping is not None:
+        own.append(_early_stopping(config))
+    if settings.save_best:
+        own.append(best)
+    if config.report.tensorboard:
+        own.append(_tensorboard(config, folder, data, learning_rate))
+    own.append(HistoryFile(folder / "history.csv"))
+    verbose = _verbosity(config.report.progress)
+    if verbose:
+        print(plan(config, data, network, learning_rate, device, folder))
+    start = time.perf_counter()
+    status = "failed"
+    try:
+        fit(
+            network,
+            data.x_train,
+            data.y_train,
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            verbose=verbose,
+            callbacks=[*own, *callbacks],
+            validation_data=validation,
+            class_weight=_class_weight(config, data),
+            seed=config.seed,
+            compiled=settings.compiled,
+        )
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    except DivergenceError:
+        status = "diverged"
+        raise
+    finally:
+        seconds = time.perf_counter() - start
+        best.write()
+        values: dict[str, float] = {}
+        part = "validation" if data.x_test is None else "test"
+        if status in ("finished", "interrupted"):
+            save_model(model, folder / "model.keras")
+            values = _values(network, data, part, settings.batch_size)
+        record = {
+            "status": status,
+            "part": part,
+            "metrics": values,
+            "epochs": len(history.epoch),
+            "best": best.summary(),
+            "seconds": round(seconds, 3),
+            "parameters": network.count_params(),
+            "device": device,
+            **provenance(),
+        }
+        write_text(folder / "result.json", json.dumps(record, indent=2) + "\n")
+    return Result(model, history.history, values, folder)
+
+
+def _check_fit(config: RunConfig, data: Data) -> None:
+    if data.task != config.task:
+        raise ValueError(f"data must be for the run's task {config.task!r}, received data for {data.task!r}")
+    config.check_monitors(validation=data.x_validation is not None)
+
+
+def _new_folder(run_dir: str | Path | None, config: RunConfig) -> Path:
+    if run_dir is None:
+        run_dir = Path("logs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-{config.style}"
+    folder = Path(run_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"run_dir must be a new or empty folder, received {folder}, which holds something already")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _early_stopping(config: RunConfig) -> keras.callbacks.EarlyStopping:
+    described = config.training.early_stopping
+    assert described is not None
+    mode = described.mode
+    if mode == "auto":
+        mode = "max" if more_is_better(described.monitor) else "min"
+    return keras.callbacks.EarlyStopping(**{**described.model_dump(), "mode": mode})
+
+
+def _tensorboard(config: RunConfig, folder: Path, data: Data, learning_rate: LearningRate) -> TensorBoard:
+    shown = (data.x_test, data.y_test) if data.x_validation is None else (data.x_validation, data.y_validation)
+    return TensorBoard(
+        folder,
+        histograms_every=config.report.histograms_every,
+        images_every=config.report.images_every,
+        graph=config.report.graph,
+        config_text=config.to_json(),
+        probe=(data.x_train[:PROBE], data.y_train[:PROBE]) if config.report.gradients else None,
+        validation=None if shown[0] is None else shown,
+        class_names=data.class_names,
+        image_shape=data.image_shape,
+        task=config.task,
+        learning_rate=learning_rate,
+    )
+
+
+def _verbosity(progress: str) -> int:
+    if progress == "auto":
+        progress = "bar" if sys.stdout.isatty() else "lines"
+    return {"silent": 0, "bar": 1, "lines": 2}[progress]
+
+
+def _class_weight(config: RunConfig, data: Data) -> dict[int, float] | None:
+    described = config.training.class_weight
+    if described is None:
+        return None
+    classes = 2 if config.task == "binary" else data.outputs
+    if described == "balanced":
+        labels = data.y_train.argmax(axis=1) if data.y_train.ndim == 2 else data.y_train.astype(int)
+        counts = np.bincount(labels, minlength=classes)
+        return {label: len(labels) / (classes * count) for label, count in enumerate(counts.tolist()) if count}
+    if sorted(described) != list(range(classes)):
+        raise ValueError(
+            f"training.class_weight must give a weight to each class from 0 to {classes - 1}, "
+            f"received {sorted(described)}"
+        )
+    return dict(described)
+
+
+def _values(network: keras.Model, data: Data, part: str, batch_size: int) -> dict[str, float]:
+    x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
+    if x is None:
+        return {}
+    values = evaluate(network, x, y, batch_size=max(batch_size, 256))
+    return {name: float(value) for name, value in values.items()}

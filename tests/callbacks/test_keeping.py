@@ -1,0 +1,112 @@
+"""The callbacks that keep things: the best model, the history, and what was good before NaN."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+from kerasnn.callbacks.best_model import BestModel, save_model
+from kerasnn.callbacks.divergence import DivergenceError, StopOnDivergence
+from kerasnn.callbacks.history import HistoryFile
+
+
+def compiled(learning_rate=0.1):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "relu", name="hidden"), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(learning_rate), "mse")
+    return model
+
+
+X = np.random.default_rng(0).normal(size=(16, 2)).astype("float32")
+Y = X.sum(axis=1, keepdims=True)
+
+
+class Script(keras.callbacks.Callback):
+    """Logs given values, and sets every weight to the epoch's number."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["watched"] = self.values[epoch]
+        self.model.set_weights([np.full_like(weight, epoch) for weight in self.model.get_weights()])
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "best"),
+    [
+        ([3.0, 1.0, 2.0], "auto", 1),
+        ([3.0, 1.0, 2.0], "max", 0),
+        ([float("nan"), 3.0, 2.0], "min", 2),
+        ([1.0, float("nan"), 1.0], "min", 0),
+    ],
+)
+def test_best_model_is_the_best_epochs(tmp_path, values, mode, best):
+    callback = BestModel(tmp_path / "best.keras", "watched", mode)
+    model = compiled()
+    model.fit(X, Y, epochs=3, verbose=0, callbacks=[Script(values), callback])
+    assert callback.best_epoch == best
+    assert callback.summary() == {"epoch": best + 1, "monitor": "watched", "value": values[best]}
+    reloaded = keras.saving.load_model(tmp_path / "best.keras")
+    assert all((weight == best).all() for weight in reloaded.get_weights())
+    assert all((weight == 2).all() for weight in model.get_weights())
+    assert [path.name for path in tmp_path.iterdir()] == ["best.keras"]
+
+
+def test_best_model_refuses_what_is_not_logged(tmp_path):
+    with pytest.raises(ValueError, match=r"monitor must be one of loss; received 'los' \(did you mean 'loss'\?\)"):
+        compiled().fit(X, Y, verbose=0, callbacks=[BestModel(tmp_path / "best.keras", "los")])
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    model = compiled()
+    path = tmp_path / "model.keras"
+    save_model(model, path)
+    before = path.read_bytes()
+
+    def half(file, *arguments, **options):
+        file.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(model, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(model, path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_history_file_holds_every_epoch_and_late_columns(tmp_path):
+    callback = HistoryFile(tmp_path / "history.csv")
+    history = (
+        compiled()
+        .fit(X, Y, epochs=4, verbose=0, validation_data=(X, Y), validation_freq=2, callbacks=[callback])
+        .history
+    )
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
+    assert [float(row["loss"]) for row in rows] == history["loss"]
+    assert [row["val_loss"] for row in rows] == ["", str(history["val_loss"][0]), "", str(history["val_loss"][1])]
+
+
+def test_exploding_loss_is_named():
+    with pytest.raises(DivergenceError, match=r"loss must stay finite, received (nan|inf) in epoch \d+ at batch \d+"):
+        compiled(learning_rate=1e12).fit(X, Y, epochs=20, batch_size=4, verbose=0, callbacks=[StopOnDivergence()])
+
+
+def test_nan_weights_behind_a_finite_loss_are_found():
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                kernel, bias = self.model.get_layer("hidden").get_weights()
+                kernel[0, 0] = np.nan
+                self.model.get_layer("hidden").set_weights([kernel, bias])
+
+    line = "weights must stay finite, received NaN or infinity in epoch 2; layer 'sequential.*hidden|layer 'hidden'"
+    with pytest.raises(DivergenceError, match=line):
+        compiled().fit(X, Y, epochs=3, verbose=0, callbacks=[Poison(), StopOnDivergence()])
+
+
+def test_healthy_training_is_left_alone():
+    history = compiled(0.01).fit(X, Y, epochs=3, verbose=0, callbacks=[StopOnDivergence()])
+    assert len(history.epoch) == 3

@@ -1,0 +1,72 @@
+"""A module imports only from strictly lower levels."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LEVELS = {
+    "kerasnn": 0,
+    "kerasnn.schema": 1,
+    "kerasnn.files": 1,
+    "kerasnn.schedules": 2,
+    "kerasnn.catalog": 2,
+    "kerasnn.config": 3,
+    "kerasnn.activations": 4,
+    "kerasnn.initializers": 4,
+    "kerasnn.losses": 4,
+    "kerasnn.metrics": 4,
+    "kerasnn.optimizers": 4,
+    "kerasnn.data": 4,
+    "kerasnn.devices": 4,
+    "kerasnn.figures": 4,
+    "kerasnn.models": 5,
+    "kerasnn.callbacks": 5,
+    "kerasnn.training": 6,
+    "kerasnn.cli": 7,
+    "kerasnn.benchmark": 7,
+}
+WITHOUT_TENSORFLOW = ("kerasnn", "kerasnn.schema", "kerasnn.schedules", "kerasnn.catalog", "kerasnn.config")
+FILES = sorted((ROOT / "kerasnn").rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def imports(path: Path, top_level: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else ast.walk(tree)
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_module_imports_only_from_lower_levels(path):
+    room = room_of(module_of(path))
+    assert room in LEVELS, f"give {room} a level"
+    if room == "kerasnn":
+        return  # the public names, loaded on first use
+    for name in imports(path):
+        if name.startswith("kerasnn.") and (target := room_of(name)) != room:
+            target = target if target in LEVELS else "kerasnn"
+            assert LEVELS[target] < LEVELS[room], f"{room} must not import {target}"
+
+
+@pytest.mark.parametrize("module", WITHOUT_TENSORFLOW)
+def test_description_needs_no_tensorflow(module):
+    path = next(path for path in FILES if module_of(path) == module)
+    roots = {name.split(".")[0] for name in imports(path, top_level=True)}
+    assert not roots & {"tensorflow", "keras", "sklearn", "matplotlib"}
