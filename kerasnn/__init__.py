@@ -38,7 +38,7 @@ _PUBLIC = {
 }
 _REGISTERED = ("kerasnn.activations", "kerasnn.losses", "kerasnn.models.subclassed")
 
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """What a run is computed on: device, precision, XLA, determinism."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import keras
 import tensorflow as tf
@@ -25,9 +25,10 @@ def use(devices: DevicesConfig) -> Iterator[str]:
 
     Reference: `tf.device`, `keras.config.set_dtype_policy`.
     """
-    if devices.memory_growth:
-        for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # Once TensorFlow has started this can no longer change; a second run in one process keeps the first one's.
+        with suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, devices.memory_growth)
     if devices.deterministic:
         tf.config.experimental.enable_op_determinism()
     names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]

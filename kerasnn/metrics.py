@@ -57,6 +57,9 @@ def get(spec: object, task: str, *, one_hot: bool = False, from_logits: bool = F
         kind = "categorical_accuracy" if task == "multiclass" else "binary_accuracy"
     if task == "multiclass" and not one_hot and not kind.startswith("sparse"):
         kind = f"sparse_{kind}"
+    # Without an average there is a number for each class, which no log takes.
+    if "average" in catalog.METRICS[name] and arguments.setdefault("average", "macro") is None:
+        raise ValueError(f"metric {name}: average must be one of micro, macro, weighted; received None")
     if from_logits:
         # Keras would compare logits with a probability's threshold.
         threshold = {"binary_accuracy": "threshold", "precision": "thresholds", "recall": "thresholds"}.get(kind)

@@ -67,7 +67,7 @@ class LearningRate(keras.callbacks.Callback):
         self.cooldown = 0
         self.in_graph = False
         self.momentum_variable: keras.Variable | None = None
-        self._per: str = getattr(self.schedule, "per", "epoch")
+        self.per: str = getattr(self.schedule, "per", "epoch")
         self._curve = self.schedule
         self._rates = np.empty(0, np.float32)
         self._momenta: np.ndarray | None = None
@@ -87,7 +87,7 @@ class LearningRate(keras.callbacks.Callback):
         """
         if self.learning_rate is None:
             raise ValueError("rates need a base: give learning_rate, or begin to fit")
-        factors = course(self._curve, epoch, updates, self._per)
+        factors = course(self._curve, epoch, updates, self.per)
         if not (np.isfinite(factors) & (factors >= 0)).all():
             raise ValueError(f"schedule must give finite factors ≥ 0, received {short(factors)} in epoch {epoch}")
         return (self.learning_rate * self.plateau_factor * factors).astype(np.float32)
@@ -96,7 +96,7 @@ class LearningRate(keras.callbacks.Callback):
         """The momentum of every update of an epoch, float32 of shape `(updates,)`, or None where it does not change."""
         if not self._cycles_momentum:
             return None
-        return course(self._curve.momentum, epoch, updates, self._per).astype(np.float32)  # type: ignore[attr-defined]
+        return course(self._curve.momentum, epoch, updates, self.per).astype(np.float32)  # type: ignore[attr-defined]
 
     @property
     def _cycles_momentum(self) -> bool:
@@ -121,7 +121,7 @@ class LearningRate(keras.callbacks.Callback):
             self.learning_rate = float(rate.numpy())
         if isinstance(self.schedule, Curve):
             self._curve = self.schedule.over(self.params["epochs"])
-        if self._per == "update" and not self.in_graph and not self.params["steps"]:
+        if self.per == "update" and not self.in_graph and not self.params["steps"]:
             raise ValueError('a rate per update needs the number of updates: give fit steps_per_epoch, or per="epoch"')
         if self._cycles_momentum:
             self._drive_momentum()
@@ -170,13 +170,13 @@ class LearningRate(keras.callbacks.Callback):
             self.model.train_function = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        per_batch = self._per == "update" and not self.in_graph
+        per_batch = self.per == "update" and not self.in_graph
         updates = self.params["steps"] if per_batch else 1
         self._rates, self._momenta = self.rates(epoch, updates), self.momenta(epoch, updates)
         self._set(0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._per == "update" and not self.in_graph:
+        if self.per == "update" and not self.in_graph:
             self._set(batch)
 
     def _set(self, update: int) -> None:

@@ -26,6 +26,8 @@ from kerasnn.schema import one_of, short
 
 TASKS = ("binary", "multiclass", "multilabel", "regression")
 BUCKETS = 30
+# Examples predicted at a time.
+ROWS = 1024
 log = logging.getLogger(__name__)
 _file_number = itertools.count()
 
@@ -67,8 +69,6 @@ class TensorBoard(keras.callbacks.Callback):
         image_shape: `(height, width)` or `(height, width, channels)` of an example; None for data that are no images.
         task: "binary", "multiclass", "multilabel" or "regression"; needed with `validation`. Multilabel has no images.
         learning_rate: the rate's owner, an object with `rates(epoch, updates)` and `per` ("epoch" or "update").
-        updates_per_epoch: optimizer updates of one epoch; None takes the number of steps that `fit` knows. A loop that
-            runs many updates as one step sets it.
 
     Raises:
         ValueError: for arguments that contradict each other, and when `fit` begins where `log_dir` can't be written.
@@ -90,7 +90,6 @@ class TensorBoard(keras.callbacks.Callback):
         image_shape: tuple[int, ...] | None = None,
         task: str | None = None,
         learning_rate: Rates | None = None,
-        updates_per_epoch: int | None = None,
     ) -> None:
         super().__init__()
         for name, every in (("histograms_every", histograms_every), ("images_every", images_every)):
@@ -111,7 +110,6 @@ class TensorBoard(keras.callbacks.Callback):
         self.image_shape = image_shape
         self.task = task
         self.learning_rate = learning_rate
-        self.updates_per_epoch = updates_per_epoch
         self._train: _EventFile | None = None
         self._validation: _EventFile | None = None
         self._measure: Callable[[], dict[str, float]] | None = None
@@ -132,9 +130,9 @@ class TensorBoard(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._rates = None
         if self.learning_rate is not None and self.learning_rate.per == "update":
-            updates = self.updates_per_epoch or self.params["steps"]
+            updates = self.params["steps"]
             if not updates:
-                raise ValueError("a rate per update needs the number of updates: give updates_per_epoch")
+                raise ValueError("a rate per update needs the number of updates: give fit steps_per_epoch")
             # Asked before the epoch: at its end a plateau may already have lowered the rate of the next one.
             self._rates = self.learning_rate.rates(epoch, updates)
 
@@ -190,7 +188,8 @@ class TensorBoard(keras.callbacks.Callback):
         if self.validation is None or self.task == "multilabel":
             return
         x, y = self.validation
-        outputs = self.model.predict(x, batch_size=1024, verbose=0)
+        # Without predict's data pipeline, which takes longer to build than a small network takes to answer.
+        outputs = np.concatenate([self.model.predict_on_batch(x[at : at + ROWS]) for at in range(0, len(x), ROWS)])
         if self.task == "regression":
             self._validation_file.write(
                 epoch, [_image("predicted_against_true", figures.predicted_against_true(y, outputs))]
@@ -340,8 +339,8 @@ def _classified(
 def _probe(model: keras.Model, data: tuple[Any, ...]) -> Callable[[], dict[str, float]]:
     """A function that runs one training step on a batch, measures its gradients and its update, and undoes it.
 
-    The step is the model's own, traced once. The trace knows every variable it touches (weights, optimizer, statistics,
-    seeds, metrics), and each gets back the very value it had.
+    The step is the model's own. Its trace knows every variable it touches (weights, optimizer, statistics, seeds,
+    metrics, or one that nobody told of), and each gets back the very value it had.
     """
     batch = _batch(data)
     optimizer = model.optimizer
@@ -357,7 +356,7 @@ def _probe(model: keras.Model, data: tuple[Any, ...]) -> Callable[[], dict[str, 
         # The step's loss was divided among replicas and, in mixed precision, scaled up.
         scale = strategy.num_replicas_in_sync / tf.cast(getattr(optimizer, "dynamic_scale", 1.0), tf.float32)
         seen[threading.get_ident()] = [
-            (variable, tf.reduce_sum(tf.square(tf.cast(tf.convert_to_tensor(gradient), tf.float32) * scale)))
+            (variable, _squared_norm(tf.convert_to_tensor(gradient), scale))
             for gradient, variable in zip(gradients, variables, strict=True)
             if gradient is not None
         ]
@@ -369,36 +368,52 @@ def _probe(model: keras.Model, data: tuple[Any, ...]) -> Callable[[], dict[str, 
             raise ValueError("probe must reach the optimizer, but the model's train_step gave it no gradients")
         return [norm for _, norm in seen[threading.get_ident()]]
 
+    def step() -> Any:
+        return strategy.run(squared_norms)
+
+    if steps > 1:
+        step = tf.function(step)
+    weights = model.trainable_variables
+    layers = [_path(model, weight).rpartition("/")[0] for weight in weights]
+    touched = [
+        part
+        for variable in [*model.variables, *optimizer.variables, *model.metrics_variables]
+        for part in strategy.experimental_local_results(variable.value)
+    ]
+
+    def squares() -> tf.Tensor:
+        """Squared norms of gradient, weight and change of each weight, `(3, weights)`."""
+        state = [variable.read_value() for variable in touched]
+        old = [tf.convert_to_tensor(weight) for weight in weights]
+        norms, *_ = [step() for _ in range(steps)]
+        reached = [variable.path for variable, _ in next(iter(seen.values()))]
+        gradient = dict(zip(reached, (strategy.experimental_local_results(norm)[0] for norm in norms), strict=True))
+        new = [tf.convert_to_tensor(weight) for weight in weights]
+        for variable, value in zip(touched, state, strict=True):
+            variable.assign(value)
+        return tf.stack(
+            [
+                [gradient.get(weight.path, 0.0) for weight in weights],
+                [_squared_norm(a) for a in old],
+                [_squared_norm(b - a) for a, b in zip(old, new, strict=True)],
+            ]
+        )
+
     # Past __setattr__, which would track the function as part of the optimizer's state.
     vars(optimizer)["apply"] = watched
     try:
-        step = tf.function(lambda: strategy.run(squared_norms)).get_concrete_function()
+        traced = tf.function(squares).get_concrete_function()
+        known = {id(variable) for variable in touched}
+        if untold := [variable for variable in traced.graph.variables if id(variable) not in known]:
+            touched += untold
+            traced = tf.function(squares).get_concrete_function()
     finally:
         del vars(optimizer)["apply"]
         if before is not None:
             vars(optimizer)["apply"] = before
-    weights = [weight for weight, _ in next(iter(seen.values()))]
-    layers = [_path(model, weight).rpartition("/")[0] for weight in weights]
-
-    @tf.function
-    def squares() -> tf.Tensor:
-        """Squared norms of gradient, weight and change of each weight, `(3, weights)`; every variable is as before."""
-        state = [variable.read_value() for variable in step.graph.variables]
-        old = [tf.cast(weight, tf.float32) for weight in weights]
-        norms, *_ = [step() for _ in range(steps)]
-        new = [tf.cast(weight, tf.float32) for weight in weights]
-        for variable, value in zip(step.graph.variables, state, strict=True):
-            variable.assign(value)
-        return tf.stack(
-            [
-                [strategy.experimental_local_results(norm)[0] for norm in norms],
-                [tf.reduce_sum(tf.square(a)) for a in old],
-                [tf.reduce_sum(tf.square(b - a)) for a, b in zip(old, new, strict=True)],
-            ]
-        )
 
     def measure() -> dict[str, float]:
-        by_weight = squares().numpy().astype("float64")
+        by_weight = traced().numpy().astype("float64")
         by_layer = {layer: np.zeros(3) for layer in layers}
         for layer, square in zip(layers, by_weight.T, strict=True):
             by_layer[layer] += square
@@ -410,3 +425,7 @@ def _probe(model: keras.Model, data: tuple[Any, ...]) -> Callable[[], dict[str, 
         return values
 
     return measure
+
+
+def _squared_norm(values: tf.Tensor, scale: tf.Tensor | float = 1.0) -> tf.Tensor:
+    return tf.reduce_sum(tf.square(tf.cast(values, tf.float32) * scale))

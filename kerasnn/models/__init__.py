@@ -58,10 +58,10 @@ def build_model(
 def with_preprocessing(
     model: keras.Model, preprocessing: Sequence[keras.layers.Layer], raw_shape: tuple[int, ...]
 ) -> keras.Model:
-    """The same model behind the layers that prepare raw examples; it shares the model's weights.
+    """The same network behind the layers that prepare raw examples: a model of the same style that shares its layers.
 
     Args:
-        model: a built model on prepared examples.
+        model: a model that `build_model` made, on prepared examples.
         preprocessing: layers from raw to prepared examples; with none the model itself is returned.
         raw_shape: shape of one raw example.
 
@@ -70,4 +70,6 @@ def with_preprocessing(
     """
     if not preprocessing:
         return model
-    return keras.Sequential([keras.Input(raw_shape, name="raw"), *preprocessing, model], name=f"{model.name}_on_raw")
+    style = {keras.Sequential: "sequential", Network: "subclassed"}.get(type(model), "functional")
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    return _BUILDERS[style]([*preprocessing, *layers], tuple(raw_shape), model.name)

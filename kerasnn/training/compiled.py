@@ -4,17 +4,19 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
 from keras.src.trainers.data_adapters.array_slicing import train_validation_split
+from keras.src.trainers.trainer import model_supports_jit
 
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.schema import one_of, short
 from kerasnn.training.examples import Examples, PlainExamples, ResidentExamples, StreamedExamples, as_array, nbytes
+from kerasnn.training.hooks import BlockHooks, flat
 from kerasnn.training.memory import device_memory
 from kerasnn.training.order import epoch_order
 from kerasnn.training.program import Blocks, Program
@@ -97,7 +99,7 @@ def fit(
         "validation_freq": validation_freq,
     }
     if not _are_arrays(x, y, sample_weight):
-        _fall_back(compiled, f"x is {type(x).__name__}, not arrays")
+        _fall_back(compiled, f"x is of type {type(x).__name__}, and only arrays can lie on the device")
         return model.fit(
             x,
             y,
@@ -114,32 +116,46 @@ def fit(
             (x, y, sample_weight), validation_split=validation_split
         )
     held_out = () if validation_data is None else keras.utils.unpack_x_y_sample_weight(validation_data)
-    if not _are_arrays(*held_out):
-        held_out = ()
+    held_out = held_out if _are_arrays(*held_out) else ()
     _check_weights(sample_weight)
+    _check_labels(model, x, y)
+    if held_out:
+        _check_labels(model, *held_out[:2])
 
-    count = keras.tree.flatten(x)[0].shape[0]
     arrangement: dict[str, Any] = {
         "batch_size": batch_size,
         "class_weight": class_weight,
         "steps": steps_per_epoch,
-        "order": partial(epoch_order, count, seed) if shuffle else None,
+        "order": partial(epoch_order, keras.tree.flatten(x)[0].shape[0], seed) if shuffle else None,
     }
     train = test = None
     try:
-        kind = _kind(model, compiled, [x, y, sample_weight, *held_out], memory_share)
+        kind = _kind(model, compiled, (x, y, sample_weight, *held_out), memory_share)
         examples: Examples = kind(x, y, sample_weight, **arrangement)
-        callback = next((each for each in _flat(callbacks) if isinstance(each, LearningRate)), None)
-        train = _blocks(model, "train_step", examples, steps_per_block, rates=callback is not None)
+        driven = any(isinstance(callback, LearningRate) for callback in flat(callbacks))
+        rates = np.zeros(_steps(examples, steps_per_epoch), np.float32) if driven else None
+        train = _blocks(model, "train_step", examples, steps_per_block, rates)
         if held_out:
-            validation = kind(*held_out, batch_size=validation_batch_size or examples.batch_size, steps=validation_steps)
+            size = validation_batch_size or examples.batch_size
+            validation = kind(*held_out, batch_size=size, steps=validation_steps)
             test = _blocks(model, "test_step", validation, steps_per_block)
-            validation_data = (validation,)
+            validation_data, validation_steps = (validation,), _steps(validation, validation_steps)
     except NotCompilableError as reason:
         _fall_back(compiled, str(reason))
-        train = test = None
-        examples = PlainExamples(x, y, sample_weight, **arrangement)
-    hooks = _Hooks(model, examples, callbacks, verbose, epochs, steps_per_epoch, validation_steps, train, test)
+        examples, train = PlainExamples(x, y, sample_weight, **arrangement), None
+    hooks = BlockHooks(
+        callbacks,
+        examples,
+        train,
+        test,
+        validation_steps or 0,
+        add_history=True,
+        add_progbar=verbose != 0,
+        model=model,
+        verbose=verbose,
+        epochs=epochs,
+        steps=_steps(examples, steps_per_epoch),
+    )
     with _replaced(model, train, test):
         return model.fit(examples, callbacks=hooks, validation_data=validation_data, shuffle=False, **options)
 
@@ -174,72 +190,190 @@ def evaluate(
     _check_options(model, compiled, memory_share)
     _check_counts(batch_size=batch_size, steps=steps, steps_per_block=steps_per_block)
     options: dict[str, Any] = {"verbose": verbose, "steps": steps, "return_dict": True}
-    test = None
     try:
         if not _are_arrays(x, y, sample_weight):
-            raise NotCompilableError(f"x is {type(x).__name__}, not arrays")
+            raise NotCompilableError(f"x is of type {type(x).__name__}, and only arrays can lie on the device")
         _check_weights(sample_weight)
-        kind = _kind(model, compiled, [x, y, sample_weight], memory_share)
-        examples = kind(x, y, sample_weight, batch_size=batch_size, steps=steps)
+        _check_labels(model, x, y)
+        examples = _kind(model, compiled, (x, y, sample_weight), memory_share)(
+            x, y, sample_weight, batch_size=batch_size, steps=steps
+        )
         test = _blocks(model, "test_step", examples, steps_per_block)
     except NotCompilableError as reason:
         _fall_back(compiled, str(reason))
         return model.evaluate(x, y, batch_size, sample_weight=sample_weight, callbacks=callbacks, **options)
-    hooks = _Hooks(model, callbacks, verbose, epochs=1, steps=_steps(examples, steps), test=test)
+    hooks = BlockHooks(
+        callbacks,
+        examples,
+        test=test,
+        add_progbar=verbose != 0,
+        model=model,
+        verbose=verbose,
+        epochs=1,
+        steps=_steps(examples, steps),
+    )
     with _replaced(model, test=test):
         return model.evaluate(examples, callbacks=hooks, **options)
 
 
 class NotCompilableError(ValueError):
-    """Why a model or its data cannot run as compiled epochs, in one line."""
+    """Why a model and its data cannot run as compiled epochs, in one line."""
 
 
-class _Hooks(keras.callbacks.CallbackList):
-    """Callbacks that hear of blocks where Keras's loop counts steps."""
+def _fall_back(compiled: Compiled, reason: str) -> None:
+    if compiled == "on":
+        raise NotCompilableError(f"compiled epochs are not possible: {reason}")
+    if compiled == "auto":
+        logger.warning("plain Keras runs instead of compiled epochs: %s", reason)
 
-    def __init__(
-        self,
-        model: keras.Model,
-        callbacks: Any,
-        verbose: str | int,
-        *,
-        epochs: int,
-        steps: int,
-        add_history: bool = False,
-        examples: Examples | None = None,
-        validation_steps: int = 0,
-        train: Blocks | None = None,
-        test: Blocks | None = None,
-    ) -> None:
-        self._examples, self._train, self._test = examples, train, test
-        self._steps = {"train": steps, "test": validation_steps or steps}
-        self._learning_rate = _learning_rate(callbacks)
-        super().__init__(
-            _flat(callbacks),
-            add_history=add_history,
-            add_progbar=verbose != 0,
-            model=model,
-            verbose=verbose,
-            epochs=epochs,
-            steps=steps,
+
+def _kind(model: keras.Model, compiled: Compiled, arrays: Any, memory_share: float) -> type[ResidentExamples]:
+    """How the arrays come to the device.
+
+    Raises:
+        NotCompilableError: the model or its data stand against it.
+    """
+    if compiled == "off":
+        raise NotCompilableError("compiled is off")
+    if reason := _obstacle(model, arrays):
+        raise NotCompilableError(reason)
+    room = memory_share * device_memory()
+    if (size := nbytes(arrays)) <= room:
+        return ResidentExamples
+    logger.info("the data is streamed: its %.3g MB are more than the %.3g MB set aside", size / 1e6, room / 1e6)
+    return StreamedExamples
+
+
+def _obstacle(model: keras.Model, arrays: Any) -> str | None:
+    """Why a model cannot be compiled, as far as that is known without trying."""
+    if model.run_eagerly or tf.config.functions_run_eagerly():
+        return "the model runs eagerly"
+    if model._distribute_strategy is not None:
+        return f"the model was built under {type(model.distribute_strategy).__name__}"
+    for layer in model._flatten_layers():
+        if not layer.supports_jit:
+            return f"layer {layer.name!r} ({type(layer).__name__}) does not support XLA"
+    if not model_supports_jit(model):
+        return "XLA is off here (tf.config.experimental.enable_op_determinism switches it off)"
+    for array in map(as_array, filter(_is_some, keras.tree.flatten(arrays))):
+        if not isinstance(array, np.ndarray | tf.Tensor) or not (
+            (dtype := tf.as_dtype(array.dtype)).is_floating or dtype.is_integer or dtype.is_bool
+        ):
+            return f"the data holds {short(getattr(array, 'dtype', type(array).__name__))}, not dense arrays of numbers"
+    return None
+
+
+def _blocks(
+    model: keras.Model, step: str, examples: ResidentExamples, length: int | None, rates: np.ndarray | None = None
+) -> Blocks:
+    """Blocks that are compiled already.
+
+    Raises:
+        NotCompilableError: XLA cannot compile the model.
+    """
+    try:
+        model._symbolic_build(data_batch=examples.first_batch)
+        program = _program(model, step)
+        for steps in examples.no_steps():
+            program(steps, rates=None if rates is None else tf.constant(rates))
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise NotCompilableError(short(f"{type(error).__name__}: {lines[0]}", 200)) from error
+    steps_per_execution = model.steps_per_execution if model.steps_per_execution > 1 else None
+    return Blocks(program, length or steps_per_execution)
+
+
+def _program(model: keras.Model, step: str) -> Program:
+    """The model's program for a step, kept until the model is compiled anew."""
+    # Past Keras's __setattr__, which would track it as a part of the model.
+    kept = vars(model).setdefault("_kerasnn_programs", {})
+    if kept.get("compile_config") is not model._compile_config:
+        kept.clear()
+        kept["compile_config"] = model._compile_config
+    return kept.setdefault(step, Program(model, step))
+
+
+@contextmanager
+def _replaced(model: keras.Model, train: Blocks | None = None, test: Blocks | None = None) -> Iterator[None]:
+    """Keras's functions for ours, while its loop runs."""
+    ours = {"train_function": train, "test_function": test}
+    kept = {name: getattr(model, name) for name in ours}
+    steps_per_execution = model.steps_per_execution
+    for name, function in ours.items():
+        if function is not None:
+            setattr(model, name, function)
+    if train is not None or test is not None:
+        # Our functions answer for single steps.
+        model.steps_per_execution = 1
+    try:
+        yield
+    finally:
+        model.steps_per_execution = steps_per_execution
+        for name, function in ours.items():
+            # Unless a callback asked for new ones.
+            if function is not None and getattr(model, name) is function:
+                setattr(model, name, kept[name])
+
+
+def _steps(examples: Examples, steps: int | None) -> int:
+    """Steps in an epoch."""
+    limit = keras.config.max_steps_per_epoch()
+    return min(filter(None, (steps or examples.num_batches, limit)))
+
+
+def _are_arrays(*arrays: Any) -> bool:
+    return bool(arrays) and arrays[0] is not None and can_convert_arrays(arrays)
+
+
+def _is_some(value: Any) -> bool:
+    return value is not None
+
+
+def _check_options(model: keras.Model, compiled: str, memory_share: float) -> None:
+    if not model.compiled:
+        raise ValueError("the model must be compiled first: call model.compile(optimizer, loss)")
+    if compiled not in get_args(Compiled):
+        raise ValueError(one_of("compiled", compiled, get_args(Compiled)))
+    if not 0 < memory_share <= 1:
+        raise ValueError(f"memory_share must be above 0 and at most 1; received {memory_share!r}")
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1; received {count!r}")
+
+
+def _check_weights(sample_weight: Any) -> None:
+    for weight in map(np.asarray, filter(_is_some, keras.tree.flatten(sample_weight))):
+        if not (np.isfinite(weight) & (weight >= 0)).all():
+            raise ValueError(f"sample weights must be finite and not negative; received {short(weight.min())}")
+        if not weight.any():
+            raise ValueError("sample weights must not all be 0: nothing would be learned")
+
+
+def _check_labels(model: keras.Model, x: Any, y: Any) -> None:
+    """Refuse labels that a sparse loss has no class for: XLA would turn them into NaN without a word."""
+    losses = keras.tree.flatten(model.loss)
+    labels = keras.tree.flatten(y)
+    sparse = [_is_sparse(loss) for loss in losses]
+    if not any(sparse) or len(losses) != len(labels):
+        return
+    try:
+        symbols = keras.tree.map_structure(
+            lambda array: keras.KerasTensor((None, *array.shape[1:]), str(array.dtype)), x
         )
+        outputs = keras.tree.flatten(model(symbols))
+    except Exception:  # The model will say itself what it cannot take.
+        return
+    for number, (array, output) in enumerate(zip(labels, outputs, strict=False)):
+        values, classes = np.asarray(array), output.shape[-1]
+        if sparse[number] and values.size and (values.min() < 0 or values.max() >= classes):
+            worst = values.max() if values.max() >= classes else values.min()
+            raise ValueError(f"labels must be 0 to {classes - 1} for {classes} classes; received {worst:g}")
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        if self._train is None or self._learning_rate is None:
-            super().on_train_begin(logs)
-            return
-        self._learning_rate.in_graph = True
-        super().on_train_begin(logs)
-        if self._learning_rate.momentum_variable is not None:
-            self._train.program = Program(self.model, "train_step", self._learning_rate.momentum_variable)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        super().on_epoch_begin(epoch, logs)
-        if self._examples is not None:
-            self._examples.epoch = epoch
-        if self._train is not None:
-            if self._learning_rate is None:
-                self._train.begin()
-            else:
-                rates = self._learning_rate
-                self._train.begin(rates.rates(epoch, self._steps["train"]), rates.momenta(epoch, self._steps["train"]))
+def _is_sparse(loss: Any) -> bool:
+    """Whether a loss takes class numbers that must be among the network's."""
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    return "sparse" in name.lower() and getattr(loss, "ignore_class", None) is None

@@ -108,7 +108,7 @@ def evaluate_run(
         raise FileNotFoundError(f"run folder must hold {file.name}, received {folder}")
     network = keras.saving.load_model(file, compile=False)
     compile_model(network, config)
-    x, y, class_names = _examples(config, data_path)
+    x, y, class_names = _examples(config, data_path, network.output_shape[-1])
     if x.shape[1:] != tuple(network.input_shape[1:]):
         raise ValueError(f"examples must have shape {tuple(network.input_shape[1:])}, received {x.shape[1:]}")
     metrics = network.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
@@ -159,16 +159,19 @@ def describe(
     return Evaluation(metrics, y, predicted, outputs, names, confusion, table)
 
 
-def _examples(config: RunConfig, data_path: str | Path | None) -> tuple[np.ndarray, Any, tuple[str, ...] | None]:
+def _examples(
+    config: RunConfig, data_path: str | Path | None, outputs: int
+) -> tuple[np.ndarray, Any, tuple[str, ...] | None]:
     """Raw examples, their targets as the loss wants them, and the classes' names."""
-    if config.data.name == "arrays":
-        if data_path is None:
-            raise ValueError("a run on arrays has no data to load: give a csv or npz file with test examples")
-        return *read_examples(data_path, config.task), None
-    data = load(config.data.model_copy(update={"scaling": "none", "flatten": False}), config.task)
+    data = None
+    if config.data.name != "arrays":
+        data = load(config.data.model_copy(update={"scaling": "none", "flatten": False}), config.task)
     if data_path is not None:
-        x, y = read_examples(data_path, config.task, config.data.target, data.class_names)
-        return x, np.eye(data.outputs, dtype=np.float32)[y] if config.data.one_hot else y, data.class_names
+        names = None if data is None else data.class_names
+        x, y = read_examples(data_path, config.task, config.data.target, names)
+        return x, np.eye(outputs, dtype=np.float32)[y] if config.data.one_hot else y, names
+    if data is None:
+        raise ValueError("a run on arrays has no data to load: give a csv or npz file with test examples")
     if data.x_test is None:
         raise ValueError("the run has no test part (data.test_share is 0): give a csv or npz file with test examples")
     return data.x_test.reshape(-1, *data.raw_shape), data.y_test, data.class_names

@@ -59,19 +59,19 @@ class Examples(ArrayDataAdapter):
         super().__init__(x, y, sample_weight, batch_size=batch_size, steps=steps, class_weight=class_weight)
         self.order = order
         self.epoch = 0
-        self.count: int = self._num_samples
+        self.size: int = self._num_samples
         self.arrays = keras.tree.lists_to_tuples(_each(as_array, self._inputs))
 
     @property
     def first_batch(self) -> Any:
         """Something of a batch's structure, shapes and dtypes, to build a model from."""
-        size = min(self.batch_size, self.count)
+        size = min(self.batch_size, self.size)
         return _each(lambda array: tf.TensorSpec((size, *array.shape[1:]), _dtype(array)), self.arrays)
 
     @property
     def batch_sizes(self) -> list[int]:
         """Every batch size of a pass: the whole one, and that of the last batch where it is shorter."""
-        whole = [self.batch_size] if self.count >= self.batch_size else []
+        whole = [self.batch_size] if self.size >= self.batch_size else []
         return whole + ([self.partial_batch_size] if self.has_partial_batch else [])
 
 
@@ -82,10 +82,12 @@ class PlainExamples(Examples):
         """Batches of a pass; as Keras's own dataset, but for the order."""
 
         def batches(_: tf.Tensor) -> tf.data.Dataset:
-            order = tf.ensure_shape(tf.numpy_function(self._order, [], tf.int64), (self.count,))
-            whole = self.count - self.count % self.batch_size
+            order = tf.ensure_shape(tf.numpy_function(self._order, [], tf.int64), (self.size,))
+            whole = self.size - self.size % self.batch_size
             dataset = tf.data.Dataset.from_tensor_slices(tf.reshape(order[:whole], (-1, self.batch_size)))
-            return dataset.concatenate(tf.data.Dataset.from_tensors(order[whole:])) if self.has_partial_batch else dataset
+            return (
+                dataset.concatenate(tf.data.Dataset.from_tensors(order[whole:])) if self.has_partial_batch else dataset
+            )
 
         def load(rows: tf.Tensor, arrays: Any) -> Any:
             return keras.tree.traverse(lambda part: _take(part, rows), arrays)
@@ -96,7 +98,7 @@ class PlainExamples(Examples):
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     def _order(self) -> np.ndarray:
-        rows = np.arange(self.count) if self.order is None else self.order(self.epoch)
+        rows = np.arange(self.size) if self.order is None else self.order(self.epoch)
         return rows.astype(np.int64)
 
 
@@ -135,7 +137,7 @@ class StreamedExamples(ResidentExamples):
 
     def __init__(self, *arrays: Any, **options: Any) -> None:
         Examples.__init__(self, *arrays, **options)
-        batch_bytes = nbytes(self.arrays) / self.count * self.batch_size
+        batch_bytes = nbytes(self.arrays) / self.size * self.batch_size
         self.chunk_steps = min(max(1, int(CHUNK_BYTES / batch_bytes)), self.num_batches)
 
     def no_steps(self) -> list[Steps]:
@@ -161,7 +163,7 @@ class StreamedExamples(ResidentExamples):
         order = None if self.order is None else self.order(self.epoch)
 
         def read(chunk: np.ndarray) -> list[np.ndarray]:
-            positions = np.minimum(np.arange(chunk * rows, (chunk + 1) * rows), self.count - 1)
+            positions = np.minimum(np.arange(chunk * rows, (chunk + 1) * rows), self.size - 1)
             taken = positions if order is None else order[positions]
             return [np.take(leaf, taken, axis=0).astype(_dtype(leaf).as_numpy_dtype, copy=False) for leaf in leaves]
 
@@ -211,7 +213,7 @@ class Pass:
             raise StopIteration
         data, order, row = self.examples.load(self)
         batch_size: int = self.examples.batch_size
-        whole = min(self.step + count, self.examples.count // batch_size) - self.step
+        whole = min(self.step + count, self.examples.size // batch_size) - self.step
         taken = [Steps(data, order, row, whole, batch_size)] if whole else []
         if whole < count:
             taken.append(Steps(data, order, row + whole * batch_size, 1, self.examples.partial_batch_size))

@@ -13,7 +13,9 @@ def device_memory() -> int:
     from tensorflow.python.client import device_lib
 
     if tf.config.list_logical_devices("GPU"):
-        return int(next(device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU"))
+        return int(
+            next(device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU")
+        )
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _CGROUP_LIMITS:
         try:

@@ -3,6 +3,8 @@
 import math
 import time
 import weakref
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import keras
@@ -10,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasnn.training.examples import Pass, Steps
+from kerasnn.training.random import same_numbers
 
 BLOCK_SECONDS = 0.25
 """About how long a block takes where its length is ours to choose: callbacks' batch hooks fire this often."""
@@ -38,7 +41,8 @@ class Program:
         self._step = step
         self._momentum = momentum
         self.traces = 0
-        self._run = tf.function(self._loop, jit_compile=True, autograph=False)
+        # A partial, because TensorFlow takes retracing of one function for a mistake, and ours is another for each model.
+        self._run = tf.function(partial(self._loop), jit_compile=True, autograph=False)
 
     def __call__(
         self, steps: Steps, update: int = 0, rates: tf.Tensor | None = None, momenta: tf.Tensor | None = None
@@ -69,14 +73,13 @@ class Program:
         self.traces += 1
         model = self._model()
         assert model is not None
-        row, count, update = tf.unstack(span)
+        first_row, count, first_update = tf.unstack(span)
         step = getattr(model, self._step)
 
-        def batch(index: tf.Tensor) -> Any:
-            first = row + index * batch_size
+        def batch(row: tf.Tensor) -> Any:
             if order is None:
-                return _each(lambda array: _rows(array, first, batch_size), data)
-            rows = _rows(order, first, batch_size)
+                return _each(lambda array: _rows(array, row, batch_size), data)
+            rows = _rows(order, row, batch_size)
             return _each(lambda array: tf.gather(array, rows), data)
 
         # Logs are needed after the last step only. Where they are the metrics' results, as in Keras's own steps, they
@@ -86,16 +89,20 @@ class Program:
             for name in (self._step, "compute_metrics", "get_metrics_result")
         )
 
-        def body(index: tf.Tensor, logs: Any) -> tuple[tf.Tensor, Any]:
+        def body(row: tf.Tensor, update: tf.Tensor, logs: Any) -> tuple[tf.Tensor, tf.Tensor, Any]:
             if rates is not None:
-                model.optimizer.learning_rate.assign(rates[update + index])
+                model.optimizer.learning_rate.assign(rates[update])
             if self._momentum is not None and momenta is not None:
-                self._momentum.assign(momenta[update + index])
-            results = step(batch(index))
-            return index + 1, logs if deferred else results
+                self._momentum.assign(momenta[update])
+            results = step(batch(row))
+            return row + batch_size, update + 1, logs if deferred else results
 
-        logs: Any = {} if deferred else _zeros_like_logs(step, batch)
-        _, logs = tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), logs))
+        # The position is a value of the loop: XLA would compile anew for each place to slice at that is fixed within it.
+        end = first_row + count * batch_size
+        begin = (first_row, first_update, {} if deferred else _zeros_like_logs(step, batch))
+        # Where plain Keras runs under XLA too, it has XLA's random numbers.
+        with nullcontext() if model.jit_compile else same_numbers():
+            _, _, logs = tf.while_loop(lambda row, *_: row < end, body, begin)
         return model.get_metrics_result() if deferred else logs
 
 

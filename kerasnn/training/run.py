@@ -74,10 +74,11 @@ def train(
     config = config or RunConfig()
     data = data or load(config.data, config.task)
     _check_fit(config, data)
-    folder = _new_folder(run_dir, config)
-    write_text(folder / "config.json", config.to_json() + "\n")
+    class_weight = _class_weight(config, data)
     with devices.use(config.devices) as device:
-        return _train(config, folder, data, callbacks, device)
+        folder = _new_folder(run_dir, config)
+        write_text(folder / "config.json", config.to_json() + "\n")
+        return _train(config, folder, data, callbacks, device, class_weight)
 
 
 def compile_model(model: keras.Model, config: RunConfig, optimizer: keras.optimizers.Optimizer | None = None) -> None:
@@ -100,7 +101,12 @@ def compile_model(model: keras.Model, config: RunConfig, optimizer: keras.optimi
 
 
 def _train(
-    config: RunConfig, folder: Path, data: Data, callbacks: Sequence[keras.callbacks.Callback], device: str
+    config: RunConfig,
+    folder: Path,
+    data: Data,
+    callbacks: Sequence[keras.callbacks.Callback],
+    device: str,
+    class_weight: dict[int, float] | None,
 ) -> Result:
     network = build_model(
         config.network.model_copy(update={"output_activation": config.output_activation}),
@@ -130,7 +136,8 @@ def _train(
         own.append(best)
     if config.report.tensorboard:
         own.append(_tensorboard(config, folder, data, learning_rate))
-    own.append(HistoryFile(folder / "history.csv"))
+    table = HistoryFile(folder / "history.csv")
+    own.append(table)
     verbose = _verbosity(config.report.progress)
     if verbose:
         print(plan(config, data, network, learning_rate, device, folder))
@@ -146,7 +153,7 @@ def _train(
             verbose=verbose,
             callbacks=[*own, *callbacks],
             validation_data=validation,
-            class_weight=_class_weight(config, data),
+            class_weight=class_weight,
             seed=config.seed,
             compiled=settings.compiled,
         )
@@ -169,7 +176,7 @@ def _train(
             "status": status,
             "part": part,
             "metrics": values,
-            "epochs": len(history.epoch),
+            "epochs": len(table.rows),
             "best": best.summary(),
             "seconds": round(seconds, 3),
             "parameters": network.count_params(),
@@ -249,5 +256,5 @@ def _values(network: keras.Model, data: Data, part: str, batch_size: int) -> dic
     x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
     if x is None:
         return {}
-    values = evaluate(network, x, y, batch_size=max(batch_size, 256))
+    values = evaluate(network, x, y, batch_size=max(batch_size, 256), verbose=0)
     return {name: float(value) for name, value in values.items()}

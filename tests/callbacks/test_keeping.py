@@ -83,7 +83,7 @@ def test_history_file_holds_every_epoch_and_late_columns(tmp_path):
         .fit(X, Y, epochs=4, verbose=0, validation_data=(X, Y), validation_freq=2, callbacks=[callback])
         .history
     )
-    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
     assert [float(row["loss"]) for row in rows] == history["loss"]
     assert [row["val_loss"] for row in rows] == ["", str(history["val_loss"][0]), "", str(history["val_loss"][1])]

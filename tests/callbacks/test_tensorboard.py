@@ -91,10 +91,9 @@ def test_the_rate_of_each_update_is_written_at_the_global_update(tmp_path: Path)
     expected = [*0.5 ** np.arange(3), *0.01 * 0.5 ** (np.arange(3) + 10)]
     assert scalars(read(tmp_path / "known" / "train"), "learning_rate_per_update") == series(expected)
 
-    callback = TensorBoard(tmp_path / "given", learning_rate=Halving("update"), updates_per_epoch=7)
-    fit(network(), callback, initial_epoch=2, epochs=3)
-    assert scalars(read(tmp_path / "given" / "train"), "learning_rate_per_update") == series(
-        0.5 ** np.arange(20, 27), 14
+    fit(network(), TensorBoard(tmp_path / "later", learning_rate=Halving("update")), initial_epoch=2, epochs=3)
+    assert scalars(read(tmp_path / "later" / "train"), "learning_rate_per_update") == series(
+        0.5 ** np.arange(20, 23), 6
     )
 
     fit(network(), TensorBoard(tmp_path / "epoch", learning_rate=Halving("epoch")))
@@ -208,6 +207,19 @@ def test_a_changed_embedding_is_put_back(tmp_path: Path) -> None:
         return [variable.numpy().tobytes() for variable in [*model.variables, *model.optimizer.variables]]
 
     assert run(TensorBoard(tmp_path, probe=(tokens[:8], Y[:8]))) == run()
+
+
+def test_a_variable_that_nobody_told_of_is_put_back(tmp_path: Path) -> None:
+    count = tf.Variable(0)
+
+    class Counting(keras.layers.Layer):
+        def call(self, x: Any, training: bool | None = None) -> Any:
+            if training:
+                count.assign_add(1)
+            return x
+
+    fit(network(inside=[Counting()]), TensorBoard(tmp_path, probe=PROBE, histograms_every=0), epochs=2)
+    assert int(count) == 6
 
 
 def test_layer_names_are_the_same_for_all_ways_to_build_a_model(tmp_path: Path) -> None:

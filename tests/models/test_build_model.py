@@ -195,12 +195,17 @@ def test_refusals(call, line):
         call()
 
 
-def test_preprocessing_travels_with_the_model(tmp_path):
-    model = build_model(NetworkConfig(hidden=(4,)), (4,), 2, style="subclassed")
+@pytest.mark.parametrize("style", STYLES)
+def test_preprocessing_travels_with_the_model(tmp_path, style):
+    model = build_model(NetworkConfig(hidden=(4,)), (4,), 2, style=style)
     whole = with_preprocessing(model, [keras.layers.Rescaling(1 / 255), keras.layers.Flatten()], (2, 2))
+    assert type(whole) is type(model)
     raw = np.arange(8, dtype="uint8").reshape(2, 2, 2)
     np.testing.assert_allclose(whole(raw), model((raw / 255).reshape(2, 4).astype("float32")), rtol=1e-6)
     assert with_preprocessing(model, [], (4,)) is model
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    whole.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(raw), whole(raw))
 
 
 def test_subclass_reloads_where_only_kerasnn_was_imported(tmp_path):

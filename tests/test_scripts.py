@@ -1,0 +1,117 @@
+"""The command lines as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ("--network.hidden", "[8]", "--training.epochs", "2", "--training.batch_size", "128", "--report.graph", "false")
+
+
+def script(name, *arguments, cwd):
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / f"{name}.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    done = script("train", *QUICK, "--run_dir", "logs/first", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_train_says_what_it_does_and_where_it_is(run):
+    folder, done = run
+    assert "64-8-10, sequential, 610 parameters" in done.stdout
+    assert "11 an epoch of batch size 128, 22 in 2 epochs" in done.stdout
+    assert "Epoch 2/2" in done.stdout
+    assert "test accuracy 0." in done.stdout
+    assert "run folder  logs/first" in done.stdout
+    assert "tensorboard --logdir logs" in done.stdout
+    assert json.loads((folder / "logs/first/result.json").read_text())["status"] == "finished"
+
+
+def test_evaluate_prints_tables_and_writes_predictions(run):
+    folder, _ = run
+    done = script("evaluate", "logs/first", "--predictions", "p.csv", "--confusion", "c.png", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "class  precision  recall      f1  support" in done.stdout
+    assert len((folder / "p.csv").read_text().splitlines()) == 360
+    assert (folder / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_config_of_a_run_can_be_changed_by_flags(run):
+    folder, _ = run
+    done = script("train", "--config", "logs/first", "--training.epochs", 1, "--run_dir", "logs/second", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((folder / "logs" / name / "config.json").read_text()) for name in ("first", "second"))
+    assert second["training"].pop("epochs") == 1
+    assert first["training"].pop("epochs") == 2
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "code", "line"),
+    [
+        ("train", ["--training.epochs", "0"], 2, "training.epochs must be greater than 0, received '0'"),
+        ("train", ["--optimizer.learning_rte", "1"], 2, "did you mean --optimizer.learning_rate?"),
+        ("train", ["--schedule.name", "cosin"], 2, "schedule.name must be one of"),
+        ("train", ["--config", "nothing.json"], 2, "config must be a JSON file or a run folder"),
+        ("train", ["--data.name", "arrays"], 2, "data.name 'arrays' is for train() in Python"),
+        ("train", ["--network.hidden", "[5"], 2, "network.hidden"),
+        ("evaluate", ["nothing"], 1, "config must be a JSON file or a run folder"),
+        ("evaluate", [], 2, "the following arguments are required: run_dir"),
+        ("evaluate", ["x", "--batch_size", "0"], 2, "--batch_size must be at least 1, received 0"),
+    ],
+)
+def test_errors_are_one_line_with_the_customary_code(tmp_path, name, arguments, code, line):
+    done = script(name, *arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert line in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not done.stdout
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_help_needs_no_tensorflow(tmp_path, name):
+    program = (
+        "import sys, runpy\nsys.argv = [sys.argv[1], '--help']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules"
+    )
+    path = ROOT / "scripts" / f"{name}.py"
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: {name}.py" in done.stdout
+
+
+def test_ctrl_c_leaves_a_valid_run_folder(tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "train.py", "--training.epochs", "100000", "--run_dir", "run"]
+    command += ["--report.tensorboard", "false"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    history = tmp_path / "run" / "history.csv"
+    deadline = time.monotonic() + 120
+    while not history.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "train.py: error: interrupted" in errors
+    assert "Traceback" not in errors
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
+    assert script("evaluate", "run", cwd=tmp_path).returncode == 0

@@ -1,0 +1,498 @@
+"""Compiled epochs give plain Keras's weights, logs and callbacks, and say where they cannot run."""
+
+import gc
+import logging
+import weakref
+from itertools import pairwise
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.training.compiled import NotCompilableError, evaluate, fit
+from kerasnn.training.order import epoch_order
+
+EXAMPLES, FEATURES, CLASSES, BATCH = 70, 6, 3, 16  # 4 whole batches and one of 6
+STEPS = 5
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(EXAMPLES, FEATURES)).astype("float32")
+Y = rng.integers(0, CLASSES, EXAMPLES)
+WEIGHTS = rng.uniform(0.2, 2, EXAMPLES).astype("float32")
+IMAGES = rng.normal(size=(EXAMPLES, 6, 6, 1)).astype("float32")
+
+
+def dense(units: int, seed: int, **options: Any) -> keras.layers.Dense:
+    return keras.layers.Dense(units, kernel_initializer=keras.initializers.GlorotUniform(seed), **options)
+
+
+def sequential(*middle: keras.layers.Layer, shape: tuple[int, ...] = (FEATURES,), **options: Any) -> keras.Model:
+    first = [] if middle and isinstance(middle[0], keras.layers.Conv2D) else [dense(8, 1, activation="relu")]
+    model = keras.Sequential([keras.Input(shape), *first, *middle, dense(CLASSES, 2)])
+    return compiled(model, **options)
+
+
+def compiled(model: keras.Model, **options: Any) -> keras.Model:
+    model.compile(
+        **{
+            "optimizer": keras.optimizers.Adam(0.01),
+            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "metrics": ["accuracy"],
+        }
+        | options
+    )
+    return model
+
+
+class Subclassed(keras.Model):
+    """Unbuilt until it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = dense(8, 1, activation="tanh")
+        self.dropout = keras.layers.Dropout(0.3, seed=5)
+        self.head = dense(CLASSES, 2)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return self.head(self.dropout(self.hidden(inputs), training=training))
+
+
+class OwnStep(keras.Model):
+    """A train_step that reports more than its metrics."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        logs = super().train_step(data)
+        return logs | {"first": tf.reduce_mean(data[0])}
+
+
+def two_inputs() -> keras.Model:
+    a, b = keras.Input((FEATURES,), name="a"), keras.Input((6, 6, 1), name="b")
+    joined = keras.layers.Concatenate()([dense(4, 1, activation="relu")(a), keras.layers.Flatten()(b)])
+    model = keras.Model(
+        {"a": a, "b": b}, {"one": dense(CLASSES, 2, name="one")(joined), "two": dense(1, 3, name="two")(joined)}
+    )
+    model.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        {"one": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "two": "mse"},
+        loss_weights={"one": 1.0, "two": 0.3},
+        metrics={"one": ["accuracy"], "two": ["mae"]},
+    )
+    return model
+
+
+def runs(
+    build: Any, *data: Any, callbacks: Any = lambda: [], **options: Any
+) -> list[tuple[keras.Model, dict[str, Any]]]:
+    """The same training compiled and plain."""
+    both = []
+    for mode in ("on", "off"):
+        model = build()
+        options = {"batch_size": BATCH, "epochs": 3, "verbose": 0, "seed": 3} | options
+        both.append((model, fit(model, *data, compiled=mode, callbacks=callbacks(), **options).history))
+    return both
+
+
+def assert_same(build: Any, *data: Any, tolerance: float = 2e-5, **options: Any) -> None:
+    (model, history), (plain, plain_history) = runs(build, *data, **options)
+    assert history.keys() == plain_history.keys()
+    for name, values in plain_history.items():
+        np.testing.assert_allclose(history[name], values, rtol=tolerance, atol=tolerance, err_msg=name)
+    assert len(model.variables) == len(plain.variables)
+    for variable, other in zip(model.variables, plain.variables, strict=True):
+        np.testing.assert_allclose(
+            variable.numpy(), other.numpy(), rtol=tolerance, atol=tolerance, err_msg=variable.path
+        )
+    for variable, other in zip(model.optimizer.variables, plain.optimizer.variables, strict=True):
+        np.testing.assert_allclose(
+            variable.numpy(), other.numpy(), rtol=tolerance, atol=tolerance, err_msg=variable.path
+        )
+
+
+FEATURE_MODELS = {
+    "plain": lambda: sequential(),
+    "dropout": lambda: sequential(keras.layers.Dropout(0.4, seed=7)),
+    "noise": lambda: sequential(keras.layers.GaussianNoise(0.3, seed=7)),
+    "batch norm": lambda: sequential(keras.layers.BatchNormalization()),
+    "L1 and L2": lambda: sequential(dense(5, 4, kernel_regularizer=keras.regularizers.L1L2(1e-3, 1e-2))),
+    "constraint": lambda: sequential(dense(5, 4, kernel_constraint=keras.constraints.MaxNorm(0.5))),
+    "clipping": lambda: sequential(optimizer=keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.1)),
+    "EMA": lambda: sequential(optimizer=keras.optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=3)),
+    "accumulation": lambda: sequential(optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)),
+    "decay": lambda: sequential(optimizer=keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.05, 20))),
+    "metrics": lambda: sequential(
+        metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2)], weighted_metrics=["accuracy"]
+    ),
+    "convolution": lambda: sequential(
+        keras.layers.Conv2D(2, 3, kernel_initializer=keras.initializers.GlorotUniform(9)),
+        keras.layers.Flatten(),
+        shape=(6, 6, 1),
+    ),
+    "subclassed": lambda: compiled(Subclassed()),
+}
+
+
+@pytest.mark.parametrize("name", FEATURE_MODELS)
+def test_same_numbers_as_plain_keras(name: str) -> None:
+    x = IMAGES if name == "convolution" else X
+    assert_same(FEATURE_MODELS[name], x, Y)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sample_weight": WEIGHTS},
+        {"class_weight": {0: 0.5, 1: 2.0, 2: 1.0}},
+        {"validation_split": 0.3},
+        {"validation_data": (X[:20], Y[:20], WEIGHTS[:20]), "validation_freq": 2, "validation_batch_size": 7},
+        {"shuffle": False},
+        {"initial_epoch": 1},
+        {"steps_per_epoch": 2, "validation_data": (X[:40], Y[:40]), "validation_steps": 1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_same_numbers_for_the_arguments_of_fit(options: dict[str, Any]) -> None:
+    assert_same(lambda: sequential(weighted_metrics=["accuracy"]), X, Y, **options)
+
+
+def test_same_numbers_with_several_inputs_and_outputs() -> None:
+    assert_same(
+        two_inputs, {"a": X, "b": IMAGES}, {"one": Y, "two": X[:, :1]}, sample_weight={"one": WEIGHTS, "two": WEIGHTS}
+    )
+
+
+def test_same_numbers_without_targets() -> None:
+    class Autoencoder(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = dense(FEATURES, 1)
+
+        def call(self, inputs: Any) -> Any:
+            outputs = self.head(inputs)
+            self.add_loss(keras.ops.mean(keras.ops.square(outputs - inputs)))
+            return outputs
+
+    def build() -> keras.Model:
+        model = Autoencoder()
+        model.compile("sgd")
+        return model
+
+    assert_same(build, X)
+
+
+def test_same_numbers_and_logs_with_a_step_of_the_users_own() -> None:
+    def build() -> keras.Model:
+        inputs = keras.Input((FEATURES,))
+        return compiled(OwnStep(inputs, dense(CLASSES, 1)(inputs)))
+
+    assert_same(build, X, Y)
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "exponential", {"name": "cosine", "per": "update"}])
+def test_rates_and_momenta_change_at_every_update(schedule: Any) -> None:
+    assert_same(
+        lambda: sequential(optimizer=keras.optimizers.SGD(0.1, momentum=0.9)),
+        X,
+        Y,
+        callbacks=lambda: [LearningRate(schedule, 0.05)],
+    )
+
+
+def test_data_too_large_is_streamed(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kerasnn.training.examples.CHUNK_BYTES", 2 * BATCH * (FEATURES * 4 + 8))  # two batches
+    with caplog.at_level(logging.INFO, "kerasnn"):
+        assert_same(
+            lambda: sequential(keras.layers.Dropout(0.4, seed=7)), X, Y, memory_share=1e-12, validation_split=0.3
+        )
+    assert [record.message.split(":")[0] for record in caplog.records] == ["the data is streamed"]
+
+
+def test_evaluate_gives_the_numbers_of_keras() -> None:
+    model = sequential(keras.layers.BatchNormalization(), weighted_metrics=["accuracy"])
+    measured = evaluate(model, X, Y, batch_size=BATCH, sample_weight=WEIGHTS, verbose=0, compiled="on")
+    expected = model.evaluate(X, Y, batch_size=BATCH, sample_weight=WEIGHTS, verbose=0, return_dict=True)
+    assert measured == pytest.approx(expected, rel=1e-5)
+    assert measured.keys() == {"loss", "accuracy", "weighted_accuracy"} or len(measured) == 3
+
+
+class Recorder(keras.callbacks.Callback):
+    """Notes every hook with its number and the names of its logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Any] = []
+        for name in (
+            "train_batch_begin",
+            "train_batch_end",
+            "test_batch_begin",
+            "test_batch_end",
+            "epoch_begin",
+            "epoch_end",
+        ):
+            setattr(self, f"on_{name}", lambda number, logs=None, name=name: self.note(name, number, logs))
+        for name in ("train_begin", "train_end", "test_begin", "test_end"):
+            setattr(self, f"on_{name}", lambda logs=None, name=name: self.note(name, None, logs))
+
+    def note(self, name: str, number: int | None, logs: dict[str, Any] | None) -> None:
+        self.calls.append((name, number, sorted(logs or {})))
+
+    def numbers(self, name: str) -> list[int]:
+        return [number for each, number, _ in self.calls if each == name]
+
+
+def test_hooks_fire_once_a_block_as_keras_promises() -> None:
+    recorder = Recorder()
+    fit(sequential(), X, Y, BATCH, 1, 0, [recorder], validation_data=(X[:40], Y[:40]), compiled="on", steps_per_block=2)
+    logs = ["accuracy", "loss"]
+    assert recorder.calls == [
+        ("train_begin", None, []),
+        ("epoch_begin", 0, []),
+        ("train_batch_begin", 0, []),
+        ("train_batch_end", 1, logs),
+        ("train_batch_begin", 2, []),
+        ("train_batch_end", 3, logs),
+        ("train_batch_begin", 4, []),
+        ("train_batch_end", 4, logs),
+        ("test_begin", None, []),
+        ("test_batch_begin", 0, []),
+        ("test_batch_end", 1, logs),
+        ("test_batch_begin", 2, []),
+        ("test_batch_end", 2, logs),
+        ("test_end", None, logs),
+        ("epoch_end", 0, [*logs, "val_accuracy", "val_loss"]),
+        ("train_end", None, [*logs, "val_accuracy", "val_loss"]),
+    ]
+
+
+def test_block_length_follows_the_models_steps_per_execution() -> None:
+    recorder = Recorder()
+    model = sequential(steps_per_execution=3)
+    fit(model, X, Y, BATCH, 1, 0, [recorder], compiled="on")
+    assert recorder.numbers("train_batch_end") == [2, 4]
+    assert model.steps_per_execution == 3
+
+
+def test_batch_logs_are_the_running_metrics_of_plain_keras() -> None:
+    def losses(mode: str) -> list[float]:
+        seen: list[float] = []
+        note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(logs["loss"]))
+        fit(sequential(), X, Y, BATCH, 1, 0, [note], compiled=mode, steps_per_block=1)
+        return seen
+
+    plain = losses("off")
+    assert len(plain) == STEPS
+    assert losses("on") == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_train_batch_end"])
+def test_stop_training_ends_at_the_blocks_end(hook: str) -> None:
+    class Stop(keras.callbacks.Callback):
+        pass
+
+    def stop(self: Any, batch: int, logs: Any = None) -> None:
+        self.model.stop_training = batch >= 2
+
+    setattr(Stop, hook, stop)
+    recorder = Recorder()
+    model = sequential()
+    fit(model, X, Y, BATCH, 3, 0, [Stop(), recorder], compiled="on", steps_per_block=2)
+    # Keras, too, runs the step that it has begun.
+    last = 2 if hook == "on_train_batch_begin" else 3
+    assert recorder.numbers("train_batch_end") == [1, last]
+    assert recorder.numbers("epoch_end") == [0]
+    assert int(model.optimizer.iterations.numpy()) == last + 1
+
+
+def test_blocks_grow_to_a_quarter_of_a_second() -> None:
+    recorder = Recorder()
+    x, y = np.tile(X, (20, 1)), np.tile(Y, 20)
+    fit(sequential(), x, y, 2, 2, 0, [recorder], compiled="on")
+    ends = recorder.numbers("train_batch_end")
+    second = ends[ends.index(699) + 1 :]
+    assert ends[0] == 7
+    assert len(second) < 10
+    assert second[-1] == 699
+
+
+def test_nothing_is_traced_again_in_later_epochs_or_fits() -> None:
+    model = sequential()
+    fit(model, X, Y, BATCH, 4, 0, validation_split=0.3, compiled="on")
+    kept = vars(model)["_kerasnn_programs"]
+    programs = [kept["train_step"], kept["test_step"]]
+    assert [program.traces for program in programs] == [2, 2]  # a whole and a short batch each
+    fit(model, X, Y, BATCH, 2, 0, validation_split=0.3, compiled="on")
+    fit(model, X + 1, Y, BATCH, 1, 0, validation_split=0.3, compiled="on", seed=1, steps_per_block=1)
+    assert [program.traces for program in programs] == [2, 2]
+    compiled(model, optimizer="sgd")
+    fit(model, X, Y, BATCH, 1, 0, compiled="on")
+    assert vars(model)["_kerasnn_programs"]["train_step"] is not programs[0]
+    assert int(model.optimizer.iterations.numpy()) == STEPS
+
+
+def test_xla_compiles_once_for_blocks_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where a position became a constant of the program, each block would take a compilation of a second or so.
+    model = sequential()
+    fit(model, X, Y, BATCH, 1, 0, compiled="on")
+    program = vars(model)["_kerasnn_programs"]["train_step"]
+    concrete = [each for each in program._run._list_all_concrete_functions()]
+    assert len(concrete) == 2
+    x, y = np.tile(X, (4, 1)), np.tile(Y, 4)
+    import time
+
+    fit(model, x, y, BATCH, 1, 0, compiled="on", steps_per_block=1)
+    start = time.perf_counter()
+    fit(model, x, y, BATCH, 1, 0, compiled="on", steps_per_block=2)
+    fit(model, x, y, BATCH, 1, 0, compiled="on", steps_per_block=5)
+    assert time.perf_counter() - start < 2
+
+
+def test_the_model_is_plain_keras_afterwards() -> None:
+    model = sequential(keras.layers.Dropout(0.2, seed=1))
+    model.fit(X, Y, verbose=0)
+    functions = model.train_function, model.test_function, model.steps_per_execution
+    fit(model, X, Y, BATCH, 1, 0, validation_split=0.3, compiled="on")
+    assert (model.train_function, model.test_function, model.steps_per_execution) == functions
+    before = model.get_weights()[0]
+    model.fit(X, Y, verbose=0, validation_split=0.3)
+    assert not np.array_equal(before, model.get_weights()[0])
+    assert model.predict(X, verbose=0).shape == (EXAMPLES, CLASSES)
+    assert model.evaluate(X, Y, verbose=0, return_dict=True) == pytest.approx(
+        evaluate(model, X, Y, verbose=0), rel=1e-5
+    )
+
+
+def test_functions_come_back_after_an_error() -> None:
+    def fail(batch: int, logs: Any) -> None:
+        raise RuntimeError("stop")
+
+    model = sequential()
+    with pytest.raises(RuntimeError, match="stop"):
+        fit(model, X, Y, BATCH, 1, 0, [keras.callbacks.LambdaCallback(on_train_batch_end=fail)], compiled="on")
+    assert model.train_function is None
+    assert model.steps_per_execution == 1
+
+
+def test_a_model_is_freed_with_its_programs() -> None:
+    model = sequential()
+    fit(model, X, Y, BATCH, 1, 0, compiled="on")
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
+
+
+def test_a_saved_model_holds_nothing_of_ours(tmp_path: Any) -> None:
+    model = sequential()
+    fit(model, X, Y, BATCH, 1, 0, compiled="on")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
+@keras.saving.register_keras_serializable(package="kerasnn_tests")
+class PythonLayer(keras.layers.Layer):
+    def call(self, inputs: Any) -> Any:
+        outputs = tf.numpy_function(lambda values: values * 2, [inputs], tf.float32)
+        return tf.ensure_shape(outputs, inputs.shape)
+
+
+class NoXlaLayer(keras.layers.Layer):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.supports_jit = False
+
+    def call(self, inputs: Any) -> Any:
+        return inputs
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return X[index * BATCH : (index + 1) * BATCH], Y[index * BATCH : (index + 1) * BATCH]
+
+
+@pytest.mark.parametrize(
+    ("build", "data", "reason"),
+    [
+        (lambda: sequential(run_eagerly=True), (X, Y), "the model runs eagerly"),
+        (lambda: sequential(PythonLayer()), (X, Y), "InvalidArgumentError"),
+        (lambda: sequential(NoXlaLayer(name="odd")), (X, Y), r"layer 'odd' \(NoXlaLayer\) does not support XLA"),
+        (sequential, (Batches(),), "x is of type Batches"),
+        (sequential, (tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH),), "x is of type _BatchDataset"),
+    ],
+    ids=["eager", "python", "no XLA", "PyDataset", "tf.data"],
+)
+def test_where_it_cannot_compile_plain_keras_runs_and_says_why(
+    build: Any, data: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(NotCompilableError, match=reason) as error:
+        fit(build(), *data, verbose=0, compiled="on", shuffle=False)
+    assert "\n" not in str(error.value)
+    with caplog.at_level(logging.WARNING, "kerasnn"):
+        history = fit(build(), *data, verbose=0, shuffle=False)
+    assert len(history.history["loss"]) == 1
+    assert len(caplog.records) == 1
+    assert caplog.records[0].message.startswith("plain Keras runs instead of compiled epochs: ")
+
+
+def test_a_strategy_is_left_to_keras() -> None:
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        model = sequential()
+    with pytest.raises(NotCompilableError, match="the model was built under OneDeviceStrategy"):
+        fit(model, X, Y, verbose=0, compiled="on")
+    fit(model, X, Y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1; received 0"),
+        ({"steps_per_block": -1}, "steps_per_block must be at least 1; received -1"),
+        ({"epochs": -1}, "must be 0 or above; received -1, 0 and 0"),
+        ({"compiled": "yes"}, "compiled must be one of auto, on, off; received 'yes'"),
+        ({"memory_share": 0}, "memory_share must be above 0 and at most 1; received 0"),
+        ({"sample_weight": -WEIGHTS}, "sample weights must be finite and not negative; received "),
+        ({"sample_weight": np.zeros(EXAMPLES)}, "sample weights must not all be 0"),
+        ({"y": Y + 1}, "labels must be 0 to 2 for 3 classes; received 3"),
+        ({"y": Y - 1}, "labels must be 0 to 2 for 3 classes; received -1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_refusals(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(sequential(), X, **{"y": Y, "verbose": 0} | options)
+
+
+def test_validation_labels_are_checked_too() -> None:
+    with pytest.raises(ValueError, match="labels must be 0 to 2 for 3 classes; received 5"):
+        fit(sequential(), X, Y, verbose=0, validation_data=(X, Y + 3))
+    with pytest.raises(ValueError, match="labels must be 0 to 2 for 3 classes; received 5"):
+        evaluate(sequential(), X, Y + 3, verbose=0)
+
+
+def test_an_uncompiled_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="the model must be compiled first"):
+        fit(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), X[:, :2], Y)
+
+
+def test_orders_visit_every_example_once_and_differ() -> None:
+    orders = [epoch_order(1000, seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(1000))
+        assert (order != np.arange(1000)).mean() > 0.9
+    for order, other in pairwise(orders):
+        assert (order != other).mean() > 0.9
+    np.testing.assert_array_equal(epoch_order(1000, 1, 2), orders[-1])
+    with pytest.raises(ValueError, match="seed and an epoch of 0 or above; received -1 and 0"):
+        epoch_order(3, -1, 0)
+
+
+def test_global_random_state_is_left_alone() -> None:
+    np.random.seed(5)
+    expected = np.random.get_state()[1].copy()
+    fit(sequential(), X, Y, BATCH, 1, 0, compiled="on")
+    np.testing.assert_array_equal(np.random.get_state()[1], expected)
