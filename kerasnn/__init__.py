@@ -35,6 +35,7 @@ _PUBLIC = {
     "StopOnDivergence": "kerasnn.callbacks.divergence",
     "DivergenceError": "kerasnn.callbacks.divergence",
     "HistoryFile": "kerasnn.callbacks.history",
+    "figures": "kerasnn.figures",
 }
 _REGISTERED = ("kerasnn.activations", "kerasnn.losses", "kerasnn.models.subclassed")
 
@@ -44,7 +45,8 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'kerasnn' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name.replace("load_data", "load"))
+    module = importlib.import_module(_PUBLIC[name])
+    return module if _PUBLIC[name] == f"kerasnn.{name}" else getattr(module, {"load_data": "load"}.get(name, name))
 
 
 def __dir__() -> list[str]:

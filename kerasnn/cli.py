@@ -6,6 +6,7 @@ TensorFlow is imported only once there is something to compute, so that `--help`
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -56,14 +57,15 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str] | None) -> int:
-    given = _given(_TrainSettings, "train.py", arguments)
-    start, run_dir = given.pop("config", None), given.pop("run_dir", None)
     try:
+        given = _given(_TrainSettings, "train.py", arguments)
+        start, run_dir = given.pop("config", None), given.pop("run_dir", None)
         config = replace_at(RunConfig() if start is None else RunConfig.load(start), given)
         if config.data.name == "arrays":
             raise ValueError("data.name 'arrays' is for train() in Python; here give csv, npz or a data set's name")
     except (ValueError, FileNotFoundError) as error:
         return _complain("train.py", error, USAGE)
+    _import_tensorflow()
     from kerasnn.training.run import train as run
 
     result = run(config, run_dir)
@@ -100,6 +102,8 @@ def _evaluate(arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         parser.error(f"--batch_size must be at least 1, received {options.batch_size}")
+    RunConfig.load(options.run_dir)  # a wrong folder is said before TensorFlow has started
+    _import_tensorflow()
     from kerasnn import figures
     from kerasnn.training.evaluation import evaluate_run
 
@@ -141,9 +145,26 @@ def _at(nested: Any, key: str) -> Any:
     return nested
 
 
-def _guarded(program: str, body: Callable[[], int]) -> int:
-    # Otherwise TensorFlow greets with a page of notes about the processor.
+def _import_tensorflow() -> None:
+    """Import TensorFlow without its greetings, notes about the processor and missing drivers; an error shows them."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as greetings:
+        os.dup2(greetings.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            greetings.seek(0)
+            os.write(terminal, greetings.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _guarded(program: str, body: Callable[[], int]) -> int:
     try:
         return body()
     except KeyboardInterrupt:

@@ -291,6 +291,8 @@ class TrainingConfig(Schema):
     """Value by which the best epoch is chosen; null takes `val_loss`, or `loss` where there is no validation part."""
     compiled: Literal["auto", "on", "off"] = "auto"
     """Whether blocks of updates run as one XLA program: `auto` where they can, `on` insists, `off` is plain fit."""
+    memory_share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the device's memory that the examples may take, 0 to 1; more than that is streamed."""
     save_best: bool = True
     """Whether the best epoch's model is kept as `best.keras`."""
 
@@ -330,7 +332,7 @@ class ReportConfig(Schema):
     gradients: bool = True
     """Whether gradient norms and update-to-weight ratios are measured each epoch, on a fixed batch."""
     graph: bool = True
-    """Whether the network's graph is written."""
+    """Whether the network is drawn: its layers as `network.svg`, its graph in TensorBoard."""
 
 
 OUTPUT_ACTIVATION: dict[str, str] = {

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -422,21 +421,21 @@ def _grid(x: NDArray[Any], captions: Sequence[str], image_shape: tuple[int, ...]
 
 
 def _table(columns: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> Figure:
-    widths = [max(map(len, column)) + 3 for column in zip(columns, *cells, strict=True)]
-    figure, axes = _figure(max(0.085 * sum(widths), 5), 0.24 * (len(cells) + 1) + 0.5)
+    # As with _grid the unit is an inch. A row is one text of even letters: a cell each would take ten times as long.
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    lines = ["   ".join(map(str.rjust, row, widths)) for row in (columns, *cells)]
+    width, down, top = max(0.067 * len(lines[0]) + 0.4, 5), 0.19, 0.6
+    height = top + down * len(lines)
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    table = axes.table(
-        cellText=[list(row) for row in cells],
-        colLabels=list(columns),
-        colWidths=[width / sum(widths) for width in widths],
-        bbox=Bbox.unit(),
-    )
-    table.auto_set_font_size(False)
-    for (row, _), cell in table.get_celld().items():
-        cell.set_fontsize(8)
-        cell.set_edgecolor("#DDDDDD")
-        cell.get_text().set(color=INK, fontweight="bold" if row == 0 else "normal", parse_math=False)
-    axes.set_title(title)
+    text: dict[str, Any] = {"ha": "center", "color": INK, "parse_math": False}
+    axes.text(width / 2, 0.25, title, fontsize=11, **text)
+    for row, line in enumerate(lines):
+        weight = "normal" if row else "bold"
+        axes.text(width / 2, top + down * row, line, family="monospace", fontsize=8, fontweight=weight, **text)
+    axes.plot([0.2, width - 0.2], [top + 0.06] * 2, color="#BBBBBB", linewidth=0.8)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
 

@@ -29,6 +29,8 @@ class Steps(NamedTuple):
     """Number of batches."""
     batch_size: int
     """Examples in each batch."""
+    uneven: bool
+    """Whether other batches of the pass are of another size, so that Keras would not know this one's beforehand."""
 
 
 class Examples(ArrayDataAdapter):
@@ -119,7 +121,7 @@ class ResidentExamples(Examples):
     def no_steps(self) -> list[Steps]:
         """Nothing to do, in each shape that steps come in."""
         order = None if self.order is None else tf.identity(self.order(0))
-        return [Steps(self.data, order, 0, 0, size) for size in self.batch_sizes]
+        return [Steps(self.data, order, 0, 0, size, self.has_partial_batch) for size in self.batch_sizes]
 
     def room(self, step: int) -> int:
         """How many steps can be taken at once from a step of a pass on."""
@@ -143,7 +145,7 @@ class StreamedExamples(ResidentExamples):
     def no_steps(self) -> list[Steps]:
         rows = self.chunk_steps * self.batch_size
         data = _each(lambda array: tf.zeros((rows, *array.shape[1:]), _dtype(array)), self.arrays)
-        return [Steps(data, None, 0, 0, size) for size in self.batch_sizes]
+        return [Steps(data, None, 0, 0, size, self.has_partial_batch) for size in self.batch_sizes]
 
     def room(self, step: int) -> int:
         return min(super().room(step), self.chunk_steps - step % self.chunk_steps)
@@ -212,11 +214,12 @@ class Pass:
         if self.room == 0:
             raise StopIteration
         data, order, row = self.examples.load(self)
-        batch_size: int = self.examples.batch_size
-        whole = min(self.step + count, self.examples.size // batch_size) - self.step
-        taken = [Steps(data, order, row, whole, batch_size)] if whole else []
+        size: int = self.examples.batch_size
+        uneven = self.examples.has_partial_batch
+        whole = min(self.step + count, self.examples.size // size) - self.step
+        taken = [Steps(data, order, row, whole, size, uneven)] if whole else []
         if whole < count:
-            taken.append(Steps(data, order, row + whole * batch_size, 1, self.examples.partial_batch_size))
+            taken.append(Steps(data, order, row + whole * size, 1, self.examples.partial_batch_size, uneven))
         self.step += count
         return taken
 

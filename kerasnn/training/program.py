@@ -59,7 +59,7 @@ class Program:
             The logs after the last step, tensors.
         """
         span = tf.constant([steps.row, steps.count, update], tf.int32)
-        return self._run(steps.data, steps.order, span, rates, momenta, steps.batch_size)
+        return self._run(steps.data, steps.order, span, rates, momenta, steps.batch_size, steps.uneven)
 
     def _loop(
         self,
@@ -69,6 +69,7 @@ class Program:
         rates: tf.Tensor | None,
         momenta: tf.Tensor | None,
         batch_size: int,
+        uneven: bool,
     ) -> Any:
         self.traces += 1
         model = self._model()
@@ -78,9 +79,12 @@ class Program:
 
         def batch(row: tf.Tensor) -> Any:
             if order is None:
-                return _each(lambda array: _rows(array, row, batch_size), data)
-            rows = _rows(order, row, batch_size)
-            return _each(lambda array: tf.gather(array, rows), data)
+                arrays = _each(lambda array: _rows(array, row, batch_size), data)
+            else:
+                rows = _rows(order, row, batch_size)
+                arrays = _each(lambda array: tf.gather(array, rows), data)
+            # Keras weighs some means by the batch's size where it knows it.
+            return _each(_of_unknown_size, arrays) if uneven else arrays
 
         # Logs are needed after the last step only. Where they are the metrics' results, as in Keras's own steps, they
         # are worked out there from the metrics' variables.
@@ -176,6 +180,11 @@ class Blocks:
 def _rows(array: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
     rest = array.shape[1:]
     return tf.slice(array, [first] + [0] * len(rest), [count, *rest])
+
+
+def _of_unknown_size(array: tf.Tensor) -> tf.Tensor:
+    """A batch whose size only XLA knows."""
+    return tf.raw_ops.PlaceholderWithDefault(input=array, shape=[None, *array.shape[1:]])
 
 
 def _zeros_like_logs(step: Any, batch: Any) -> Any:

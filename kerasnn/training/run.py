@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kerasnn import devices, losses, metrics, optimizers
+from kerasnn import devices, figures, losses, metrics, optimizers
 from kerasnn.callbacks.best_model import BestModel, save_model
 from kerasnn.callbacks.divergence import DivergenceError, StopOnDivergence
 from kerasnn.callbacks.history import HistoryFile
@@ -118,6 +118,8 @@ def _train(
         regularization=config.regularization,
     )
     compile_model(network, config)
+    if config.report.graph:
+        figures.save(figures.architecture(network), folder / "network.svg")
     model = with_preprocessing(network, data.preprocessing(), data.raw_shape)
     if model is not network:
         compile_model(model, config, optimizer=network.optimizer)
@@ -156,6 +158,7 @@ def _train(
             class_weight=class_weight,
             seed=config.seed,
             compiled=settings.compiled,
+            memory_share=settings.memory_share,
         )
         status = "finished"
     except KeyboardInterrupt:
