@@ -53,19 +53,19 @@ def train(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
-    return _guarded("train.py", lambda: _train(arguments))
+    return guarded("train.py", lambda: _train(arguments))
 
 
 def _train(arguments: Sequence[str] | None) -> int:
     try:
-        given = _given(_TrainSettings, "train.py", arguments)
-        start, run_dir = given.pop("config", None), given.pop("run_dir", None)
-        config = replace_at(RunConfig() if start is None else RunConfig.load(start), given)
+        flags = given(_TrainSettings, "train.py", arguments)
+        start, run_dir = flags.pop("config", None), flags.pop("run_dir", None)
+        config = replace_at(RunConfig() if start is None else RunConfig.load(start), flags)
         if config.data.name == "arrays":
             raise ValueError("data.name 'arrays' is for train() in Python; here give csv, npz or a data set's name")
     except (ValueError, FileNotFoundError) as error:
-        return _complain("train.py", error, USAGE)
-    _import_tensorflow()
+        return complain("train.py", error, USAGE)
+    import_tensorflow()
     from kerasnn.training.run import train as run
 
     result = run(config, run_dir)
@@ -84,7 +84,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
-    return _guarded("evaluate.py", lambda: _evaluate(arguments))
+    return guarded("evaluate.py", lambda: _evaluate(arguments))
 
 
 def _evaluate(arguments: Sequence[str] | None) -> int:
@@ -103,7 +103,7 @@ def _evaluate(arguments: Sequence[str] | None) -> int:
     if options.batch_size < 1:
         parser.error(f"--batch_size must be at least 1, received {options.batch_size}")
     RunConfig.load(options.run_dir)  # a wrong folder is said before TensorFlow has started
-    _import_tensorflow()
+    import_tensorflow()
     from kerasnn import figures
     from kerasnn.training.evaluation import evaluate_run
 
@@ -118,12 +118,18 @@ def _evaluate(arguments: Sequence[str] | None) -> int:
     return DONE
 
 
-def _given(settings: type[BaseSettings], program: str, arguments: Sequence[str] | None) -> dict[str, Any]:
-    """The flags that were given, by dotted key, with JSON values read."""
+def given(settings: type[BaseSettings], program: str, arguments: Sequence[str] | None) -> dict[str, Any]:
+    """The flags that were given, by dotted key, with JSON values read.
+
+    Args:
+        settings: what the flags are generated from.
+        program: the program's name.
+        arguments: the command line; None takes the program's.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _Parser(
         prog=program,
-        usage=f"{program} [--config FILE] [--run_dir FOLDER] [--KEY VALUE ...]",
+        usage=f"{program} [--config FILE] [--KEY VALUE ...]",
         description=settings.__doc__,
         epilog="A KEY is a dotted name below; lists and objects are JSON: --network.hidden '[50, 100]'.",
         allow_abbrev=False,
@@ -145,7 +151,7 @@ def _at(nested: Any, key: str) -> Any:
     return nested
 
 
-def _import_tensorflow() -> None:
+def import_tensorflow() -> None:
     """Import TensorFlow without its greetings, notes about the processor and missing drivers; an error shows them."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     terminal = os.dup(2)
@@ -164,17 +170,24 @@ def _import_tensorflow() -> None:
             os.close(terminal)
 
 
-def _guarded(program: str, body: Callable[[], int]) -> int:
+def guarded(program: str, body: Callable[[], int]) -> int:
+    """Run a program's body; what may go wrong becomes one line and an exit code.
+
+    Args:
+        program: the program's name.
+        body: what it does; returns the exit code.
+    """
     try:
         return body()
     except KeyboardInterrupt:
-        return _complain(program, "interrupted", INTERRUPTED)
+        return complain(program, "interrupted", INTERRUPTED)
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
         if os.environ.get("KERASNN_TRACEBACK"):
             raise
-        return _complain(program, error, FAILED)
+        return complain(program, error, FAILED)
 
 
-def _complain(program: str, error: object, code: int) -> int:
+def complain(program: str, error: object, code: int) -> int:
+    """Print an error as one line, and give back the exit code."""
     print(f"{program}: error: {error}", file=sys.stderr)
     return code

@@ -327,7 +327,7 @@ class ReportConfig(Schema):
     """Whether event files for TensorBoard are written."""
     histograms_every: int = Field(default=1, ge=0)
     """Epochs between weight histograms; 0 writes none."""
-    images_every: int = Field(default=5, ge=0)
+    images_every: int = Field(default=10, ge=0)
     """Epochs between confusion matrices and pages of mistakes; 0 writes none."""
     gradients: bool = True
     """Whether gradient norms and update-to-weight ratios are measured each epoch, on a fixed batch."""

@@ -52,9 +52,10 @@ class StopOnDivergence(keras.callbacks.Callback):
         return f"{place}; lower the learning rate, clip gradients, or look for extreme values in the data"
 
     def _first_bad_layer(self) -> str | None:
-        for variable in self.model.variables:
-            value = np.asarray(variable)
-            # Infinity minus infinity is NaN, so one sum finds either without a mask as large as the weights.
-            if value.dtype.kind == "f" and not np.isfinite(value.sum(dtype=np.float64)):
-                return str(variable.path).rsplit("/", 1)[0]
+        # Infinity minus infinity is NaN, so one sum finds either without a mask as large as the weights.
+        with np.errstate(invalid="ignore"):
+            for variable in self.model.variables:
+                value = np.asarray(variable)
+                if value.dtype.kind == "f" and not np.isfinite(value.sum(dtype=np.float64)):
+                    return str(variable.path).rsplit("/", 1)[0]
         return None

@@ -1,4 +1,4 @@
-"""Compiled epochs: Keras's own `fit` and `evaluate`, many steps in one XLA program over data that stays on the device."""
+"""Compiled epochs: Keras's own `fit` and `evaluate`, many steps in one XLA program over data kept on the device."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -52,9 +52,10 @@ def fit(
 ) -> keras.callbacks.History:
     """Train a compiled Keras model as `model.fit` does, several times faster where steps are short.
 
-    Keras's own `fit` runs, with the weights, logs and callbacks that it gives for the same order of examples. Batch hooks
-    are called once a block of steps, as with Keras's `steps_per_execution`: with the number of the block's first step, and
-    of its last. The learning rate and momentum of a `LearningRate` callback change at every update within a block.
+    Keras's own `fit` runs, with the weights, logs and callbacks that it gives for the same order of examples. Batch
+    hooks are called once a block of steps, as with Keras's `steps_per_execution`: with the number of the block's first
+    step, and of its last. The learning rate and momentum of a `LearningRate` callback change at every update within a
+    block.
 
     Args:
         model: any compiled Keras model.
@@ -65,8 +66,8 @@ def fit(
         seed: seed of the orders, 0 or above.
         compiled: "auto" compiles where that is possible and else logs why it isn't; "on" insists; "off" is plain Keras
             with the same order of examples.
-        steps_per_block: steps between batch hooks; None takes the model's `steps_per_execution` or, where that is 1, what
-            runs in about a quarter of a second.
+        steps_per_block: steps between batch hooks; None takes the model's `steps_per_execution` or, where that is 1,
+            what runs in about a quarter of a second.
         memory_share: share of the device's memory that the data may take, above 0 and at most 1; more is streamed.
 
     Returns:

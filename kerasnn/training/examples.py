@@ -1,4 +1,4 @@
-"""Arrays as Keras's training loop takes them: in an order of ours; whole on the device, streamed, or for plain Keras."""
+"""Arrays as Keras's training loop takes them: in an order of ours; on the device, streamed, or for plain Keras."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -25,8 +25,8 @@ class Steps(NamedTuple):
     """Rows of `data` in the order of the pass, or None where they are in order already."""
     row: int
     """Where in the order the first batch begins."""
-    count: int
-    """Number of batches."""
+    batches: int
+    """How many there are."""
     batch_size: int
     """Examples in each batch."""
     uneven: bool
@@ -182,7 +182,7 @@ class Pass:
     def __init__(self, examples: ResidentExamples) -> None:
         self.examples = examples
         self.step = 0
-        # What the examples remember of this pass. Keras begins passes that it doesn't use: nothing is made before `take`.
+        # What the examples remember of this pass. Keras begins passes that it doesn't use, so `take` makes them.
         self.order: tf.Tensor | None = None
         self.chunks: Iterator[Any] = iter(())
         self.chunk: Any = None

@@ -18,7 +18,8 @@ class BlockHooks(keras.callbacks.CallbackList):
         train: the blocks that train, or None where steps are Keras's own.
         test: the blocks that evaluate, or None.
         validation_steps: steps of an evaluation within `fit`.
-        options: `model`, `add_history`, `add_progbar` and the parameters that callbacks are told: `epochs`, `steps`, `verbose`.
+        options: `model`, `add_history`, `add_progbar` and the parameters that callbacks are told: `epochs`, `steps`,
+            `verbose`.
     """
 
     def __init__(

@@ -23,8 +23,8 @@ FIRST_BLOCK = 8
 class Program:
     """A model's `train_step` or `test_step` in a loop, compiled by XLA as a whole.
 
-    XLA keeps the model's and the optimizer's variables as values of the loop and writes them back at its end. It compiles
-    once for each batch size and shape of the data; how many steps run, and from where, are inputs.
+    XLA keeps the model's and the optimizer's variables as values of the loop and writes them back at its end. It
+    compiles once for each batch size and shape of the data; how many steps run, and from where, are inputs.
 
     Args:
         model: a built and compiled Keras model.
@@ -41,7 +41,7 @@ class Program:
         self._step = step
         self._momentum = momentum
         self.traces = 0
-        # A partial, because TensorFlow takes retracing of one function for a mistake, and ours is another for each model.
+        # A partial, because TensorFlow takes retracing of one function for a mistake; ours is another for each model.
         self._run = tf.function(partial(self._loop), jit_compile=True, autograph=False)
 
     def __call__(
@@ -58,7 +58,7 @@ class Program:
         Returns:
             The logs after the last step, tensors.
         """
-        span = tf.constant([steps.row, steps.count, update], tf.int32)
+        span = tf.constant([steps.row, steps.batches, update], tf.int32)
         return self._run(steps.data, steps.order, span, rates, momenta, steps.batch_size, steps.uneven)
 
     def _loop(
@@ -101,7 +101,7 @@ class Program:
             results = step(batch(row))
             return row + batch_size, update + 1, logs if deferred else results
 
-        # The position is a value of the loop: XLA would compile anew for each place to slice at that is fixed within it.
+        # The position is a value of the loop: XLA would compile anew for each place to slice at that is fixed in it.
         end = first_row + count * batch_size
         begin = (first_row, first_update, {} if deferred else _zeros_like_logs(step, batch))
         # Where plain Keras runs under XLA too, it has XLA's random numbers.
@@ -161,7 +161,7 @@ class Blocks:
             step = self._step
             for steps in iterator.take(count):
                 logs = self.program(steps, step, self._rates, self._momenta)
-                step += steps.count
+                step += steps.batches
             # Asking for the numbers waits for the block.
             self._logs = keras.tree.map_structure(lambda log: log.numpy(), logs)
             self._step_seconds = (time.perf_counter() - start) / count

@@ -18,7 +18,7 @@ def same_numbers() -> Iterator[None]:
     """What is traced here draws, under XLA, the numbers that TensorFlow's own kernels draw from the same seeds.
 
     XLA takes another algorithm than the kernels unless told which, and makes other floats of the same bits. So that
-    dropout and noise drop and add the same in a compiled epoch, uniform and normal numbers are made of Philox's bits here.
+    dropout and noise drop and add the same in a compiled epoch, uniform and normal numbers are made of Philox's bits.
 
     Reference: TensorFlow's `core/lib/random/random_distributions.h`: `Uint32ToFloat`, `BoxMullerFloat`.
     """

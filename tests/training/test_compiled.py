@@ -336,7 +336,7 @@ def test_xla_compiles_once_for_blocks_anywhere(monkeypatch: pytest.MonkeyPatch) 
     model = sequential()
     fit(model, X, Y, BATCH, 1, 0, compiled="on")
     program = vars(model)["_kerasnn_programs"]["train_step"]
-    concrete = [each for each in program._run._list_all_concrete_functions()]
+    concrete = program._run._list_all_concrete_functions()
     assert len(concrete) == 2
     x, y = np.tile(X, (4, 1)), np.tile(Y, 4)
     import time
