@@ -25,7 +25,8 @@ LEVELS = {
     "kerasnn.callbacks": 5,
     "kerasnn.training": 6,
     "kerasnn.cli": 7,
-    "kerasnn.benchmark": 7,
+    "kerasnn.search": 7,
+    "kerasnn.benchmark": 8,
 }
 WITHOUT_TENSORFLOW = ("kerasnn", "kerasnn.schema", "kerasnn.schedules", "kerasnn.catalog", "kerasnn.config")
 FILES = sorted((ROOT / "kerasnn").rglob("*.py"))

@@ -1,0 +1,1 @@
+"""How fast kerasnn is beside its peers, all in one run."""

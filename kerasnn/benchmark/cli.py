@@ -1,0 +1,59 @@
+"""The command line of the benchmark."""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from kerasnn.benchmark.peers import PEERS
+from kerasnn.benchmark.run import compare, machine, missing, table
+from kerasnn.benchmark.workloads import WORKLOADS
+from kerasnn.cli import DONE, guarded
+from kerasnn.files import write_text
+
+PROGRAM = "benchmark.py"
+
+
+def benchmark(arguments: Sequence[str] | None = None) -> int:
+    """Compare kerasnn with its peers from the command line.
+
+    Args:
+        arguments: the command line; None takes the program's.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    return guarded(PROGRAM, lambda: _benchmark(arguments))
+
+
+def _benchmark(arguments: Sequence[str] | None) -> int:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Time an epoch of kerasnn beside plain Keras, PyTorch, JAX and NumPy: each in its own process, in "
+        "turn, medians over all turns. Peers that are not installed are left out (pip install '.[peers]').",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME", help=", ".join(WORKLOADS)
+    )
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each peer (default 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error(f"--repeats must be at least 1, received {options.repeats}")
+    logging.getLogger("kerasnn").setLevel(logging.ERROR)
+    peers = []
+    for peer in options.peers:
+        if (package := missing(peer)) is not None:
+            print(f"{peer}: left out, {package} is not installed")
+        else:
+            peers.append(peer)
+    found = {}
+    for name in options.workloads:
+        found[name] = compare(WORKLOADS[name], peers, options.repeats)
+        print(f"\n{table(WORKLOADS[name], found[name])}", flush=True)
+    if options.json is not None:
+        write_text(options.json, json.dumps({**machine(), "workloads": found}, indent=2) + "\n")
+    return DONE

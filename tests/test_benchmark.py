@@ -1,0 +1,53 @@
+"""The benchmark runs every peer as asked; its figures are for people, and no test looks at a time."""
+
+import json
+
+import pytest
+
+from kerasnn.benchmark.cli import benchmark
+from kerasnn.benchmark.peers import PEERS
+from kerasnn.benchmark.run import compare, missing, table
+from kerasnn.benchmark.workloads import WORKLOADS, Workload
+
+TINY = Workload("tiny", "digits", 32, hidden=(4,), epochs=2, examples=70)
+
+
+def test_peers_take_turns_in_their_own_processes():
+    found = compare(TINY, ["keras", "kerasnn-functional", "numpy-floor"], repeats=2)
+    assert [len(figures["epochs"]) for figures in found.values()] == [4, 4, 4]
+    assert found["keras"]["times_faster"] == 1
+    assert all(figures["peak_bytes"] > 2**20 and figures["first_epoch_seconds"] > 0 for figures in found.values())
+    assert [line.split()[0] for line in table(TINY, found).splitlines()] == ["tiny", "peer", *found]
+
+
+def test_what_a_peer_raises_is_told_with_its_name():
+    with pytest.raises(RuntimeError, match=r"peer numpy-floor: 'x'"):
+        compare(Broken("broken", "digits", 32), ["numpy-floor"], repeats=1)
+
+
+class Broken(Workload):
+    def load(self):
+        return {}
+
+
+def test_figures_go_to_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(WORKLOADS, "tiny", TINY)
+    file = tmp_path / "figures.json"
+    arguments = ["--workloads", "tiny", "--peers", "numpy-floor", "--repeats", "1", "--json", str(file)]
+    assert benchmark(arguments) == 0
+    figures = json.loads(file.read_text())
+    assert figures["workloads"]["tiny"]["numpy-floor"]["epoch_seconds"] > 0
+    assert figures["versions"]["keras"].startswith("3.")
+    assert "numpy-floor" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_peers_name_what_they_need(peer):
+    assert missing(peer) in (None, "torch", "jax")
+
+
+def test_usage_errors(capsys):
+    with pytest.raises(SystemExit) as caught:
+        benchmark(["--repeats", "0"])
+    assert caught.value.code == 2
+    assert "--repeats must be at least 1, received 0" in capsys.readouterr().err
