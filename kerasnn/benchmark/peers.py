@@ -1,5 +1,6 @@
 """The same training in several hands. Each peer gives a function that runs epochs and returns each one's seconds."""
 
+import dataclasses
 import itertools
 import math
 import tempfile
@@ -116,7 +117,7 @@ def kerasnn_callbacks(workload: Workload, arrays: Arrays) -> Runner:
             "report.progress": "silent",
         },
     )
-    data = load(config.data)
+    data = dataclasses.replace(load(config.data), x_train=arrays["x"], y_train=arrays["y"])
 
     def fit(epochs: int, callbacks: list[Any], verbose: int) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Many steps of a Keras model as one XLA program."""
+"""Many steps of a Keras model as one program."""
 
 import math
 import time
@@ -19,12 +19,20 @@ BLOCK_SECONDS = 0.25
 FIRST_BLOCK = 8
 """Steps in the first block, which times the others."""
 
+_CONVOLUTIONS = tuple(
+    getattr(keras.layers, f"{kind}{rank}D")
+    for kind, ranks in (("Conv", (1, 2, 3)), ("DepthwiseConv", (1, 2)), ("SeparableConv", (1, 2)))
+    for rank in ranks
+) + tuple(getattr(keras.layers, f"Conv{rank}DTranspose") for rank in (1, 2, 3))
+
 
 class Program:
     """A model's `train_step` or `test_step` in a loop, compiled by XLA as a whole.
 
     XLA keeps the model's and the optimizer's variables as values of the loop and writes them back at its end. It
-    compiles once for each batch size and shape of the data; how many steps run, and from where, are inputs.
+    compiles once for each batch size and shape of the data; how many steps run, and from where, are inputs. On a CPU,
+    where XLA's convolutions are about four times slower than TensorFlow's, a model that has any runs as one TensorFlow
+    graph instead, unless it was compiled with `jit_compile=True`.
 
     Args:
         model: a built and compiled Keras model.
@@ -33,6 +41,7 @@ class Program:
 
     Attributes:
         traces: how often the program was traced.
+        xla: whether XLA compiles it.
     """
 
     def __init__(self, model: keras.Model, step: str, momentum: keras.Variable | None = None) -> None:
@@ -41,8 +50,9 @@ class Program:
         self._step = step
         self._momentum = momentum
         self.traces = 0
+        self.xla = bool(model.jit_compile) or not _is_faster_without_xla(model)
         # A partial, because TensorFlow takes retracing of one function for a mistake; ours is another for each model.
-        self._run = tf.function(partial(self._loop), jit_compile=True, autograph=False)
+        self._run = tf.function(partial(self._loop), jit_compile=self.xla, autograph=False)
 
     def __call__(
         self, steps: Steps, update: int = 0, rates: tf.Tensor | None = None, momenta: tf.Tensor | None = None
@@ -105,7 +115,7 @@ class Program:
         end = first_row + count * batch_size
         begin = (first_row, first_update, {} if deferred else _zeros_like_logs(step, batch))
         # Where plain Keras runs under XLA too, it has XLA's random numbers.
-        with nullcontext() if model.jit_compile else same_numbers():
+        with same_numbers() if self.xla and not model.jit_compile else nullcontext():
             _, _, logs = tf.while_loop(lambda row, *_: row < end, body, begin)
         return model.get_metrics_result() if deferred else logs
 
@@ -175,6 +185,11 @@ class Blocks:
             return FIRST_BLOCK
         blocks = math.ceil(room * self._step_seconds / BLOCK_SECONDS)
         return math.ceil(room / max(1, blocks))
+
+
+def _is_faster_without_xla(model: keras.Model) -> bool:
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    return on_cpu and any(isinstance(layer, _CONVOLUTIONS) for layer in model._flatten_layers())
 
 
 def _rows(array: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
