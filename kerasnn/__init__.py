@@ -22,6 +22,7 @@ _PUBLIC = {
     "replace_at": "kerasnn.config",
     "simulate": "kerasnn.schedules",
     "build_model": "kerasnn.models",
+    "build_fused": "kerasnn.models.fused",
     "load_data": "kerasnn.data",
     "from_arrays": "kerasnn.data",
     "train": "kerasnn.training.run",
@@ -29,6 +30,7 @@ _PUBLIC = {
     "evaluate_run": "kerasnn.training.evaluation",
     "fit": "kerasnn.training.compiled",
     "evaluate": "kerasnn.training.compiled",
+    "train_fused": "kerasnn.training.fused",
     "LearningRate": "kerasnn.callbacks.learning_rate",
     "TensorBoard": "kerasnn.callbacks.tensorboard",
     "BestModel": "kerasnn.callbacks.best_model",
@@ -37,7 +39,7 @@ _PUBLIC = {
     "HistoryFile": "kerasnn.callbacks.history",
     "figures": "kerasnn.figures",
 }
-_REGISTERED = ("kerasnn.activations", "kerasnn.losses", "kerasnn.models.subclassed")
+_REGISTERED = ("kerasnn.activations", "kerasnn.losses", "kerasnn.models.subclassed", "kerasnn.models.fused")
 
 __all__ = sorted(_PUBLIC)
 

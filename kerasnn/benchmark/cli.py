@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kerasnn.benchmark.peers import PEERS
 from kerasnn.benchmark.run import compare, machine, missing, table
+from kerasnn.benchmark.searches import SEARCHES, compare_searches, search_table
 from kerasnn.benchmark.workloads import WORKLOADS
 from kerasnn.cli import DONE, guarded
 from kerasnn.files import write_text
@@ -28,21 +29,25 @@ def benchmark(arguments: Sequence[str] | None = None) -> int:
 
 
 def _benchmark(arguments: Sequence[str] | None) -> int:
+    names = [*WORKLOADS, *SEARCHES]
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Time an epoch of kerasnn beside plain Keras, PyTorch, JAX and NumPy: each in its own process, in "
-        "turn, medians over all turns. Peers that are not installed are left out (pip install '.[peers]').",
+        description="Time epochs of kerasnn beside plain Keras, PyTorch, JAX and NumPy, searches beside keras-tuner "
+        "and Optuna: each in its own process, in turn, medians over all turns. Those not installed are left "
+        "out (pip install '.[peers]').",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME", help=", ".join(WORKLOADS)
-    )
+    parser.add_argument("--workloads", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
     parser.add_argument("--repeats", type=int, default=5, help="turns of each peer (default 5)")
+    parser.add_argument(
+        "--trials", type=int, default=8, help="trials of the searches that train one after the other (default 8)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
     options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        parser.error(f"--repeats must be at least 1, received {options.repeats}")
+    for name in ("repeats", "trials"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, received {getattr(options, name)}")
     logging.getLogger("kerasnn").setLevel(logging.ERROR)
     peers = []
     for peer in options.peers:
@@ -52,8 +57,13 @@ def _benchmark(arguments: Sequence[str] | None) -> int:
             peers.append(peer)
     found = {}
     for name in options.workloads:
-        found[name] = compare(WORKLOADS[name], peers, options.repeats)
-        print(f"\n{table(WORKLOADS[name], found[name])}", flush=True)
+        if name in WORKLOADS:
+            found[name] = compare(WORKLOADS[name], peers, options.repeats)
+            lines = table(WORKLOADS[name], found[name])
+        else:
+            found[name] = compare_searches(SEARCHES[name], options.trials, options.repeats)
+            lines = search_table(SEARCHES[name], found[name])
+        print(f"\n{lines}", flush=True)
     if options.json is not None:
         write_text(options.json, json.dumps({**machine(), "workloads": found}, indent=2) + "\n")
     return DONE

@@ -25,6 +25,17 @@ class Network(keras.Model):
         for layer in self.stack:
             outputs = layer(outputs)
         self(example)
+        self._output_shape = outputs.shape
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of a batch of inputs, as Keras's functional models have it."""
+        return (None, *self._example_shape)
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of a batch of outputs, as Keras's functional models have it."""
+        return tuple(self._output_shape)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Output of the last layer for a batch of inputs."""

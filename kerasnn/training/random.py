@@ -1,13 +1,14 @@
 """Random numbers within XLA as outside of it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
 import tensorflow as tf
 from tensorflow.python.ops import gen_stateless_random_ops_v2, random_ops_util
+from tensorflow.python.ops.parallel_for import pfor
 
 _LAYOUT = {tf.float32: (tf.uint32, 23, 127), tf.float16: (tf.uint16, 10, 15), tf.bfloat16: (tf.uint16, 7, 127)}
 """Bits of that size, of the mantissa, and the exponent's bias."""
@@ -74,3 +75,48 @@ def _floats(bits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     one = tf.constant(bias << mantissa, size)
     low = tf.bitwise.bitwise_and(tf.cast(bits, size), tf.constant((1 << mantissa) - 1, size))
     return tf.bitcast(tf.bitwise.bitwise_or(low, one), dtype) - tf.constant(1, dtype)
+
+
+# tf.vectorized_map knows no generator: it would draw for one member after the other, in a loop that takes ten times as
+# long as Philox written out in arithmetic for all.
+
+
+@pfor.RegisterPFor("StatelessRandomUniformFullIntV2")
+def _bits_of_members(operation: Any) -> Any:
+    """Philox's 32-bit numbers, four from each count, for keys `(members, 1)` and counters `(members, 2)`."""
+    shape = operation.unstacked_input(0)
+    keys, counters = (value if stacked else value[tf.newaxis] for value, stacked, _ in map(operation.input, (1, 2)))
+    count = tf.reduce_prod(shape)
+    blocks = tf.cast(tf.range((count + 3) // 4), tf.uint64)
+    first = _halves(counters[:, :1] + blocks)
+    second = [tf.zeros_like(first[0]) + half for half in _halves(counters[:, 1:])]
+    numbers = tf.stack(_philox_rounds([*first, *second], _halves(keys)), axis=2)
+    members = tf.shape(numbers)[:1]
+    flat = tf.reshape(numbers, tf.concat([members, [-1]], 0))[:, :count]
+    return pfor.wrap(tf.reshape(flat, tf.concat([members, shape], 0)), True)
+
+
+@pfor.RegisterPFor("Bitcast")
+def _bitcast_of_members(operation: Any) -> Any:
+    return pfor.wrap(tf.bitcast(operation.stacked_input(0), operation.get_attr("type")), True)
+
+
+def _philox_rounds(counter: Sequence[tf.Tensor], key: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Ten rounds of Philox 4x32: four numbers of a counter's four words and a key's two, all uint32.
+
+    Reference: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011).
+    """
+    (first, second, third, fourth), keys = counter, list(key)
+    xor = tf.bitwise.bitwise_xor
+    for _ in range(10):
+        low_0, high_0 = _halves(tf.cast(first, tf.uint64) * tf.constant(0xD2511F53, tf.uint64))
+        low_1, high_1 = _halves(tf.cast(third, tf.uint64) * tf.constant(0xCD9E8D57, tf.uint64))
+        first, second = xor(xor(high_1, second), keys[0]), low_1
+        third, fourth = xor(xor(high_0, fourth), keys[1]), low_0
+        keys = [word + tf.constant(step, tf.uint32) for word, step in zip(keys, (0x9E3779B9, 0xBB67AE85), strict=True)]
+    return [first, second, third, fourth]
+
+
+def _halves(wide: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The low and the high 32 bits."""
+    return tf.cast(wide, tf.uint32), tf.cast(tf.bitwise.right_shift(wide, tf.constant(32, tf.uint64)), tf.uint32)

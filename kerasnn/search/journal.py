@@ -1,0 +1,104 @@
+"""What a search proposed and found, on disk so that a kill costs at most the trials in flight."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from kerasnn.schema import short
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """An append-only file of JSON lines, locked while it is open.
+
+    Each record is a JSON object on a line of its own. What `append` returned from is on disk. A last line that a kill
+    cut short is dropped on opening.
+
+    Args:
+        path: the file; made where it is missing, in a folder that exists.
+
+    Raises:
+        ValueError: one line, where another process has it open or a line before the last is damaged.
+
+    Reference: write-ahead logging; POSIX's `fsync` and `flock`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[Record] = []
+        self._file = path.open("a+b")
+        try:
+            self._lock()
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Add records and wait until they are on disk.
+
+        Args:
+            records: JSON objects; those given together are on disk together or, after a crash, the first of them.
+        """
+        records = list(records)
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        self._file.write(lines.encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.records += records
+
+    def close(self) -> None:
+        """Give the file back to others."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"search_dir must be free, received {self.path.parent}, in which another process is searching"
+            ) from None
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        lines = self._file.read().splitlines(keepends=True)
+        whole = 0
+        for number, line in enumerate(lines, 1):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("no end")
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("no object")
+            except ValueError:
+                if number < len(lines):
+                    raise ValueError(f"{self.path} is damaged at line {number}: {short(line)}") from None
+                break
+            self.records.append(record)
+            whole += len(line)
+        self._file.truncate(whole)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Dotted keys whose values differ between two JSON objects."""
+    found = []
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += [f"{key}.{inner}" for inner in differences(old, new)]
+        elif old != new or (key in before) != (key in after):
+            found.append(key)
+    return found
