@@ -12,9 +12,10 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from kerasnn.config import RunConfig, replace_at
+from kerasnn.schema import short
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -26,8 +27,16 @@ class _Parser(argparse.ArgumentParser):
         unknown, _, flag = message.rpartition("unrecognized arguments: ")
         if not unknown and flag != message:
             flag = flag.split()[0].split("=")[0]
-            near = get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.5)
-            message = f"unknown argument {flag}" + (f", did you mean {near[0]}?" if near else "") + " (see --help)"
+            section, _, key = flag.rpartition(".")
+            known = [each.rpartition(".") for each in self._option_string_actions]
+            keys = [each[2] for each in known if section and each[0] == section]
+            near = get_close_matches(key, keys) or get_close_matches(flag, self._option_string_actions, cutoff=0.9)
+            message = f"unknown argument {flag}"
+            if near:
+                message += f", did you mean {section + '.' + near[0] if near[0] in keys else near[0]}?"
+            elif keys:
+                message += f", {section} has {', '.join(keys)}"
+            message += " (see --help)"
         self.exit(USAGE, f"{self.prog}: error: {message}\n")
 
 
@@ -135,7 +144,15 @@ def given(settings: type[BaseSettings], program: str, arguments: Sequence[str] |
         allow_abbrev=False,
     )
     source = CliSettingsSource[Any](settings, cli_parse_args=arguments, root_parser=parser)
-    nested = source()
+    try:
+        nested = source()
+    except SettingsError as error:
+        # It names the field and nothing else.
+        field = str(error).split('"')[1]
+        value = next(iter(arguments[arguments.index(f"--{field}") + 1 :]), "") if f"--{field}" in arguments else ""
+        raise ValueError(
+            f"--{field} must be a JSON object, received {short(value)}; a key of it is a flag: --{field}.KEY VALUE"
+        ) from None
     flags = [argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")]
     return {flag: value for flag in flags if (value := _at(nested, flag)) is not _ABSENT}
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from kerasnn.schema import Schema, short
+from kerasnn.schema import Schema, named, short
 
 __all__ = [
     "Constant",
@@ -449,10 +449,6 @@ class WarmupStableDecay(_Spanning):
         return _blend(1.0, self.end_factor, (epoch - begin) / (self._end - begin), self.shape)
 
 
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 Schedule = Annotated[
     Annotated[
         Constant
@@ -468,7 +464,7 @@ Schedule = Annotated[
         | WarmupStableDecay,
         Field(discriminator="name"),
     ],
-    BeforeValidator(_named),
+    BeforeValidator(named),
 ]
 """Any schedule, told apart by its name; the plain string "cosine" means {"name": "cosine"}."""
 

@@ -7,6 +7,11 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
+def named(value: Any) -> Any:
+    """A bare name as the description that has nothing else: `"cosine"` is `{"name": "cosine"}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 def one_of(rule: str, received: object, choices: Iterable[str]) -> str:
     """One line for a name that is not among the choices.
 

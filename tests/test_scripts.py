@@ -63,15 +63,51 @@ def test_config_of_a_run_can_be_changed_by_flags(run):
     assert first == second
 
 
+def test_a_search_that_is_killed_goes_on_and_its_best_run_finds_its_score_again(tmp_path):
+    space = {
+        "optimizer.learning_rate": {"min": 1e-3, "max": 1e-1, "sampling": "log"},
+        "network.hidden": {"choices": [[4], [6]]},
+    }
+    config = ("--run.training.epochs", 2, "--run.training.batch_size", 256, "--run.report.tensorboard", "false")
+    arguments = (*config, "--space", json.dumps(space), "--trials", 6, "--search_dir", "logs/search")
+    command = [sys.executable, ROOT / "scripts" / "search.py", *map(str, arguments)]
+    journal = tmp_path / "logs" / "search" / "journal.jsonl"
+    killed = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while killed.poll() is None and not (journal.exists() and "result" in journal.read_text()):
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    before = journal.read_text().splitlines()
+    done = script("search", "--search_dir", "logs/search", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "6 trials" in done.stdout
+    assert journal.read_text().splitlines()[: len(before)] == before
+    again = script("train", "--config", "logs/search/best_config.json", "--run_dir", "logs/best", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    best = json.loads((tmp_path / "logs/best/result.json").read_text())["best"]
+    scores = [json.loads(line).get("score") for line in journal.read_text().splitlines()]
+    assert best["value"] == pytest.approx(min(score for score in scores if score), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "code", "line"),
     [
         ("train", ["--training.epochs", "0"], 2, "training.epochs must be greater than 0, received '0'"),
         ("train", ["--optimizer.learning_rte", "1"], 2, "did you mean --optimizer.learning_rate?"),
+        ("train", ["--optimizer.lr", "1"], 2, "unknown argument --optimizer.lr, --optimizer has name, learning_rate, "),
+        (
+            "train",
+            ["--loss", "mse"],
+            2,
+            "--loss must be a JSON object, received 'mse'; a key of it is a flag: --loss.KEY",
+        ),
         ("train", ["--schedule.name", "cosin"], 2, "schedule.name must be one of"),
         ("train", ["--config", "nothing.json"], 2, "config must be a JSON file or a run folder"),
         ("train", ["--data.name", "arrays"], 2, "data.name 'arrays' is for train() in Python"),
         ("train", ["--network.hidden", "[5"], 2, "network.hidden"),
+        ("search", ["--space", '{"seeds": {"choices": [1, 2]}}'], 2, "space must hold valid runs only"),
+        ("search", ["--oracle", "rando"], 2, "oracle.name must be one of random, grid, bayesian, hyperband"),
+        ("search", ["--run.data.name", "arrays"], 2, "run.data.name 'arrays' is for search() in Python"),
         ("evaluate", ["nothing"], 1, "config must be a JSON file or a run folder"),
         ("evaluate", [], 2, "the following arguments are required: run_dir"),
         ("evaluate", ["x", "--batch_size", "0"], 2, "--batch_size must be at least 1, received 0"),

@@ -89,12 +89,18 @@ def keras_best(workload: Workload, arrays: Arrays) -> Runner:
     return _epochs_of(partial(model.fit, dataset, shuffle=False))
 
 
-def kerasnn_style(workload: Workload, arrays: Arrays, style: Style = "functional", validated: bool = False) -> Runner:
+def kerasnn_style(
+    workload: Workload,
+    arrays: Arrays,
+    style: Style = "functional",
+    validated: bool = False,
+    memory_share: float = 0.5,
+) -> Runner:
     """`kerasnn.fit` on arrays."""
     from kerasnn.training.compiled import fit
 
     model = _keras_model(workload, arrays, style)
-    options: dict[str, Any] = {"batch_size": workload.batch_size, "compiled": "on"}
+    options: dict[str, Any] = {"batch_size": workload.batch_size, "compiled": "on", "memory_share": memory_share}
     if validated:
         options["validation_data"] = (arrays["x_validation"], arrays["y_validation"])
     return _epochs_of(partial(fit, model, arrays["x"], arrays["y"], **options))
@@ -280,6 +286,7 @@ PEERS: dict[str, Peer] = {
     "kerasnn-sequential": partial(kerasnn_style, style="sequential"),
     "kerasnn-functional": kerasnn_style,
     "kerasnn-subclassed": partial(kerasnn_style, style="subclassed"),
+    "kerasnn-streamed": partial(kerasnn_style, memory_share=1e-6),
     "kerasnn-validated": partial(kerasnn_style, validated=True),
     "kerasnn-callbacks": kerasnn_callbacks,
     "torch-loop": torch_loop,

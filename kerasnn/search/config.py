@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, fi
 
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.schedules import more_is_better
-from kerasnn.schema import Schema, one_of, short
+from kerasnn.schema import Schema, named, one_of, short
 
 COMBINATIONS = 256
 """Combinations of extreme values that are checked before anything trains."""
@@ -28,10 +28,6 @@ def as_text(value: Any) -> str:
         return json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError):
         raise ValueError(f"choices must be values that JSON can hold, received {short(value)}") from None
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
 
 
 class _Parameter(Schema):
@@ -162,7 +158,7 @@ class Hyperband(Schema):
     """One trial in this many goes on, with this many times the epochs."""
 
 
-Oracle = Annotated[Random | Grid | Bayesian | Hyperband, Field(discriminator="name"), BeforeValidator(_named)]
+Oracle = Annotated[Random | Grid | Bayesian | Hyperband, Field(discriminator="name"), BeforeValidator(named)]
 
 
 class Median(Schema):
@@ -191,7 +187,7 @@ class Halving(Schema):
     """One trial in this many goes on."""
 
 
-Stopper = Annotated[Median | Halving, Field(discriminator="name"), BeforeValidator(_named)]
+Stopper = Annotated[Median | Halving, Field(discriminator="name"), BeforeValidator(named)]
 
 
 class ObjectiveConfig(Schema):
@@ -203,7 +199,7 @@ class ObjectiveConfig(Schema):
     """Whether less or more is better; `auto` reads it off the name."""
 
 
-Objective = Annotated[ObjectiveConfig, BeforeValidator(_named)]
+Objective = Annotated[ObjectiveConfig, BeforeValidator(named)]
 
 SPACE: dict[str, Parameter] = {
     "optimizer.learning_rate": Range(min=1e-4, max=1e-1, sampling="log"),
