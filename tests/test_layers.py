@@ -25,8 +25,8 @@ LEVELS = {
     "kerasnn.callbacks": 5,
     "kerasnn.training": 6,
     "kerasnn.cli": 7,
-    "kerasnn.search": 7,
-    "kerasnn.benchmark": 8,
+    "kerasnn.search": 8,
+    "kerasnn.benchmark": 9,
 }
 WITHOUT_TENSORFLOW = ("kerasnn", "kerasnn.schema", "kerasnn.schedules", "kerasnn.catalog", "kerasnn.config")
 FILES = sorted((ROOT / "kerasnn").rglob("*.py"))
