@@ -279,6 +279,7 @@ class _Program:
         weights: positions of `get_weights()` among them.
         averages: positions of the weights' moving averages among them, None where there is none.
         build_seconds: what tracing and compiling took.
+        sizes: numbers of members that it was compiled for.
     """
 
     def __init__(self, config: RunConfig, choices: tuple[tuple[str, ...], ...], shapes: _Shapes) -> None:
@@ -313,8 +314,10 @@ class _Program:
         self._mapped = [*self.variables, *self.metrics, *self.numbers.values()]
         self._train = over_members(self._train_step, self._mapped)
         self._results = over_members(model.get_metrics_result, self._mapped)
-        self.run = tf.function(self._epoch, jit_compile=True, autograph=False)
+        # A partial, because TensorFlow takes retracing of one function for a mistake; ours is for other sizes.
+        self.run = tf.function(functools.partial(self._epoch), jit_compile=True, autograph=False)
         self.build_seconds = 0.0
+        self.sizes: set[int] = set()
 
     def _own_numbers(self) -> dict[str, keras.Variable]:
         """Variables in the place of the numbers that members have each their own of, by name."""
@@ -350,6 +353,14 @@ class _Program:
             own("cycled", vars(self.optimizer), name)
             numbers.pop("momentum", None)
         return numbers
+
+    def size_for(self, members: int, room: int) -> int:
+        """Members to train at once where so many are wanted and there is room for `room`: a size that is compiled
+        already, or one that is likely to be wanted again. The first is exact, for those who train once."""
+        wanted = math.ceil(1.25 * members) if self.sizes else members
+        return min(
+            (size for size in self.sizes if members <= size <= min(1.5 * members, room)), default=min(wanted, room)
+        )
 
     def own(self, config: RunConfig) -> dict[str, float]:
         """A member's own numbers; those that change from update to update are not among them."""
@@ -654,6 +665,7 @@ class _Group:
 
     def __init__(self, program: _Program, members: dict[int, Member], size: int) -> None:
         self.program = program
+        program.sizes.add(size)
         self.rows = list(members.items())
         self.rows += self.rows[-1:] * (size - len(members))
         starts = [program.start(member) for member in members.values()]
@@ -698,9 +710,14 @@ class _Group:
             state = [value[place_of[number]].copy() for value in values]
             averages = [None if place is None else state[place] for place in program.averages]
             self.running.pop(number).end(dict(zip(program.names, state, strict=True)), averages)
-        saved = (1 - len(self.running) / len(self.rows)) * self.epoch_seconds * epochs_left
-        if self.running and saved > program.build_seconds > 0:
+        if not self.running:
+            return
+        size = program.size_for(len(self.running), len(self.rows))
+        saved = (1 - size / len(self.rows)) * self.epoch_seconds * epochs_left
+        if saved > (0 if size in program.sizes else program.build_seconds) and program.build_seconds > 0:
+            program.sizes.add(size)
             kept = [place_of[number] for number in self.running]
+            kept += kept[-1:] * (size - len(kept))
             self.rows = [self.rows[row] for row in kept]
             self.state = [tf.gather(value, kept) for value in self.state]
             self.epoch_seconds = 0.0
@@ -787,4 +804,4 @@ def _group_size(program: _Program, members: int) -> int:
     units = sum(math.prod(layer.output.shape[1:]) for layer in program.model.layers)
     floats += 4 * units * max(program.config.training.batch_size, VALIDATION_ROWS)
     room = max(1, int(MEMORY_SHARE * device_memory() / (4 * floats)))
-    return math.ceil(members / math.ceil(members / room))
+    return program.size_for(math.ceil(members / math.ceil(members / room)), room)
