@@ -203,6 +203,7 @@ def test_stopped_members_leave_and_the_rest_go_on(data, monkeypatch, tmp_path):
         return group(self, *arguments)
 
     monkeypatch.setattr(fused._Group, "run", run)
+    fused._program.cache_clear()
     members = train_fused(runs({}, {}, {}), data, on_epoch=lambda epoch, logs: [0, 2] if epoch == 0 else None)
     assert [member.status for member in members] == ["stopped", "finished", "stopped"]
     assert [len(member.history["loss"]) for member in members] == [1, EPOCHS, 1]
