@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -374,13 +374,51 @@ _ONE_HOT_LOSSES = (
 )
 
 
-class RunConfig(Schema):
+class Described(Schema):
+    """What a folder's `config.json` holds: JSON both ways."""
+
+    _FOLDER: ClassVar[str]
+
+    def to_json(self) -> str:
+        """JSON text, of which `from_json` makes an equal description."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """A description from JSON text.
+
+        Raises:
+            ValueError: one line where the text is no JSON, names a key twice or describes nothing valid.
+        """
+        return cls.model_validate(parse_json(text))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """A description from a JSON file, or from the `config.json` of a folder.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            ValueError: one line naming the file and what is wrong with it.
+        """
+        path = Path(path)
+        path = path / "config.json" if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f"config must be a JSON file or a {cls._FOLDER} with config.json, received {path}")
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+class RunConfig(Described):
     """One training run, whole: the same description gives the same run.
 
     Raises:
         ValueError: one line with the dotted key, the rule, the value received and the choices; also for fields that
             contradict one another (softmax with mean squared error on integer labels).
     """
+
+    _FOLDER: ClassVar[str] = "run folder"
 
     task: Task = "multiclass"
     """What is predicted; decides output units, output activation, default loss and default metrics."""
@@ -439,7 +477,16 @@ class RunConfig(Schema):
     @property
     def monitor(self) -> str:
         """The value by which the best epoch is chosen."""
-        return self.training.monitor or ("val_loss" if self.data.validation_share else "loss")
+        return self.monitored(validation=bool(self.data.validation_share))
+
+    def monitored(self, validation: bool) -> str:
+        """The value by which the best epoch is chosen where there is a validation part, or none."""
+        return self.training.monitor or ("val_loss" if validation else "loss")
+
+    def logged(self, validation: bool) -> list[str]:
+        """The values that an epoch logs where there is a validation part, or none."""
+        names = ["loss", *(metric if isinstance(metric, str) else str(metric["name"]) for metric in self.metrics)]
+        return [*names, *(f"val_{name}" for name in names if validation)]
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -485,41 +532,10 @@ class RunConfig(Schema):
         for part in ("early_stopping", "plateau"):
             if (described := getattr(self.training, part)) is not None:
                 watched[f"training.{part}.monitor"] = described.monitor
-        names = ["loss", *(metric if isinstance(metric, str) else str(metric["name"]) for metric in self.metrics)]
-        logged = [*names, *(f"val_{name}" for name in names if validation)]
+        logged = self.logged(validation)
         for key, name in watched.items():
             if name is not None and name not in logged:
                 raise ValueError(one_of(key, name, logged))
-
-    def to_json(self) -> str:
-        """The run as JSON text; `RunConfig.from_json` gives back an equal config."""
-        return self.model_dump_json(indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """A run from JSON text.
-
-        Raises:
-            ValueError: one line where the text is no JSON, names a key twice or describes no valid run.
-        """
-        return cls.model_validate(parse_json(text))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """A run from a JSON file, or from the `config.json` of a run folder.
-
-        Raises:
-            FileNotFoundError: where there is no such file.
-            ValueError: one line naming the file and what is wrong with it.
-        """
-        path = Path(path)
-        path = path / "config.json" if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(f"config must be a JSON file or a run folder with config.json, received {path}")
-        try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
 
 
 def _check_loss(task: str, loss: str, one_hot: bool) -> None:

@@ -1,22 +1,22 @@
 """The same hyperparameter search in several hands; each says how many seconds so many trials took."""
 
 import importlib.util
-import math
+import logging
 import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kerasnn.cli import import_tensorflow
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.search.config import SearchConfig
 
-RATE = {"min": 1e-4, "max": 1e-1, "sampling": "log"}
 SMALL = {
-    "optimizer.learning_rate": RATE,
+    "optimizer.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"},
     "regularization.dropout": {"min": 0.0, "max": 0.5},
     "regularization.l2": {"min": 1e-6, "max": 1e-2, "sampling": "log"},
     "seed": {"min": 0, "max": 9999, "step": 1},
@@ -39,7 +39,7 @@ class SearchWorkload:
     data: str
     trials: int
     epochs: int
-    space: dict[str, Any] | None = field(default=None, hash=False)
+    space: dict[str, Any] | None = None
 
     def config(self, **changes: Any) -> SearchConfig:
         """The search as kerasnn describes it."""
@@ -80,14 +80,9 @@ def keras_tuner(workload: SearchWorkload, trials: int, folder: Path) -> float:
     """keras-tuner's random search over plain Keras."""
     import keras_tuner as tuner
 
-    def ask(space: Any, key: str, parameter: Any) -> Any:
-        if parameter.values:
-            return parameter.values[space.Int(key, 0, len(parameter.values) - 1)]
-        return space.Float(key, parameter.min, parameter.max, sampling=parameter.sampling)
-
-    data, build = _plain(workload)
+    build, options = _plain(workload)
     search = tuner.RandomSearch(
-        lambda space: build({key: ask(space, key, each) for key, each in workload.config().space.items()}),
+        lambda space: build(space.Int, lambda key, each: space.Float(key, each.min, each.max, sampling=each.sampling)),
         objective="val_loss",
         max_trials=trials,
         seed=1,
@@ -95,14 +90,7 @@ def keras_tuner(workload: SearchWorkload, trials: int, folder: Path) -> float:
         project_name="trials",
     )
     start = time.perf_counter()
-    search.search(
-        data.x_train,
-        data.y_train,
-        batch_size=32,
-        epochs=workload.epochs,
-        validation_data=(data.x_validation, data.y_validation),
-        verbose=0,
-    )
+    search.search(**options)
     return time.perf_counter() - start
 
 
@@ -111,24 +99,15 @@ def optuna(workload: SearchWorkload, trials: int, folder: Path) -> float:
     import keras
     import optuna
 
-    data, build = _plain(workload)
-
-    def ask(trial: Any, key: str, parameter: Any) -> Any:
-        if parameter.values:
-            return parameter.values[trial.suggest_int(key, 0, len(parameter.values) - 1)]
-        return trial.suggest_float(key, parameter.min, parameter.max, log=parameter.sampling == "log")
+    build, options = _plain(workload)
 
     def train(trial: Any) -> float:
         keras.backend.clear_session()
-        model = build({key: ask(trial, key, each) for key, each in workload.config().space.items()})
-        history = model.fit(
-            data.x_train,
-            data.y_train,
-            batch_size=32,
-            epochs=workload.epochs,
-            validation_data=(data.x_validation, data.y_validation),
-            verbose=0,
+        model = build(
+            trial.suggest_int,
+            lambda key, each: trial.suggest_float(key, each.min, each.max, log=each.sampling == "log"),
         )
+        history = model.fit(**options)
         return float(min(history.history["val_loss"]))
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -138,8 +117,8 @@ def optuna(workload: SearchWorkload, trials: int, folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def _plain(workload: SearchWorkload) -> tuple[Any, Callable[[dict[str, Any]], Any]]:
-    """The data, and what builds the network of some values for plain `fit`."""
+def _plain(workload: SearchWorkload) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What builds a trial's network, given how to ask for a whole number and for a real one; and `fit`'s arguments."""
     from kerasnn.data import load
     from kerasnn.models import build_model
     from kerasnn.training.run import compile_model
@@ -147,15 +126,27 @@ def _plain(workload: SearchWorkload) -> tuple[Any, Callable[[dict[str, Any]], An
     config = workload.config()
     data = load(config.run.data)
 
-    def build(values: dict[str, Any]) -> Any:
-        run = config.run_with(values)
+    def build(whole: Callable[..., int], real: Callable[..., float]) -> Any:
+        run = config.run_with(
+            {
+                key: each.values[whole(key, 0, len(each.values) - 1)] if each.values else real(key, each)
+                for key, each in config.space.items()
+            }
+        )
         model = build_model(
             run.network, data.input_shape, data.outputs, regularization=run.regularization, seed=run.seed
         )
         compile_model(model, run)
         return model
 
-    return data, build
+    return build, {
+        "x": data.x_train,
+        "y": data.y_train,
+        "batch_size": config.run.training.batch_size,
+        "epochs": workload.epochs,
+        "validation_data": (data.x_validation, data.y_validation),
+        "verbose": 0,
+    }
 
 
 SEARCH_PEERS: dict[str, Callable[[SearchWorkload, int, Path], float]] = {
@@ -207,13 +198,7 @@ def search_table(workload: SearchWorkload, found: dict[str, dict[str, Any]]) -> 
 
 
 def _timed(peer: str, workload: SearchWorkload, trials: int) -> float:
-    import logging
-
-    from kerasnn.cli import import_tensorflow
-
     import_tensorflow()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        seconds = SEARCH_PEERS[peer](workload, trials, Path(folder) / "search")
-    assert math.isfinite(seconds)
-    return seconds
+        return SEARCH_PEERS[peer](workload, trials, Path(folder) / "search")

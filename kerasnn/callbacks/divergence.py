@@ -10,6 +10,13 @@ class DivergenceError(ArithmeticError):
     """Training produced NaN or infinity; the message names the epoch and the place."""
 
 
+def is_finite(value: np.ndarray) -> bool:
+    """Whether an array, of any shape, holds neither NaN nor infinity; one that holds no floats does not."""
+    # Infinity minus infinity is NaN, so one sum finds either without a mask as large as the weights.
+    with np.errstate(invalid="ignore"):
+        return value.dtype.kind != "f" or bool(np.isfinite(value.sum(dtype=np.float64)))
+
+
 class StopOnDivergence(keras.callbacks.Callback):
     """Ends training with an error once the loss, a logged value or a weight is no longer finite.
 
@@ -52,10 +59,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         return f"{place}; lower the learning rate, clip gradients, or look for extreme values in the data"
 
     def _first_bad_layer(self) -> str | None:
-        # Infinity minus infinity is NaN, so one sum finds either without a mask as large as the weights.
-        with np.errstate(invalid="ignore"):
-            for variable in self.model.variables:
-                value = np.asarray(variable)
-                if value.dtype.kind == "f" and not np.isfinite(value.sum(dtype=np.float64)):
-                    return str(variable.path).rsplit("/", 1)[0]
+        for variable in self.model.variables:
+            if not is_finite(np.asarray(variable)):
+                return str(variable.path).rsplit("/", 1)[0]
         return None

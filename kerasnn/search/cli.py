@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kerasnn.cli import DONE, USAGE, complain, given, guarded, import_tensorflow
-from kerasnn.config import parse_json, replace_at
+from kerasnn.config import replace_at
 from kerasnn.search.config import SearchConfig
 
 PROGRAM = "search.py"
@@ -47,7 +47,7 @@ def _search(arguments: Sequence[str] | None) -> int:
         start, search_dir = flags.pop("config", None), flags.pop("search_dir", None)
         if start is None and search_dir is not None and (Path(search_dir) / "config.json").is_file():
             start = search_dir
-        config = replace_at(SearchConfig() if start is None else _load(start), flags)
+        config = replace_at(SearchConfig() if start is None else SearchConfig.load(start), flags)
         if config.run.data.name == "arrays":
             raise ValueError(
                 "run.data.name 'arrays' is for search() in Python; here give csv, npz or a data set's name"
@@ -64,13 +64,3 @@ def _search(arguments: Sequence[str] | None) -> int:
     print(f"train the best  python scripts/train.py --config {result.search_dir / 'best_config.json'}")
     print(f"dashboard       tensorboard --logdir {result.search_dir}")
     return DONE
-
-
-def _load(path: str) -> SearchConfig:
-    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"config must be a JSON file or a search folder with config.json, received {file}")
-    try:
-        return SearchConfig.model_validate(parse_json(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None

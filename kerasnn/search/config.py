@@ -6,11 +6,11 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
-from kerasnn.config import RunConfig, replace_at
+from kerasnn.config import Described, RunConfig, replace_at
 from kerasnn.schedules import more_is_better
 from kerasnn.schema import Schema, named, one_of, short
 
@@ -211,12 +211,14 @@ SPACE: dict[str, Parameter] = {
 }
 
 
-class SearchConfig(Schema):
+class SearchConfig(Described):
     """A search, whole: the same description proposes the same trials and finds the same scores.
 
     Raises:
         ValueError: one line, also for a space that holds a run which is not valid.
     """
+
+    _FOLDER: ClassVar[str] = "search folder"
 
     run: RunConfig = RunConfig()
     """The run that every trial changes; its `training.epochs` are a trial's most, its `training.early_stopping` applies
@@ -293,10 +295,6 @@ class SearchConfig(Schema):
             for key in ready:
                 yield key, waiting.pop(key)
                 done.add(key)
-
-    def to_json(self) -> str:
-        """The search as JSON text."""
-        return self.model_dump_json(indent=2)
 
     @model_validator(mode="after")
     def _space_is_valid(self) -> Self:

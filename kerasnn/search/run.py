@@ -156,7 +156,9 @@ class _Search:
             )
         write_text(self.folder / "config.json", self.config.to_json() + "\n")
         if self.config.run.report.tensorboard:
-            hparams.write_search(self.folder, self.config, _logged(self.config))
+            hparams.write_search(
+                self.folder, self.config, self.config.run.logged(validation=bool(self.config.run.data.validation_share))
+            )
 
     def _check_replay(self, proposals: Sequence[Proposal]) -> None:
         new = []
@@ -319,11 +321,6 @@ def _trial(record: Record, proposal: Proposal) -> Trial:
     return Trial(
         proposal.number, proposal.values, continues=proposal.continues, curve=tuple(record.get("curve", ())), **kept
     )
-
-
-def _logged(config: SearchConfig) -> list[str]:
-    names = ["loss", *(spec if isinstance(spec, str) else str(spec["name"]) for spec in config.run.metrics)]
-    return [*names, *(f"val_{name}" for name in names if config.run.data.validation_share)]
 
 
 def _fingerprint(data: Data) -> str:

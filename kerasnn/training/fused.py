@@ -20,7 +20,8 @@ from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.optimizers import base_optimizer
 from keras.src.random.seed_generator import draw_seed
 
-from kerasnn import activations, catalog
+from kerasnn import activations, catalog, optimizers
+from kerasnn.callbacks.divergence import is_finite
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config import ConvLayer, OptimizerConfig, RunConfig
 from kerasnn.data import Data
@@ -30,7 +31,7 @@ from kerasnn.schedules import Constant, OneCycle, more_is_better
 from kerasnn.training.memory import device_memory
 from kerasnn.training.order import epoch_order
 from kerasnn.training.random import same_numbers
-from kerasnn.training.run import _class_weight, _early_stopping, compile_model
+from kerasnn.training.run import class_weights, compile_model, early_stopping
 
 Logs = dict[str, float]
 Status = Literal["running", "finished", "stopped", "diverged"]
@@ -120,12 +121,12 @@ def _template(configs: Sequence[RunConfig], blank: bool = False) -> RunConfig:
         blank: whether numbers that may be 0 are left out, which makes the runs' key.
     """
     config = configs[0]
-    rates = {name: 0.5 if any(_rates(each)[name] for each in configs) else 0.0 for name in _rates(config)}
-    rates = dict.fromkeys(rates, 0.0) if blank else rates
+    own = [_rates(each) for each in configs]
+    rates = {name: 0.5 if any(each[name] for each in own) and not blank else 0.0 for name in own[0]}
     regularization = config.regularization
     if regularization.dropout_kind == "gaussian_dropout":
         # Keras takes the rate's square root in Python.
-        rates |= {name: rate for name, rate in _rates(config).items() if name.startswith("dropout")}
+        rates |= {name: rate for name, rate in own[0].items() if name.startswith("dropout")}
     hidden = [
         layer.model_copy(
             update={
@@ -550,12 +551,12 @@ class Member:
         settings = config.training
         validated = data.x_validation is not None
         config.check_monitors(validation=validated)
-        self._monitor = settings.monitor or ("val_loss" if validated else "loss")
+        self._monitor = config.monitored(validation=validated)
         rate = config.optimizer.learning_rate
         if rate is None:
             rate = _default_learning_rate(config.optimizer.name)
         self._learning_rate = LearningRate(config.schedule.over(settings.epochs), rate, settings.plateau)
-        self._early_stopping = _early_stopping(config) if settings.early_stopping is not None else None
+        self._early_stopping = early_stopping(config) if settings.early_stopping is not None else None
         # What Keras's callbacks ask of a model.
         self._model = SimpleNamespace(
             stop_training=False,
@@ -594,7 +595,7 @@ class Member:
 
     def end_epoch(self, epoch: int, logs: Logs, weights: list[np.ndarray]) -> None:
         """Take an epoch's logs, to which the learning rate is added, and weights; decide whether to go on."""
-        if not all(map(math.isfinite, logs.values())) or not all(math.isfinite(each.sum()) for each in weights):
+        if not all(map(math.isfinite, logs.values())) or not all(map(is_finite, weights)):
             self.status, self.state = "diverged", None
             return
         self.weights = [weight.copy() for weight in weights]
@@ -649,8 +650,6 @@ _STOPPING = ("wait", "best", "best_epoch", "stopped_epoch")
 
 @functools.cache
 def _default_learning_rate(optimizer: str) -> float:
-    from kerasnn import optimizers
-
     return float(optimizers.get(OptimizerConfig(name=optimizer).spec).learning_rate.numpy())
 
 
@@ -665,26 +664,31 @@ class _Group:
 
     def __init__(self, program: _Program, members: dict[int, Member], size: int) -> None:
         self.program = program
-        program.sizes.add(size)
-        self.rows = list(members.items())
-        self.rows += self.rows[-1:] * (size - len(members))
         starts = [program.start(member) for member in members.values()]
-        starts += starts[-1:] * (size - len(members))
         self.state = [tf.constant(np.stack(values)) for values in zip(*starts, strict=True)]
+        self.rows = list(members.items())
         self.running = dict(members)
+        self._arrange(range(len(starts)), size)
+
+    def _arrange(self, kept: Sequence[int], size: int) -> None:
+        """Go on with some of the rows, filled up to a size."""
+        kept = [*kept, *[kept[-1]] * (size - len(kept))]
+        self.program.sizes.add(size)
+        self.rows = [self.rows[row] for row in kept]
+        self.state = [tf.gather(value, kept) for value in self.state]
+        own = [self.program.own(member.config) for _, member in self.rows]
+        self.numbers = {name: tf.constant([each[name] for each in own], tf.float32) for name in own[0]}
         self.epoch_seconds = 0.0
 
     def run(self, epoch: int, train: list[tf.Tensor], validation: list[tf.Tensor]) -> dict[int, Logs]:
         """One epoch; the logs of members that ran, by number."""
         members = [member for _, member in self.rows]
-        own = [self.program.own(member.config) for member in members]
-        numbers = {name: tf.constant([each[name] for each in own], tf.float32) for name in own[0]}
         orders = [epoch_order(train[0].shape[0], member.config.seed, epoch) for member in members]
         courses = [member.courses(epoch) for member in members]
         stacked = {name: tf.constant(np.stack([each[name] for each in courses])) for name in courses[0]}
         start = time.perf_counter()
         self.state, results = self.program.run(
-            self.state, numbers, tf.constant(np.stack(orders)), stacked, train, validation
+            self.state, self.numbers, tf.constant(np.stack(orders)), stacked, train, validation
         )
         values = {name: value.numpy().tolist() for name, value in results.items()}
         seconds = time.perf_counter() - start
@@ -715,12 +719,7 @@ class _Group:
         size = program.size_for(len(self.running), len(self.rows))
         saved = (1 - size / len(self.rows)) * self.epoch_seconds * epochs_left
         if saved > (0 if size in program.sizes else program.build_seconds) and program.build_seconds > 0:
-            program.sizes.add(size)
-            kept = [place_of[number] for number in self.running]
-            kept += kept[-1:] * (size - len(kept))
-            self.rows = [self.rows[row] for row in kept]
-            self.state = [tf.gather(value, kept) for value in self.state]
-            self.epoch_seconds = 0.0
+            self._arrange([place_of[number] for number in self.running], size)
 
 
 def train_fused(
@@ -750,10 +749,11 @@ def train_fused(
     """
     if not configs:
         raise ValueError("configs must be at least one run, received none")
+    key = program_key(configs[0])
     for number, config in enumerate(configs):
         if reason := why_not(config):
             raise ValueError(f"run {number} cannot be fused: {reason}")
-        if program_key(config) != program_key(configs[0]):
+        if program_key(config) != key:
             raise ValueError(f"runs must share one program_key to be fused; run {number} differs from run 0")
     states = [None] * len(configs) if initial is None else list(initial)
     begun = {0 if state is None else state.epoch for state in states}
@@ -791,7 +791,7 @@ def _shapes(data: Data) -> _Shapes:
 def _arrays(config: RunConfig, data: Data) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Training's x, y and perhaps weights, and validation's x and y, on the device."""
     train = [data.x_train, data.y_train]
-    if (weights := _class_weight(config, data)) is not None:
+    if (weights := class_weights(config, data)) is not None:
         labels = data.y_train.argmax(axis=1) if data.y_train.ndim == 2 else data.y_train.astype(int)
         train.append(np.array([weights[label] for label in labels.tolist()], np.float32))
     validation = [] if data.x_validation is None else [data.x_validation, data.y_validation]

@@ -74,7 +74,7 @@ def train(
     config = config or RunConfig()
     data = data or load(config.data, config.task)
     _check_fit(config, data)
-    class_weight = _class_weight(config, data)
+    class_weight = class_weights(config, data)
     with devices.use(config.devices) as device:
         folder = _new_folder(run_dir, config)
         write_text(folder / "config.json", config.to_json() + "\n")
@@ -128,12 +128,12 @@ def _train(
         config.schedule, float(keras.ops.convert_to_numpy(network.optimizer.learning_rate)), settings.plateau
     )
     validation = None if data.x_validation is None else (data.x_validation, data.y_validation)
-    monitor = settings.monitor or ("loss" if validation is None else "val_loss")
+    monitor = config.monitored(validation=validation is not None)
     history = keras.callbacks.History()
     best = BestModel(folder / "best.keras", monitor, model=model)
     own = [learning_rate, StopOnDivergence(), history]
     if settings.early_stopping is not None:
-        own.append(_early_stopping(config))
+        own.append(early_stopping(config))
     if settings.save_best:
         own.append(best)
     if config.report.tensorboard:
@@ -206,7 +206,8 @@ def _new_folder(run_dir: str | Path | None, config: RunConfig) -> Path:
     return folder
 
 
-def _early_stopping(config: RunConfig) -> keras.callbacks.EarlyStopping:
+def early_stopping(config: RunConfig) -> keras.callbacks.EarlyStopping:
+    """The callback that a config with `training.early_stopping` describes."""
     described = config.training.early_stopping
     assert described is not None
     mode = described.mode
@@ -238,7 +239,8 @@ def _verbosity(progress: str) -> int:
     return {"silent": 0, "bar": 1, "lines": 2}[progress]
 
 
-def _class_weight(config: RunConfig, data: Data) -> dict[int, float] | None:
+def class_weights(config: RunConfig, data: Data) -> dict[int, float] | None:
+    """Each class's weight as Keras's `fit` takes them, or None."""
     described = config.training.class_weight
     if described is None:
         return None
