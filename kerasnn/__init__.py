@@ -22,6 +22,7 @@ _PUBLIC = {
     "replace_at": "kerasnn.config",
     "simulate": "kerasnn.schedules",
     "build_model": "kerasnn.models",
+    "load_model": "kerasnn.models.loading",
     "build_fused": "kerasnn.models.fused",
     "load_data": "kerasnn.data",
     "from_arrays": "kerasnn.data",

@@ -17,10 +17,14 @@ from pydantic import (
 )
 
 from kerasnn import catalog
+from kerasnn.files import inside
 from kerasnn.schedules import Constant, Plateau, Schedule
 from kerasnn.schema import Schema, one_of, short
 
 S = TypeVar("S", bound=Schema)
+
+LARGEST_FILE = 2**24
+"""Bytes of the largest config file that is read."""
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Style = Literal["sequential", "functional", "subclassed"]
@@ -401,9 +405,11 @@ class Described(Schema):
             ValueError: one line naming the file and what is wrong with it.
         """
         path = Path(path)
-        path = path / "config.json" if path.is_dir() else path
+        path = inside(path, "config.json") if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"config must be a JSON file or a {cls._FOLDER} with config.json, received {path}")
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise ValueError(f"{path} must be a config of at most {LARGEST_FILE} bytes, received {size}")
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -6,6 +6,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def inside(folder: str | Path, name: str) -> Path:
+    """The path of a folder's own file, not of one that a link there leads away to.
+
+    Args:
+        folder: any folder, links to it allowed.
+        name: the file's name in it; it need not be there.
+
+    Returns:
+        `folder / name`.
+
+    Raises:
+        ValueError: one line, where the file would be somewhere else.
+    """
+    path = Path(folder) / name
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"{path} must lie in its folder, received a link to {path.resolve()}")
+    return path
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`; what was written there takes its place on success and vanishes on failure.

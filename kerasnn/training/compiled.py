@@ -15,6 +15,7 @@ from keras.src.trainers.trainer import model_supports_jit
 
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.schema import one_of, short
+from kerasnn.training.checks import check_arrays, check_counts, check_dataset, check_epochs, check_model
 from kerasnn.training.examples import Examples, PlainExamples, ResidentExamples, StreamedExamples, as_array, nbytes
 from kerasnn.training.hooks import BlockHooks, flat
 from kerasnn.training.memory import device_memory
@@ -78,17 +79,19 @@ def fit(
             or no numbers; "on" where the model or its data cannot be compiled.
     """
     _check_options(model, compiled, memory_share)
-    _check_counts(
+    check_counts(
         batch_size=batch_size,
         validation_batch_size=validation_batch_size,
         steps_per_epoch=steps_per_epoch,
         validation_steps=validation_steps,
         steps_per_block=steps_per_block,
     )
-    if min(epochs, initial_epoch, seed) < 0:
-        raise ValueError(
-            f"epochs, initial_epoch and seed must be 0 or above; received {epochs}, {initial_epoch} and {seed}"
-        )
+    check_epochs(epochs, initial_epoch, seed)
+    if not 0 <= validation_split < 1:
+        raise ValueError(f"validation_split must be at least 0 and below 1; received {validation_split!r}")
+    check_model(model)
+    check_dataset(x, steps_per_epoch, "steps_per_epoch")
+    check_dataset(validation_data, validation_steps, "validation_steps", "validation_data")
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "epochs": epochs,
@@ -112,16 +115,16 @@ def fit(
             sample_weight=sample_weight,
             **options,
         )
+    check_arrays(model, x, y, sample_weight, class_weight)
     if validation_split and validation_data is None:
         (x, y, sample_weight), validation_data = train_validation_split(
             (x, y, sample_weight), validation_split=validation_split
         )
     held_out = () if validation_data is None else keras.utils.unpack_x_y_sample_weight(validation_data)
     held_out = held_out if _are_arrays(*held_out) else ()
-    _check_weights(sample_weight)
-    _check_labels(model, x, y)
     if held_out:
-        _check_labels(model, *held_out[:2])
+        x_held_out, y_held_out, weight_held_out = held_out
+        check_arrays(model, x_held_out, y_held_out, weight_held_out, part="validation ")
 
     arrangement: dict[str, Any] = {
         "batch_size": batch_size,
@@ -189,13 +192,13 @@ def evaluate(
         ValueError: as in `fit`.
     """
     _check_options(model, compiled, memory_share)
-    _check_counts(batch_size=batch_size, steps=steps, steps_per_block=steps_per_block)
+    check_counts(batch_size=batch_size, steps=steps, steps_per_block=steps_per_block)
+    check_dataset(x, steps, "steps")
     options: dict[str, Any] = {"verbose": verbose, "steps": steps, "return_dict": True}
     try:
         if not _are_arrays(x, y, sample_weight):
             raise NotCompilableError(f"x is of type {type(x).__name__}, and only arrays can lie on the device")
-        _check_weights(sample_weight)
-        _check_labels(model, x, y)
+        check_arrays(model, x, y, sample_weight)
         examples = _kind(model, compiled, (x, y, sample_weight), memory_share)(
             x, y, sample_weight, batch_size=batch_size, steps=steps
         )
@@ -337,44 +340,3 @@ def _check_options(model: keras.Model, compiled: str, memory_share: float) -> No
         raise ValueError(one_of("compiled", compiled, get_args(Compiled)))
     if not 0 < memory_share <= 1:
         raise ValueError(f"memory_share must be above 0 and at most 1; received {memory_share!r}")
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be at least 1; received {count!r}")
-
-
-def _check_weights(sample_weight: Any) -> None:
-    for weight in map(np.asarray, filter(_is_some, keras.tree.flatten(sample_weight))):
-        if not (np.isfinite(weight) & (weight >= 0)).all():
-            raise ValueError(f"sample weights must be finite and not negative; received {short(weight.min())}")
-        if not weight.any():
-            raise ValueError("sample weights must not all be 0: nothing would be learned")
-
-
-def _check_labels(model: keras.Model, x: Any, y: Any) -> None:
-    """Refuse labels that a sparse loss has no class for: XLA would turn them into NaN without a word."""
-    losses = keras.tree.flatten(model.loss)
-    labels = keras.tree.flatten(y)
-    sparse = [_is_sparse(loss) for loss in losses]
-    if not any(sparse) or len(losses) != len(labels):
-        return
-    try:
-        symbols = keras.tree.map_structure(
-            lambda array: keras.KerasTensor((None, *array.shape[1:]), str(array.dtype)), x
-        )
-        outputs = keras.tree.flatten(model(symbols))
-    except Exception:  # The model will say itself what it cannot take.
-        return
-    for number, (array, output) in enumerate(zip(labels, outputs, strict=False)):
-        values, classes = np.asarray(array), output.shape[-1]
-        if sparse[number] and values.size and (values.min() < 0 or values.max() >= classes):
-            worst = values.max() if values.max() >= classes else values.min()
-            raise ValueError(f"labels must be 0 to {classes - 1} for {classes} classes; received {worst:g}")
-
-
-def _is_sparse(loss: Any) -> bool:
-    """Whether a loss takes class numbers that must be among the network's."""
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
-    return "sparse" in name.lower() and getattr(loss, "ignore_class", None) is None

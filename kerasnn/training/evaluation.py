@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from kerasnn.config import RunConfig
 from kerasnn.data import load, read_examples
-from kerasnn.files import write_text
+from kerasnn.files import inside, write_text
+from kerasnn.models.loading import load_model
 from kerasnn.schema import one_of
 from kerasnn.training.run import compile_model
 
@@ -102,11 +102,11 @@ def evaluate_run(
     if model not in ("model", "best"):
         raise ValueError(one_of("model", model, ("model", "best")))
     folder = Path(run_dir)
-    config = RunConfig.load(folder / "config.json")
-    file = folder / f"{model}.keras"
+    config = RunConfig.load(folder)
+    file = inside(folder, f"{model}.keras")
     if not file.is_file():
         raise FileNotFoundError(f"run folder must hold {file.name}, received {folder}")
-    network = keras.saving.load_model(file, compile=False)
+    network = load_model(file)
     compile_model(network, config)
     x, y, class_names = _examples(config, data_path, network.output_shape[-1])
     if x.shape[1:] != tuple(network.input_shape[1:]):

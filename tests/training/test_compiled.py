@@ -452,7 +452,7 @@ def test_a_strategy_is_left_to_keras() -> None:
     [
         ({"batch_size": 0}, "batch_size must be at least 1; received 0"),
         ({"steps_per_block": -1}, "steps_per_block must be at least 1; received -1"),
-        ({"epochs": -1}, "must be 0 or above; received -1, 0 and 0"),
+        ({"epochs": -1}, "epochs must be 0 or above; received -1"),
         ({"compiled": "yes"}, "compiled must be one of auto, on, off; received 'yes'"),
         ({"memory_share": 0}, "memory_share must be above 0 and at most 1; received 0"),
         ({"sample_weight": -WEIGHTS}, "sample weights must be finite and not negative; received "),

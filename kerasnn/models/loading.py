@@ -1,0 +1,160 @@
+"""Models from files that anyone may have written: loaded without running their code."""
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+from keras.src.backend.common import global_state
+
+from kerasnn.config import parse_json
+from kerasnn.data.files import check_size, existing_file
+from kerasnn.schema import one_of, short
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+LARGEST_CONFIG = 2**26
+"""Bytes of the largest architecture that is read."""
+
+# They run what the file brings along, or load what it names, when they are made or called.
+_RUN_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "__typespec__")
+
+
+def load_model(path: str | Path) -> keras.Model:
+    """Load a `.keras` file without running code that it brings.
+
+    Before Keras is given the file: it holds an architecture and weights and nothing else; every class is Keras's,
+    kerasnn's or registered by the program that loads it, and none of them runs code from the file; its weights are in
+    the file and take as much memory as they have bytes there.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        ValueError: one line, where the file is none, is damaged, or is one of the above.
+
+    Reference: `keras.saving.load_model(safe_mode=True)`, which allows more.
+    """
+    file = existing_file(path)
+    if file.suffix != ".keras":
+        raise ValueError(f"model file must end in .keras, received {file}")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = _members(archive, file)
+            config = parse_json(archive.read(members[CONFIG]).decode())
+            weights = archive.read(members[WEIGHTS])
+        _check_classes(config)
+        _check_size_of(config, _weights_size(weights))
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{file} cannot be loaded as a model: {_first_line(error)}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RecursionError) as error:
+        raise ValueError(f"{file} is no whole .keras file: {_first_line(error)}") from None
+
+
+def _members(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]:
+    """A model's files by name."""
+    found: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        if member.filename in found:
+            raise ValueError(f"it holds {member.filename!r} twice")
+        found[member.filename] = member
+    for name in found:
+        if name not in (CONFIG, METADATA, WEIGHTS):
+            raise ValueError(one_of("its files", name, (CONFIG, METADATA, WEIGHTS)))
+    for name in (CONFIG, WEIGHTS):
+        if name not in found:
+            raise ValueError(f"it holds no {name}")
+    check_size(file, sum(member.file_size for member in found.values()))
+    for member in found.values():
+        # Keras stores them as they are; a bomb is packed.
+        if member.file_size > 100 * max(member.compress_size, 1):
+            raise ValueError(f"{member.filename} unpacks to {member.file_size} bytes from {member.compress_size}")
+    if found[CONFIG].file_size > LARGEST_CONFIG:
+        raise ValueError(f"{CONFIG} must have at most {LARGEST_CONFIG} bytes, received {found[CONFIG].file_size}")
+    return found
+
+
+def _check_classes(config: dict[str, Any]) -> None:
+    for described in _objects(config):
+        name, module = described["class_name"], described.get("module")
+        registered = described.get("registered_name")
+        named = described["config"] if name == "function" else name
+        # "layers.Lambda" of module "keras" is found too.
+        if {str(each).rsplit(".", 1)[-1] for each in (name, named)} & set(_RUN_CODE):
+            raise ValueError(f"it holds a {name}, which runs code from the file")
+        if isinstance(registered, str) and keras.saving.get_registered_object(registered) is not None:
+            continue
+        if not (module is None or module in ("builtins", "keras") or str(module).startswith("keras.")):
+            raise ValueError(
+                f"its class {short(f'{module}.{named}')} is neither Keras's nor registered here: "
+                "import its module first, or don't trust the file"
+            )
+
+
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Every description of an object, at any depth."""
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "class_name" in part:
+                yield {"config": None, **part}
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+
+
+def _weights_size(weights: bytes) -> int:
+    """Bytes of all weights of an HDF5 file, refused where they are elsewhere or fewer than it says."""
+    total = 0
+    with h5py.File(io.BytesIO(weights), "r") as stored:
+        waiting, seen = [stored], set()
+        while waiting:
+            group = waiting.pop()
+            # A group may hold itself.
+            if (place := h5py.h5o.get_info(group.id).addr) in seen:
+                continue
+            seen.add(place)
+            for name in group:
+                link = group.get(name, getlink=True)
+                if not isinstance(link, h5py.HardLink):
+                    raise ValueError(f"its weights {name!r} are a link to somewhere else")
+                member = group[name]
+                if isinstance(member, h5py.Group):
+                    waiting.append(member)
+                    continue
+                if member.external or member.is_virtual:
+                    raise ValueError(f"its weights {member.name!r} are kept in another file")
+                size = math.prod(member.shape) * member.dtype.itemsize
+                if member.dtype.hasobject or size > member.id.get_storage_size():
+                    raise ValueError(f"its weights {member.name!r} take {size} bytes, more than the file has of them")
+                total += size
+    return total
+
+
+def _check_size_of(config: dict[str, Any], weights: int) -> None:
+    """Refuse an architecture that would take much more memory than the file has weights."""
+    waiting = global_state.get_global_attribute("uninitialized_variables", [], set_to_default=True)
+    before = list(waiting)
+    try:
+        # Within the scope a variable is known and not allocated.
+        with keras.StatelessScope(initialize_variables=False):
+            model = keras.saving.deserialize_keras_object({**config, "compile_config": None}, safe_mode=True)
+        size = sum(4 * math.prod(variable.shape) for variable in model.variables)
+    finally:
+        waiting[:] = before
+    if size > 4 * weights + 2**20:
+        raise ValueError(f"its layers have {size} bytes of weights, and the file {weights}")
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0].strip("'\"")
+    return text if len(text) <= 200 else f"{text[:199]}…"
