@@ -154,11 +154,11 @@ def _leaves(structure: Any) -> list[Any]:
 
 
 def _check_numbers(array: Any, name: str) -> None:
-    """Dense arrays only: others are Keras's to judge."""
+    if len(array.shape) == 0:
+        raise ValueError(f"{name} must have its examples along the first axis; received a single value")
+    # Sparse arrays and data frames are Keras's to judge.
     if not isinstance(array, np.ndarray | tf.Tensor):
         return
-    if array.shape.rank == 0 if isinstance(array, tf.Tensor) else array.ndim == 0:
-        raise ValueError(f"{name} must have its examples along the first axis; received a single value")
     if 0 in array.shape:
         raise ValueError(f"{name} must hold at least one example; received the shape {tuple(array.shape)}")
     values = np.asarray(array)
@@ -289,11 +289,8 @@ def _check_shape(loss: Any, values: np.ndarray, output: tuple[int, ...], part: s
         return
     given = values.shape[1:]
     if [size for size in given if size != 1] != [size for size in output if size != 1]:
-        raise ValueError(
-            f"{part}y must have the output's shape {('examples', *output)}, received {('examples', *given)}".replace(
-                "'", ""
-            )
-        )
+        shapes = ["(" + ", ".join(map(str, ("examples", *shape))) + ")" for shape in (output, given)]
+        raise ValueError(f"{part}y must have the output's shape {shapes[0]}, received {shapes[1]}")
 
 
 def _is_whole(values: np.ndarray) -> bool:

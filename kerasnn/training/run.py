@@ -22,6 +22,7 @@ from kerasnn.data import Data, load
 from kerasnn.files import write_text
 from kerasnn.models import build_model, with_preprocessing
 from kerasnn.schedules import more_is_better
+from kerasnn.training.checks import check_scale
 from kerasnn.training.compiled import evaluate, fit
 from kerasnn.training.record import plan, provenance
 
@@ -194,6 +195,11 @@ def _check_fit(config: RunConfig, data: Data) -> None:
     if data.task != config.task:
         raise ValueError(f"data must be for the run's task {config.task!r}, received data for {data.task!r}")
     config.check_monitors(validation=data.x_validation is not None)
+    if config.data.scaling == "none":
+        try:
+            check_scale(data.x_train, "x_train")
+        except ValueError as error:
+            raise ValueError(f"data.scaling none leaves x_train as it is, but {error}") from None
 
 
 def _new_folder(run_dir: str | Path | None, config: RunConfig) -> Path:
