@@ -12,8 +12,7 @@ import pytest
 from kerasnn import catalog
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.data import Data, from_arrays
-from kerasnn.training import fused
-from kerasnn.training.fused import Member, program_key, train_fused, why_not
+from kerasnn.training.fused import Member, groups, program, program_key, train_fused, why_not
 from kerasnn.training.run import train
 
 EPOCHS = 3
@@ -182,10 +181,10 @@ def test_a_member_that_diverges_fails_alone(data, tmp_path):
 def test_a_group_too_large_for_memory_is_split(data, monkeypatch):
     configs = runs({}, {}, {}, {}, {})
     together = train_fused(configs, data)
-    monkeypatch.setattr(fused, "device_memory", lambda: 150_000)
+    monkeypatch.setattr(groups, "device_memory", lambda: 150_000)
     sizes = []
-    group = fused._Group.run
-    monkeypatch.setattr(fused._Group, "run", lambda self, *a: sizes.append(len(self.rows)) or group(self, *a))
+    group = groups.Group.run
+    monkeypatch.setattr(groups.Group, "run", lambda self, *a: sizes.append(len(self.rows)) or group(self, *a))
     split = train_fused(configs, data)
     assert max(sizes) < 5
     for one, other in zip(together, split, strict=True):
@@ -195,15 +194,15 @@ def test_a_group_too_large_for_memory_is_split(data, monkeypatch):
 
 def test_stopped_members_leave_and_the_rest_go_on(data, monkeypatch, tmp_path):
     sizes = []
-    group = fused._Group.run
+    group = groups.Group.run
 
     def run(self, *arguments):
         sizes.append(len(self.rows))
         self.program.build_seconds = 1e-9
         return group(self, *arguments)
 
-    monkeypatch.setattr(fused._Group, "run", run)
-    fused._program.cache_clear()
+    monkeypatch.setattr(groups.Group, "run", run)
+    program.program_of.cache_clear()
     members = train_fused(runs({}, {}, {}), data, on_epoch=lambda epoch, logs: [0, 2] if epoch == 0 else None)
     assert [member.status for member in members] == ["stopped", "finished", "stopped"]
     assert [len(member.history["loss"]) for member in members] == [1, EPOCHS, 1]

@@ -1,0 +1,173 @@
+"""Members trained together: groups that fit on the device, epoch by epoch."""
+
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from kerasnn.config import RunConfig
+from kerasnn.data import Data
+from kerasnn.training.fused.member import Logs, Member, MemberState
+from kerasnn.training.fused.program import VALIDATION_ROWS, Program, program_of
+from kerasnn.training.fused.template import choices_of, program_key, shapes_of, template_of, why_not
+from kerasnn.training.memory import device_memory
+from kerasnn.training.order import epoch_order
+from kerasnn.training.run import class_weights
+
+MEMORY_SHARE = 0.25
+"""Share of the device's memory that members' weights, optimizer variables and activations may take together."""
+
+
+class Group:
+    """Members whose values lie on the device together.
+
+    Args:
+        program: steps them.
+        members: those that run, by number.
+        size: members that there is room for; the last one's copies fill it up, so that all groups share one program.
+    """
+
+    def __init__(self, program: Program, members: dict[int, Member], size: int) -> None:
+        self.program = program
+        starts = [
+            program.start(member.config, {} if member.state is None else member.state.variables)
+            for member in members.values()
+        ]
+        self.state = [tf.constant(np.stack(values)) for values in zip(*starts, strict=True)]
+        self.rows = list(members.items())
+        self.running = dict(members)
+        self._arrange(range(len(starts)), size)
+
+    def _arrange(self, kept: Sequence[int], size: int) -> None:
+        """Go on with some of the rows, filled up to a size."""
+        kept = [*kept, *[kept[-1]] * (size - len(kept))]
+        self.program.sizes.add(size)
+        self.rows = [self.rows[row] for row in kept]
+        self.state = [tf.gather(value, kept) for value in self.state]
+        own = [self.program.own(member.config) for _, member in self.rows]
+        self.numbers = {name: tf.constant([each[name] for each in own], tf.float32) for name in own[0]}
+        self.epoch_seconds = 0.0
+
+    def run(self, epoch: int, train: list[tf.Tensor], validation: list[tf.Tensor]) -> dict[int, Logs]:
+        """One epoch; the logs of members that ran, by number."""
+        members = [member for _, member in self.rows]
+        orders = [epoch_order(train[0].shape[0], member.config.seed, epoch) for member in members]
+        courses = [member.courses(epoch) for member in members]
+        stacked = {name: tf.constant(np.stack([each[name] for each in courses])) for name in courses[0]}
+        start = time.perf_counter()
+        self.state, results = self.program.run(
+            self.state, self.numbers, tf.constant(np.stack(orders)), stacked, train, validation
+        )
+        values = {name: value.numpy().tolist() for name, value in results.items()}
+        seconds = time.perf_counter() - start
+        if self.epoch_seconds:
+            self.program.build_seconds = max(self.program.build_seconds, self.epoch_seconds - seconds)
+        self.epoch_seconds = seconds
+        weights = [self.state[place].numpy() for place in self.program.weights]
+        logs = {}
+        for row, (number, member) in enumerate(self.rows):
+            if self.running.get(number) is member and number not in logs:
+                logs[number] = {name: value[row] for name, value in values.items()}
+                member.end_epoch(epoch, logs[number], [each[row] for each in weights])
+        return logs
+
+    def settle(self, epochs_left: int) -> None:
+        """Let members go that no longer run; go on without them where that saves more than compiling anew costs."""
+        ended = [number for number, member in self.running.items() if member.status != "running"]
+        if not ended:
+            return
+        program, place_of = self.program, {number: row for row, (number, _) in reversed(list(enumerate(self.rows)))}
+        values = [value.numpy() for value in self.state]
+        for number in ended:
+            state = [value[place_of[number]].copy() for value in values]
+            averages = [None if place is None else state[place] for place in program.averages]
+            self.running.pop(number).end(dict(zip(program.names, state, strict=True)), averages)
+        if not self.running:
+            return
+        size = program.size_for(len(self.running), len(self.rows))
+        saved = (1 - size / len(self.rows)) * self.epoch_seconds * epochs_left
+        if saved > (0 if size in program.sizes else program.build_seconds) and program.build_seconds > 0:
+            self._arrange([place_of[number] for number in self.running], size)
+
+
+def train_fused(
+    configs: Sequence[RunConfig],
+    data: Data,
+    on_epoch: Callable[[int, dict[int, Logs]], Collection[int] | None] | None = None,
+    initial: Sequence[MemberState | None] | None = None,
+) -> list[Member]:
+    """Train runs of one key as one network; each comes out as if it had been trained alone.
+
+    All members take an epoch before any takes the next one. Those that don't fit into memory together are split into
+    groups of one size, one after the other within each epoch. A member that early stopping, `on_epoch` or NaN ends
+    leaves its group; the rest go on in a smaller program as soon as that saves more than compiling it costs.
+
+    Args:
+        configs: runs with the same `program_key`.
+        data: prepared data, the same for all.
+        on_epoch: called after each epoch with its number, from 0 on, and the logs of the members that ran, by number:
+            training's and validation's values and the learning rate; may return the numbers of members to stop.
+        initial: for each run a state to go on from (a member's `state`), or None for all to start anew.
+
+    Returns:
+        A member for each run, in order.
+
+    Raises:
+        ValueError: no runs, runs that can't be fused or not with each other, states at different epochs.
+    """
+    if not configs:
+        raise ValueError("configs must be at least one run, received none")
+    key = program_key(configs[0])
+    for number, config in enumerate(configs):
+        if reason := why_not(config):
+            raise ValueError(f"run {number} cannot be fused: {reason}")
+        if program_key(config) != key:
+            raise ValueError(f"runs must share one program_key to be fused; run {number} differs from run 0")
+    states = [None] * len(configs) if initial is None else list(initial)
+    begun = {0 if state is None else state.epoch for state in states}
+    if len(begun) > 1:
+        raise ValueError(f"members must go on from the same epoch, received epochs {sorted(begun)}")
+    members = [Member(config, data, state) for config, state in zip(configs, states, strict=True)]
+    program = program_of(template_of(configs).to_json(), choices_of(configs), shapes_of(data))
+    size = _group_size(program, len(members))
+    numbered = dict(enumerate(members))
+    groups = [
+        Group(program, {number: numbered[number] for number in range(first, min(first + size, len(members)))}, size)
+        for first in range(0, len(members), size)
+    ]
+    train, validation = _arrays(configs[0], data)
+    epochs = configs[0].training.epochs
+    for epoch in range(begun.pop(), epochs):
+        logs: dict[int, Logs] = {}
+        for group in groups:
+            logs |= group.run(epoch, train, validation)
+        for number in (on_epoch(epoch, logs) if on_epoch is not None else None) or ():
+            if members[number].status == "running":
+                members[number].status = "stopped"
+        for group in groups:
+            group.settle(epochs - epoch - 1)
+        groups = [group for group in groups if group.running]
+        if not groups:
+            break
+    return members
+
+
+def _arrays(config: RunConfig, data: Data) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Training's x, y and perhaps weights, and validation's x and y, on the device."""
+    train = [data.x_train, data.y_train]
+    if (weights := class_weights(config, data)) is not None:
+        labels = data.y_train.argmax(axis=1) if data.y_train.ndim == 2 else data.y_train.astype(int)
+        train.append(np.array([weights[label] for label in labels.tolist()], np.float32))
+    validation = [] if data.x_validation is None else [data.x_validation, data.y_validation]
+    return [tf.constant(array) for array in train], [tf.constant(array) for array in validation]
+
+
+def _group_size(program: Program, members: int) -> int:
+    """How many members train at once: groups of one size that fit into memory."""
+    floats = 4 * sum(math.prod(variable.shape) for variable in program.variables)
+    units = sum(math.prod(layer.output.shape[1:]) for layer in program.model.layers)
+    floats += 4 * units * max(program.config.training.batch_size, VALIDATION_ROWS)
+    room = max(1, int(MEMORY_SHARE * device_memory() / (4 * floats)))
+    return program.size_for(math.ceil(members / math.ceil(members / room)), room)

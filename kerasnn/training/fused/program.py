@@ -1,0 +1,353 @@
+"""The program that steps members of one shape through an epoch, each as it would step alone."""
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.tensorflow import random as keras_random
+from keras.src.backend.tensorflow.optimizer import TFOptimizer
+from keras.src.optimizers import base_optimizer
+from keras.src.random.seed_generator import draw_seed
+
+from kerasnn import activations
+from kerasnn.config import ConvLayer, RunConfig
+from kerasnn.models import network_layers
+from kerasnn.models.fused import over_members
+from kerasnn.training.fused.template import (
+    OPTIMIZER_NUMBERS,
+    Shapes,
+    activations_of,
+    build,
+    cycles_momentum,
+    is_chosen_freely,
+    network_arguments,
+    numbers_of,
+)
+from kerasnn.training.random import same_numbers
+from kerasnn.training.run import compile_model
+
+VALIDATION_ROWS = 1024
+"""About how many examples are validated at a time."""
+
+
+class _Number(keras.Variable):
+    """A number that each member has its own of; asked in Python whether it is on, it says yes."""
+
+    __hash__ = keras.Variable.__hash__
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __gt__(self, other: object) -> bool:
+        return True
+
+
+_OF_VALUES = (
+    "assign",
+    "assign_add",
+    "assign_sub",
+    "_var_key",
+    "_apply_weight_decay",
+    "_backend_update_step",
+    "_backend_increment_gradient_accumulators",
+    "_overwrite_model_variables_with_average_value",
+)
+
+
+def _without_distribution() -> AbstractContextManager[Any]:
+    """Optimizers as Keras has them where there is no tf.distribute: they work on values instead of variables."""
+    return mock.patch.multiple(TFOptimizer, **{name: vars(base_optimizer.BaseOptimizer)[name] for name in _OF_VALUES})
+
+
+def _chosen(numbers: dict[str, keras.Variable], name: str, choices: Sequence[str]) -> Callable[[Any], Any]:
+    """The activation that a member's own number says."""
+    functions = [activations.get(json.loads(choice)) for choice in choices]
+    if len(functions) == 1:
+        return functions[0]
+    numbers[name] = number = _Number(0.0, dtype="float32", trainable=False, name=name)
+
+    def activation(x: Any) -> Any:
+        chosen = functions[0](x)
+        for place, function in enumerate(functions[1:], start=1):
+            chosen = tf.where(tf.equal(tf.convert_to_tensor(number), place), function(x), chosen)
+        return chosen
+
+    return activation
+
+
+def _both(condition: Any, true_function: Callable[[], Any], false_function: Callable[[], Any]) -> None:
+    """`ops.cond` of functions that assign, where each member has its own condition: both run, and values are chosen."""
+    scope = get_stateless_scope()
+    taken, otherwise = keras.StatelessScope(), keras.StatelessScope()
+    for inner, function in ((taken, true_function), (otherwise, false_function)):
+        inner.state_mapping.update(scope.state_mapping)
+        with inner:
+            function()
+    for variable, value in otherwise.state_mapping.items():
+        scope.state_mapping[variable] = tf.where(condition, taken.state_mapping[variable], value)
+
+
+def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) -> Any:
+    """Keras's dropout for a rate that is not known beforehand."""
+    return tf.nn.experimental.stateless_dropout(
+        inputs,
+        tf.convert_to_tensor(rate),
+        keras_random._cast_seed(draw_seed(seed)),
+        noise_shape=keras_random._get_concrete_noise_shape(inputs, noise_shape),
+    )
+
+
+class Program:
+    """One epoch of training and validation, for any number of members, compiled by XLA as a whole.
+
+    Args:
+        config: the template of the members' runs.
+        choices: the activations of each hidden layer that members choose among.
+        shapes: the data's.
+
+    Attributes:
+        names: what the values of a member's state are called, in order: weights, seeds, the optimizer's variables.
+        weights: positions of `get_weights()` among them.
+        averages: positions of the weights' moving averages among them, None where there is none.
+        build_seconds: what tracing and compiling took.
+        sizes: numbers of members that it was compiled for.
+    """
+
+    def __init__(self, config: RunConfig, choices: tuple[tuple[str, ...], ...], shapes: Shapes) -> None:
+        self.config = config
+        self._choices = choices
+        self._shapes = shapes
+        self.model = model = build(config, shapes)
+        compile_model(model, config)
+        self.optimizer = optimizer = model.optimizer
+        labels = tf.TensorSpec((2, *shapes.label_shape), shapes.label_dtype)
+        with _without_distribution():
+            model._symbolic_build(data_batch=(tf.TensorSpec((2, *shapes.input_shape), tf.float32), labels))
+        self.numbers = self._own_numbers()
+        named = {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.variables}
+        named |= {
+            f"optimizer/{position}": variable
+            for position, variable in enumerate(_optimizer_variables(optimizer))
+            if variable is not optimizer.learning_rate
+        }
+        self.names, self.variables = list(named), list(named.values())
+        places = {id(variable): place for place, variable in enumerate(self.variables)}
+        averages = optimizer._model_variables_moving_average if optimizer.use_ema else []
+        average_of = {
+            id(weight): places[id(average)]
+            for weight, average in zip(model.trainable_weights, averages, strict=False)
+            if average is not None
+        }
+        self.weights = [places[id(weight)] for weight in model.weights]
+        self.averages = [average_of.get(id(weight)) for weight in model.weights]
+        self.metrics = model.metrics_variables
+        self._blank = [metric.numpy() for metric in self.metrics]
+        self._mapped = [*self.variables, *self.metrics, *self.numbers.values()]
+        self._train = over_members(self._train_step, self._mapped)
+        self._results = over_members(model.get_metrics_result, self._mapped)
+        # A partial, because TensorFlow takes retracing of one function for a mistake; ours is for other sizes.
+        self.run = tf.function(functools.partial(self._epoch), jit_compile=True, autograph=False)
+        self.build_seconds = 0.0
+        self.sizes: set[int] = set()
+
+    def _own_numbers(self) -> dict[str, keras.Variable]:
+        """Variables in the place of the numbers that members have each their own of, by name."""
+        numbers = {"learning_rate": self.optimizer.learning_rate}
+
+        def own(name: str, attributes: dict[str, Any], key: str) -> None:
+            # Among the attributes, past Keras's __setattr__, which would count it among the weights.
+            numbers[name] = attributes[key] = _Number(0.5, dtype="float32", trainable=False, name=name)
+
+        config, model = self.config, self.model
+        for position, layer in enumerate(config.network.hidden, start=1):
+            weighted = f"{'conv' if isinstance(layer, ConvLayer) else 'dense'}_{position}"
+            if layer.dropout and config.regularization.dropout_kind != "gaussian_dropout":
+                own(f"dropout_{position}", vars(model.get_layer(f"dropout_{position}")), "rate")
+            if layer.l1 or layer.l2:
+                for kind in ("l1", "l2"):
+                    own(f"{kind}_{position}", vars(model.get_layer(weighted).kernel_regularizer), kind)
+            if is_chosen_freely(self._choices[position - 1][0]):
+                separate = getattr(layer, "batch_norm", None)
+                place = model.get_layer(f"activation_{position}" if separate else weighted)
+                place.activation = _chosen(numbers, f"activation_{position}", self._choices[position - 1])
+        if config.regularization.output_l1 or config.regularization.output_l2:
+            for kind in ("l1", "l2"):
+                own(f"{kind}_output", vars(model.get_layer("output").kernel_regularizer), kind)
+        if config.loss.label_smoothing:
+            attributes = vars(model.loss)
+            own("label_smoothing", attributes.get("_fn_kwargs", attributes), "label_smoothing")
+        for name in OPTIMIZER_NUMBERS:
+            if getattr(config.optimizer, name):
+                own(name, vars(self.optimizer), name)
+        if cycles_momentum(config):
+            name = "momentum" if hasattr(self.optimizer, "momentum") else "beta_1"
+            own("cycled", vars(self.optimizer), name)
+            numbers.pop("momentum", None)
+        return numbers
+
+    def size_for(self, members: int, room: int) -> int:
+        """Members to train at once where so many are wanted and there is room for `room`: a size that is compiled
+        already, or one that is likely to be wanted again. The first is exact, for those who train once."""
+        wanted = math.ceil(1.25 * members) if self.sizes else members
+        return min(
+            (size for size in self.sizes if members <= size <= min(1.5 * members, room)), default=min(wanted, room)
+        )
+
+    def own(self, config: RunConfig) -> dict[str, float]:
+        """A member's own numbers; those that change from update to update are not among them."""
+        places = {
+            f"activation_{position}": float(choices.index(activation))
+            for position, (choices, activation) in enumerate(zip(self._choices, activations_of(config), strict=True), 1)
+        }
+        return {name: value for name, value in (numbers_of(config) | places).items() if name in self.numbers}
+
+    def start(self, config: RunConfig, known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The state that a member starts from, in the order of `names`; a network need not be built for it.
+
+        Args:
+            config: the member's run.
+            known: values by name that it goes on from.
+        """
+        layers = {layer.name: layer for layer in network_layers(**network_arguments(config, self._shapes))}
+        values = []
+        for name, variable in zip(self.names, self.variables, strict=True):
+            layer, _, kind = name.partition("/")
+            if name in known:
+                values.append(known[name])
+                continue
+            initializer = getattr(layers.get(layer), f"{kind}_initializer", None)
+            if initializer is not None:
+                values.append(np.asarray(initializer(variable.shape, dtype=variable.dtype)))
+            elif kind == "seed_generator_state" and layer in layers:
+                values.append(layers[layer].seed_generator.state.numpy())
+            else:
+                values.append(variable.numpy())
+        return values
+
+    def _forward(self, training: bool, x: Any, y: Any, sample_weight: Any) -> Any:
+        outputs = self.model(x, training=training)
+        loss = self.model._compute_loss(x, y, outputs, sample_weight, training=training)
+        self.model._loss_tracker.update_state(loss, sample_weight=tf.shape(x)[0])
+        return outputs, loss
+
+    def _train_step(self, x: Any, y: Any, sample_weight: Any = None) -> None:
+        """Keras's `train_step`, on values instead of variables."""
+        weights = self.model.trainable_weights
+        values = [weight.value for weight in weights]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            outputs, loss = self._forward(True, x, y, sample_weight)
+            loss = self.optimizer.scale_loss(loss)
+        self.optimizer.apply(tape.gradient(loss, values), weights)
+        self.model.compute_metrics(x, y, outputs, sample_weight)
+
+    def _test_step(self, x: Any, y: Any) -> None:
+        """Keras's `test_step`; `x` and `y` are one batch for all members."""
+        outputs, _ = self._forward(False, x, y, None)
+        self.model.compute_metrics(x, y, outputs)
+
+    def _epoch(
+        self,
+        state: list[Any],
+        numbers: dict[str, Any],
+        orders: Any,
+        courses: dict[str, Any],
+        train: Any,
+        validation: Any,
+    ) -> Any:
+        """One epoch.
+
+        Args:
+            state: values of the variables, each `(members, ...)`.
+            numbers: the members' own, each `(members,)`.
+            orders: rows in the order of each member's pass, `(members, examples)`.
+            courses: numbers that change with every update, each `(members, updates)`.
+            train: x, y and perhaps sample weights, each `(examples, ...)`.
+            validation: x and y, or nothing.
+
+        Returns:
+            The new state, and the logs, each `(members,)`.
+        """
+        members, examples = orders.shape
+        batch_size = self.config.training.batch_size
+        ends = len(state), len(state) + len(self.metrics)
+        blank = [tf.constant(np.stack([metric] * members)) for metric in self._blank]
+
+        def values(carried: Sequence[Any], update: Any) -> list[Any]:
+            now = {**numbers, **{name: course[:, update] for name, course in courses.items()}}
+            return [*carried, *(now[name] for name in self.numbers)]
+
+        def train_steps(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
+            rows = tf.slice(orders, [0, row], [members, size])
+            batch = [tf.gather(array, rows) for array in train]
+            return train_step(values(carried, row // batch_size), *batch)
+
+        def test_steps(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
+            # One batch for all members needs no leading axis: the network's shared inputs stay shared.
+            batch = [tf.slice(array, [row] + [0] * (array.ndim - 1), [size, *array.shape[1:]]) for array in validation]
+            test = over_members(lambda: self._test_step(*batch), self._mapped)
+            return test(values(carried, 0))[1][: ends[1]]
+
+        def results(carried: Sequence[Any]) -> dict[str, Any]:
+            return self._results(values(carried, 0))[0]
+
+        with (
+            same_numbers(),
+            _without_distribution(),
+            mock.patch.object(base_optimizer.ops, "cond", _both),
+            mock.patch.object(keras.src.backend.random, "dropout", _dropout),
+        ):
+            # Of any batch size, so that a short last batch is not traced anew.
+            step = tf.function(lambda now, *batch: self._train(now, *batch)[1][: ends[1]], autograph=False)
+            train_step = step.get_concrete_function(
+                [tf.TensorSpec(value.shape, value.dtype) for value in values([*state, *blank], 0)],
+                *(tf.TensorSpec((members, None, *array.shape[1:]), array.dtype) for array in train),
+            )
+            carried = _in_batches(train_steps, [*state, *blank], examples, batch_size)
+            logs = results(carried)
+            state = carried[: ends[0]]
+            if validation:
+                rows = validation[0].shape[0]
+                size = -(-rows // -(-rows // VALIDATION_ROWS))
+                carried = _in_batches(test_steps, [*state, *blank], rows, size)
+                logs |= {f"val_{name}": value for name, value in results(carried).items()}
+        return state, logs
+
+
+def _in_batches(step: Callable[..., list[Any]], carried: list[Any], rows: int, size: int) -> list[Any]:
+    """A step over whole batches, in a loop, and over what is left."""
+    whole = rows - rows % size
+    if whole:
+        _, *carried = tf.while_loop(
+            lambda row, *_: row < whole,
+            lambda row, *carried: [row + size, *step(carried, row, size)],
+            [tf.constant(0), *carried],
+        )
+    return step(carried, whole, rows - whole) if whole < rows else carried
+
+
+def _optimizer_variables(optimizer: Any) -> list[keras.Variable]:
+    # Nadam keeps a variable that it does not track.
+    untracked = [each for each in vars(optimizer).values() if isinstance(each, keras.Variable)]
+    known = {id(variable): variable for variable in [*optimizer.variables, *untracked]}
+    return [variable for variable in known.values() if not isinstance(variable, _Number)]
+
+
+@functools.lru_cache(maxsize=8)
+def program_of(template: str, choices: tuple[tuple[str, ...], ...], shapes: Shapes) -> Program:
+    """The program of a template, as JSON; the last few are kept, with what was compiled."""
+    return Program(RunConfig.from_json(template), choices, shapes)
