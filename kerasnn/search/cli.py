@@ -1,5 +1,7 @@
 """The command line of a search."""
 
+import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from kerasnn.cli import DONE, USAGE, complain, given, guarded, import_tensorflow
 from kerasnn.config import replace_at
 from kerasnn.search.config import SearchConfig
+from kerasnn.search.journal import ADDRESS, FolderInUseError
 
 PROGRAM = "search.py"
 
@@ -27,6 +30,11 @@ class _SearchSettings(SearchConfig, BaseSettings):
         description="Folder: new, empty, or a search's, which is then continued with its own config.json; null makes "
         "logs/<time>-search-<data>.",
     )
+    join: str | None = Field(
+        default=None,
+        description="Train for a search that runs with --workers or --listen: its folder, or its address host:port; "
+        "other flags have no effect.",
+    )
 
 
 def search(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +52,8 @@ def search(arguments: Sequence[str] | None = None) -> int:
 def _search(arguments: Sequence[str] | None) -> int:
     try:
         flags = given(_SearchSettings, PROGRAM, arguments)
+        if (address := flags.pop("join", None)) is not None:
+            return _join(address)
         start, search_dir = flags.pop("config", None), flags.pop("search_dir", None)
         if start is None and search_dir is not None and (Path(search_dir) / "config.json").is_file():
             start = search_dir
@@ -57,10 +67,32 @@ def _search(arguments: Sequence[str] | None) -> int:
     import_tensorflow()
     from kerasnn.search.run import search as run
 
-    result = run(config, search_dir)
+    try:
+        result = run(config, search_dir)
+    except FolderInUseError:
+        if search_dir is None or not (Path(search_dir) / ADDRESS).is_file():
+            raise
+        return _join(search_dir)
     print(result.table())
     failed = sum(trial.status == "failed" for trial in result.trials)
     print(f"{len(result.trials)} trials, {failed} failed" if failed else f"{len(result.trials)} trials")
     print(f"train the best  python scripts/train.py --config {result.search_dir / 'best_config.json'}")
     print(f"dashboard       tensorboard --logdir {result.search_dir}")
+    return DONE
+
+
+def _join(place: str) -> int:
+    """Train for a search that another process holds."""
+    address = place
+    if Path(place).is_dir():
+        file = Path(place) / ADDRESS
+        if not file.is_file():
+            raise ValueError(f"join must be the folder of a search that runs with workers, received {place}")
+        address = file.read_text(encoding="utf-8").strip()
+    import_tensorflow()
+    from kerasnn.search.worker import work
+
+    print(f"training for the search at {address}", flush=True)
+    work(address, f"{socket.gethostname()}-{os.getpid()}")
+    print("the search has ended")
     return DONE

@@ -243,6 +243,20 @@ class SearchConfig(Described):
     """Trials proposed before the first of them is reported; more fuse better, fewer inform the oracle sooner. Null
     takes 128, or 8 for bayesian."""
 
+    keep_best: int = Field(default=1, ge=0)
+    """Trials whose models are kept in `models/`, each of its best epoch."""
+    workers: PositiveInt = 1
+    """Processes that train, each on a GPU of its own where there are several; 1 trains in the process that searches.
+    May be changed when a search is continued."""
+    listen: str | None = None
+    """Address `host:port` at which other machines' workers join (`--join`), to be given on trusted networks only; null
+    listens to this machine only."""
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether trials are trained by other processes."""
+        return self.workers > 1 or self.listen is not None
+
     @property
     def objective_name(self) -> str:
         """The logged value that trials are compared by."""
@@ -295,6 +309,14 @@ class SearchConfig(Described):
             for key in ready:
                 yield key, waiting.pop(key)
                 done.add(key)
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, listen: str | None) -> str | None:
+        host, _, port = (listen or "localhost:0").rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"listen must be host:port, like 192.168.0.2:7000, received {short(listen)}")
+        return listen
 
     @model_validator(mode="after")
     def _space_is_valid(self) -> Self:

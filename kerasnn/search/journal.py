@@ -12,6 +12,13 @@ from kerasnn.schema import short
 
 Record = dict[str, Any]
 
+ADDRESS = "address"
+"""The file of a search's folder that says where workers reach the process that has it open."""
+
+
+class FolderInUseError(ValueError):
+    """Another process searches in this folder."""
+
 
 class Journal:
     """An append-only file of JSON lines, locked while it is open.
@@ -23,7 +30,8 @@ class Journal:
         path: the file; made where it is missing, in a folder that exists.
 
     Raises:
-        ValueError: one line, where another process has it open or a line before the last is damaged.
+        FolderInUseError: one line, where another process has it open.
+        ValueError: one line, where a line before the last is damaged.
 
     Reference: write-ahead logging; POSIX's `fsync` and `flock`.
     """
@@ -68,7 +76,7 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
+            raise FolderInUseError(
                 f"search_dir must be free, received {self.path.parent}, in which another process is searching"
             ) from None
 

@@ -1,31 +1,37 @@
 """One search, whole: a description in, ranked trials and a search folder out."""
 
-import hashlib
-import statistics
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from kerasnn.config import RunConfig, replace_at
-from kerasnn.data import Data, load
+from kerasnn.config import RunConfig
+from kerasnn.data import Data
 from kerasnn.files import write_text
 from kerasnn.schema import short
 from kerasnn.search import hparams
-from kerasnn.search.config import Hyperband, SearchConfig
-from kerasnn.search.journal import Journal, Record, differences
+from kerasnn.search.chief import Chief
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.journal import ADDRESS, Journal, Record, differences
+from kerasnn.search.models import BestModels
 from kerasnn.search.proposals import Oracle, Proposal
 from kerasnn.search.report import Board, Trial, ranked, table, to_csv
+from kerasnn.search.results import best_of, complete, record_of, trial_of
 from kerasnn.search.stopping import hopeless
-from kerasnn.search.trials import History, Job, Outcome, train_jobs
+from kerasnn.search.trials import DataOf, Outcome, Trainer, Watch
 
 __all__ = ["SearchConfig", "SearchResult", "Trial", "search"]
 
 
+Train = Callable[[int, Sequence[Proposal], Watch], Iterable[list[Outcome]]]
+"""Trains proposals of a batch, given its number; yields the outcomes of those that ended together."""
+
+
 def _may_change(key: str) -> bool:
     """Whether a continued search may change a setting."""
-    return key == "trials" or key.startswith("run.report.")
+    return key in ("trials", "workers", "listen") or key.startswith("run.report.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +87,10 @@ def search(
     config = config or SearchConfig()
     if data is not None and any(key.split(".")[0] in ("data", "task") for key in config.space):
         raise ValueError("space must leave data and task alone where data is given")
+    if data is not None and config.is_chief:
+        raise ValueError(
+            "workers need data that they can load themselves: describe it in run.data, or leave workers at 1"
+        )
     folder = Path(search_dir or Path("logs") / f"{datetime.now():%Y%m%d-%H%M%S}-search-{config.run.data.name}")
     journal_file = folder / "journal.jsonl"
     if folder.exists() and not journal_file.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -97,14 +107,13 @@ class _Search:
 
     def __init__(self, config: SearchConfig, folder: Path, journal: Journal, data: Data | None) -> None:
         self.config, self.folder, self.journal = config, folder, journal
-        self._given = data
-        self._loaded: dict[str, Data] = {}
+        self._data_of = DataOf(data)
+        self._fingerprint = self._data_of.fingerprint(config.run_with({}))
         self._begin()
         self._proposed = {record["proposal"]: record for record in journal.records if "proposal" in record}
-        self._found = _results(journal.records)
+        self._found = complete(journal.records)
         self.trials: dict[int, Trial] = {}
-        # What hyperband may continue: the outcomes of the last batch, and their number is bounded by that.
-        self._outcomes: dict[int, Outcome] = {}
+        self._models = BestModels(folder / "models", config.keep_best)
         self._running: dict[int, list[float]] = {}
         self._told: set[str] = set()
         self.board = Board(
@@ -116,7 +125,19 @@ class _Search:
         )
 
     def run(self) -> SearchResult:
+        # Of a chief that was killed.
+        (self.folder / ADDRESS).unlink(missing_ok=True)
+        if not self.config.is_chief:
+            trainer = Trainer(self.config, self._data_of)
+            return self._run(trainer.train)
+        with Chief(self.config, self._fingerprint, self.folder, self.board.say) as chief:
+            if self.config.listen is not None:
+                self.board.say(f"workers join with  scripts/search.py --join {chief.address}")
+            return self._run(functools.partial(chief.train, to_beat=lambda: self._models.to_beat(self._best_first())))
+
+    def _run(self, train: Train) -> SearchResult:
         oracle = Oracle(self.config)
+        batch = 0
         try:
             while (left := self.config.trials - len(self.trials)) > 0:
                 proposals = oracle.ask(min(left, self.config.batch))
@@ -124,7 +145,10 @@ class _Search:
                     self.board.say(f"the space is exhausted after {len(self.trials)} trials")
                     break
                 self._check_replay(proposals)
-                self._batch(proposals)
+                # All of it before more is asked for, and told in the order proposed: what is proposed does not depend
+                # on who trained which.
+                self._batch(batch, proposals, train)
+                batch += 1
                 for proposal in proposals:
                     trial = self.trials[proposal.number]
                     oracle.tell(trial.number, trial.score, trial.epoch)
@@ -140,7 +164,7 @@ class _Search:
     def _begin(self) -> None:
         """Begin the journal, or see that it is this search's."""
         described = self.config.model_dump(mode="json")
-        header: Record = {"search": described, "data": _fingerprint(self._data_of(self.config.run_with({})))}
+        header: Record = {"search": described, "data": self._fingerprint}
         if not self.journal.records:
             self.journal.append([{**header, "keras_tuner": version("keras-tuner")}])
         before = self.journal.records[0]
@@ -178,56 +202,50 @@ class _Search:
         if new:
             self.journal.append(new)
 
-    def _batch(self, proposals: Sequence[Proposal]) -> None:
+    def _batch(self, batch: int, proposals: Sequence[Proposal], train: Train) -> None:
         """Answer proposals from the journal, and train the others."""
-        jobs, by_number = [], {proposal.number: proposal for proposal in proposals}
+        waiting, by_number = [], {proposal.number: proposal for proposal in proposals}
         for proposal in proposals:
             if (record := self._found.get(proposal.number)) is not None:
-                self.trials[proposal.number] = _trial(record, proposal)
+                self.trials[proposal.number] = trial_of(record, proposal)
             else:
-                jobs.append(self._job(proposal))
-        if len(jobs) < len(proposals):
+                waiting.append(proposal)
+                if proposal.continues is not None:
+                    self._running[proposal.number] = list(self.trials[proposal.continues].curve)
+        if len(waiting) < len(proposals):
             self._new_best()
             self.board.results(self.trials)
-        outcomes: dict[int, Outcome] = {}
-        if jobs:
-            for together in train_jobs(jobs, self._data_of, self.config.objective_name, self._watch):
+        if waiting:
+            for together in train(batch, waiting, self._watch):
                 self._finish(together, by_number)
-                outcomes |= {outcome.number: outcome for outcome in together if outcome.states}
-        self._outcomes = outcomes if isinstance(self.config.oracle, Hyperband) else {}
         write_text(self.folder / "trials.csv", to_csv(self._best_first(), list(self.config.space)))
-
-    def _job(self, proposal: Proposal) -> Job:
-        run = self.config.run_with(proposal.values)
-        runs = tuple(replace_at(run, {"seed": run.seed + index}) for index in range(self.config.seeds_per_trial))
-        # Without its state, after a kill, it is trained from the start: to the same end.
-        before = None if proposal.continues is None else self._outcomes.get(proposal.continues)
-        if before is not None:
-            self._running[proposal.number] = list(self.trials[before.number].curve)
-        return Job(proposal.number, runs, proposal.epochs, before)
 
     def _finish(self, outcomes: Sequence[Outcome], proposals: Mapping[int, Proposal]) -> None:
         records = []
         for outcome in outcomes:
             proposal = proposals[outcome.number]
-            record = _record(outcome, self.config.objective_name, self.config.direction)
+            record = record_of(outcome, self.config.objective_name, self.config.direction)
             if self.config.run.report.tensorboard:
                 self._write_events(outcome, proposal, record["status"])
             records.append(record)
-            self.trials[outcome.number] = _trial(record, proposal)
+            self.trials[outcome.number] = trial_of(record, proposal)
             self._running.pop(outcome.number, None)
             if outcome.alone is not None and outcome.alone not in self._told:
                 self._told.add(outcome.alone)
                 self.board.say(f"trial {outcome.number} trained by itself, as others may: {outcome.alone}")
+        ranking = self._best_first()
+        # Before the results: who is among the best has a model.
+        self._models.save(ranking, outcomes, lambda trial: self.config.run_with(trial.values), self._data_of)
         # On disk, all of them count or none: those that trained together decided on each other's stopping.
         self.journal.append({**record, "left": len(records) - 1 - i} for i, record in enumerate(records))
+        self._models.drop(ranking)
         self._new_best()
         self.board.results(self.trials)
 
     def _write_events(self, outcome: Outcome, proposal: Proposal, status: str) -> None:
         seeds = []
         for history in outcome.histories:
-            best = _best(history, self.config.objective_name, self.config.direction) if status != "failed" else None
+            best = best_of(history, self.config.objective_name, self.config.direction) if status != "failed" else None
             seeds.append((history, best))
         hparams.write_trial(self.folder, outcome.number, self.config, proposal.values, status, seeds or [({}, None)])
 
@@ -252,81 +270,3 @@ class _Search:
             path = self.folder / "best_config.json"
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 write_text(path, text)
-
-    def _data_of(self, run: RunConfig) -> Data:
-        if self._given is not None:
-            return self._given
-        key = run.task + run.data.model_dump_json()
-        if key not in self._loaded:
-            self._loaded[key] = load(run.data, run.task)
-        return self._loaded[key]
-
-
-def _results(records: Sequence[Record]) -> dict[int, Record]:
-    """Results by number, without those at the end whose companions did not reach the disk."""
-    found, waiting = {}, []
-    for record in records:
-        if "result" in record:
-            waiting.append(record)
-            if not record["left"]:
-                found.update({one["result"]: one for one in waiting})
-                waiting = []
-    return found
-
-
-def _record(outcome: Outcome, objective: str, direction: str) -> Record:
-    """An outcome as the journal keeps it."""
-    record: Record = {
-        "result": outcome.number,
-        "status": outcome.status,
-        "seconds": round(outcome.seconds, 3),
-        "epochs": outcome.epochs,
-    }
-    if outcome.alone is not None:
-        record["alone"] = outcome.alone
-    if outcome.status == "failed":
-        return {**record, "error": outcome.error}
-    bests = [_best(history, objective, direction) for history in outcome.histories]
-    scores = [score for score, _ in bests]
-    record["score"] = statistics.fmean(scores)
-    record["std"] = statistics.stdev(scores) if len(scores) > 1 else None
-    record["epoch"] = round(statistics.fmean(epoch for _, epoch in bests))
-    record["metrics"] = {
-        name: statistics.fmean(
-            history[name][epoch - 1] for history, (_, epoch) in zip(outcome.histories, bests, strict=True)
-        )
-        for name in outcome.histories[0]
-    }
-    # Of the seeds that still trained in an epoch.
-    record["curve"] = [
-        statistics.fmean(history[objective][epoch] for history in outcome.histories if epoch < len(history[objective]))
-        for epoch in range(outcome.epochs)
-    ]
-    return record
-
-
-def _best(history: History, objective: str, direction: str) -> tuple[float, int]:
-    """The best value and its epoch, from 1 on, the first of equals."""
-    values = history[objective]
-    best = min(values) if direction == "min" else max(values)
-    return best, values.index(best) + 1
-
-
-def _trial(record: Record, proposal: Proposal) -> Trial:
-    kept = {
-        key: record[key]
-        for key in ("status", "score", "std", "epoch", "epochs", "metrics", "seconds", "error")
-        if key in record
-    }
-    return Trial(
-        proposal.number, proposal.values, continues=proposal.continues, curve=tuple(record.get("curve", ())), **kept
-    )
-
-
-def _fingerprint(data: Data) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in ("x_train", "y_train", "x_validation", "y_validation"):
-        array = getattr(data, part)
-        if array is not None:
-            digest.update(str(array.shape).encode() + array.tobytes())
-    return digest.hexdigest()

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.plugins.hparams import metadata
 
 from kerasnn.config import RunConfig
-from kerasnn.search import report, run
+from kerasnn.search import report, trials
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.proposals import Oracle
 from kerasnn.search.run import search
@@ -45,7 +45,7 @@ class Trainer:
     def __init__(self, kill_after=None, fails=()):
         self.kill_after, self.fails, self.trained = kill_after, fails, []
 
-    def __call__(self, jobs, data_of, objective, watch):
+    def __call__(self, jobs, data_of, config, watch):
         for at in range(0, len(jobs), 2):
             if self.kill_after is not None and len(self.trained) >= self.kill_after:
                 raise KeyboardInterrupt
@@ -67,7 +67,7 @@ class Trainer:
 def trainer(monkeypatch):
     def use(**options):
         trainer = Trainer(**options)
-        monkeypatch.setattr(run, "train_jobs", trainer)
+        monkeypatch.setattr(trials, "train_jobs", trainer)
         return trainer
 
     return use

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kerasnn.config import RunConfig
 from kerasnn.data import Data
-from kerasnn.training.fused.member import Logs, Member, MemberState
+from kerasnn.training.fused.member import Direction, Logs, Member, MemberState
 from kerasnn.training.fused.program import VALIDATION_ROWS, Program, program_of
 from kerasnn.training.fused.template import choices_of, program_key, shapes_of, template_of, why_not
 from kerasnn.training.memory import device_memory
@@ -97,6 +97,7 @@ def train_fused(
     data: Data,
     on_epoch: Callable[[int, dict[int, Logs]], Collection[int] | None] | None = None,
     initial: Sequence[MemberState | None] | None = None,
+    direction: Direction = "auto",
 ) -> list[Member]:
     """Train runs of one key as one network; each comes out as if it had been trained alone.
 
@@ -110,6 +111,7 @@ def train_fused(
         on_epoch: called after each epoch with its number, from 0 on, and the logs of the members that ran, by number:
             training's and validation's values and the learning rate; may return the numbers of members to stop.
         initial: for each run a state to go on from (a member's `state`), or None for all to start anew.
+        direction: "min" or "max", which is better of the value that decides the best epoch; "auto" reads it off its name.
 
     Returns:
         A member for each run, in order.
@@ -129,7 +131,7 @@ def train_fused(
     begun = {0 if state is None else state.epoch for state in states}
     if len(begun) > 1:
         raise ValueError(f"members must go on from the same epoch, received epochs {sorted(begun)}")
-    members = [Member(config, data, state) for config, state in zip(configs, states, strict=True)]
+    members = [Member(config, data, state, direction) for config, state in zip(configs, states, strict=True)]
     program = program_of(template_of(configs).to_json(), choices_of(configs), shapes_of(data))
     size = _group_size(program, len(members))
     numbered = dict(enumerate(members))

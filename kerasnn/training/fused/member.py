@@ -20,6 +20,7 @@ from kerasnn.training.fused.template import build, shapes_of
 from kerasnn.training.run import early_stopping
 
 Logs = dict[str, float]
+Direction = Literal["auto", "min", "max"]
 Status = Literal["running", "finished", "stopped", "diverged"]
 
 
@@ -53,7 +54,9 @@ class Member:
         state: what `train_fused(initial=...)` continues from; None for a diverged member.
     """
 
-    def __init__(self, config: RunConfig, data: Data, state: MemberState | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, data: Data, state: MemberState | None = None, direction: Direction = "auto"
+    ) -> None:
         self.config = config
         self.status: Status = "running"
         self.history: dict[str, list[float]] = {}
@@ -68,6 +71,7 @@ class Member:
         validated = data.x_validation is not None
         config.check_monitors(validation=validated)
         self._monitor = config.monitored(validation=validated)
+        self._sign = -1.0 if direction == "max" or (direction == "auto" and more_is_better(self._monitor)) else 1.0
         rate = config.optimizer.learning_rate
         if rate is None:
             rate = _default_learning_rate(config.optimizer.name)
@@ -119,7 +123,7 @@ class Member:
             callback.on_epoch_end(epoch, logs)
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
-        value = -logs[self._monitor] if more_is_better(self._monitor) else logs[self._monitor]
+        value = self._sign * logs[self._monitor]
         if value < self._best:
             self._best, self.best_epoch, self.best_weights = value, epoch, self.weights
         if self._model.stop_training or epoch + 1 == self.config.training.epochs:
