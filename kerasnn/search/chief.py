@@ -219,7 +219,9 @@ class Chief:
         """
         with self._changed:
             share = self._shares.get(trial_id)
-            self._heard[trial_id if share is None else share.worker] = time.monotonic()
+            worker = trial_id if share is None else share.worker
+            if worker in self._heard:
+                self._heard[worker] = time.monotonic()
             if share is None:
                 return message(trial_id, STOPPED)
             values = {int(number): value for number, value in metrics.items()}
@@ -267,6 +269,7 @@ class Chief:
             self._lose(name, f"was not heard of for {GONE_AFTER:g} s")
         for slot, (name, process) in list(self._processes.items()):
             if (code := process.poll()) is not None:
+                self._deaths += 1
                 if name in self._heard:
                     self._lose(name, f"ended with exit code {code}")
                 if self._deaths >= ATTEMPTS * self._config.workers:
@@ -282,7 +285,6 @@ class Chief:
             if name == worker:
                 process.kill()
         del self._heard[worker]
-        self._deaths += 1
         share = next((each for each in self._shares.values() if each.worker == worker), None)
         trials = [] if share is None else list(share.tasks.values())
         if share is not None:

@@ -111,7 +111,7 @@ def train_fused(
         on_epoch: called after each epoch with its number, from 0 on, and the logs of the members that ran, by number:
             training's and validation's values and the learning rate; may return the numbers of members to stop.
         initial: for each run a state to go on from (a member's `state`), or None for all to start anew.
-        direction: "min" or "max", which is better of the value that decides the best epoch; "auto" reads it off its name.
+        direction: whether less or more is better of what decides the best epoch; "auto" reads it off its name.
 
     Returns:
         A member for each run, in order.

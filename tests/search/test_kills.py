@@ -1,0 +1,101 @@
+"""A search that is killed at any moment goes on with the proposals of one that never was.
+
+A few kills of one oracle's search; with KERASNN_ALL_TESTS=1 fifty of each oracle's (KERASNN_KILLS takes another number).
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import time
+
+import pytest
+
+from kerasnn.search.config import SearchConfig
+
+ALL = "KERASNN_ALL_TESTS" in os.environ
+KILLS = int(os.environ.get("KERASNN_KILLS", 50 if ALL else 3))
+SPACE = {
+    "optimizer.learning_rate": {"min": 1e-3, "max": 1e-1, "sampling": "log"},
+    "network.kernel_initializer": {"choices": ["he_normal", "glorot_uniform", "orthogonal"]},
+}
+RUN = {
+    "network": {"hidden": [4]},
+    "optimizer": {"name": "sgd"},
+    "training": {"epochs": 4, "batch_size": 256},
+    "report": {"progress": "silent", "tensorboard": True},
+}
+TRIALS = {"random": 12, "grid": 12, "bayesian": 10, "hyperband": 10}
+
+
+def config_of(oracle):
+    described = {"name": "bayesian", "initial_points": 3} if oracle == "bayesian" else oracle
+    at_once = 20 if oracle == "hyperband" else 4
+    return SearchConfig.model_validate(
+        {"run": RUN, "space": SPACE, "oracle": described, "trials": TRIALS[oracle], "trials_at_once": at_once}
+    )
+
+
+def run(oracle, folder):
+    from kerasnn.search.run import search
+
+    search(config_of(oracle), folder)
+
+
+def records(folder, kind):
+    lines = (folder / "journal.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if kind in record]
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that have TensorFlow imported, and not started."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kerasnn.search.run"])
+    first = context.Process(target=int)
+    first.start()
+    first.join()
+    return context
+
+
+@pytest.mark.parametrize(
+    "oracle",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(not ALL and name != "bayesian", reason="set KERASNN_ALL_TESTS=1"))
+        for name in TRIALS
+    ],
+)
+def test_killed_searches_propose_what_whole_ones_do(oracle, processes, tmp_path):
+    def start(name):
+        process = processes.Process(target=run, args=(oracle, tmp_path / name))
+        process.start()
+        return process
+
+    begin = time.monotonic()
+    whole = start("whole")
+    whole.join(300)
+    assert whole.exitcode == 0
+    seconds = time.monotonic() - begin
+    draw, kills, searches = random.Random(oracle), 0, 0
+    while kills < KILLS:
+        # Several searches, as one would be at its end before long.
+        searches += 1
+        name, ended = f"killed-{searches}", False
+        while not ended:
+            process = start(name)
+            process.join(draw.uniform(0.0, seconds) if kills < KILLS else 300)
+            ended = process.exitcode is not None
+            if ended:
+                assert process.exitcode == 0
+            else:
+                process.kill()
+                process.join()
+                kills += 1
+        assert records(tmp_path / name, "proposal") == records(tmp_path / "whole", "proposal")
+        results = [record["result"] for record in records(tmp_path / name, "result")]
+        assert sorted(set(results)) == list(range(TRIALS[oracle]))
+        [model] = (tmp_path / name / "models").iterdir()
+        assert model.name == next((tmp_path / "whole" / "models").iterdir()).name
+        for file in ("best_config.json", "config.json"):
+            assert (tmp_path / name / file).read_text() == (tmp_path / "whole" / file).read_text()
+    print(f"{oracle}: {kills} kills in {searches} searches, whole in {seconds:.1f} s")
