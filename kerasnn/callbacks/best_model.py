@@ -61,6 +61,17 @@ class BestModel(keras.callbacks.Callback):
         self._written = True
         self._cost = self._last = 0.0
 
+    def get_state(self) -> dict[str, Any]:
+        """The best epoch, its value and its weights."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "weights": self._weights}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` gave; a file that is there may be of a later epoch, and is written anew."""
+        self.best, self.best_epoch, self._weights = state["best"], state["best_epoch"], state["weights"]
+        self._written = self._weights is None
+        if self._weights is None:
+            self.path.unlink(missing_ok=True)
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start the clock of the file's writing."""
         self._last = time.monotonic()

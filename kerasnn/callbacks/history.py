@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kerasnn.files import write_text
 
@@ -30,6 +31,28 @@ class HistoryFile(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add the epoch's row."""
         self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
+        self._write()
+
+    def get_state(self) -> dict[str, Any]:
+        """Each column's rows and values."""
+        columns: dict[str, list[tuple[int, float]]] = {}
+        for number, row in enumerate(self.rows):
+            for name, value in row.items():
+                columns.setdefault(name, []).append((number, value))
+        return {name: np.array(column, np.float64) for name, column in columns.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` gave; rows on disk of later epochs vanish."""
+        self.rows = [{} for _ in state.get("epoch", ())]
+        for name, column in state.items():
+            for number, value in column.tolist():
+                self.rows[int(number)][name] = int(value) if name == "epoch" else value
+        if self.rows:
+            self._write()
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
         text = io.StringIO()
         table = csv.DictWriter(text, columns, restval="", lineterminator="\n")

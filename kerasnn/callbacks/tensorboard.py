@@ -28,6 +28,7 @@ TASKS = ("binary", "multiclass", "multilabel", "regression")
 BUCKETS = 30
 # Examples predicted at a time.
 ROWS = 1024
+_FOLDERS = ("train", "validation")
 log = logging.getLogger(__name__)
 _file_number = itertools.count()
 
@@ -119,6 +120,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._epoch = self._drawn = None
+        self._close()
         self._train = _EventFile(self.log_dir / "train")
         self._validation = None
         if self.config_text is not None:
@@ -171,10 +173,41 @@ class TensorBoard(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self.images_every and self._epoch is not None and self._epoch != self._drawn:
             self._draw(self._epoch)
+        self._close()
+        self._measure = None
+
+    def get_state(self) -> dict[str, Any]:
+        """How long the event files are, and what has been drawn."""
+        for file in (self._train, self._validation):
+            if file is not None:
+                file.flush()
+        sizes = {name: {path.name: path.stat().st_size for path in self._event_files(name)} for name in _FOLDERS}
+        return {"sizes": sizes, "epoch": self._epoch, "drawn": self._drawn}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` gave: what event files have had since is cut off, and a further file begins."""
+        self._close()
+        self._epoch, self._drawn = state["epoch"], state["drawn"]
+        newest = max((name for sizes in state["sizes"].values() for name in sizes), default="")
+        for name in _FOLDERS:
+            sizes = state["sizes"][name]
+            for path in self._event_files(name):
+                if path.name not in sizes:
+                    # Names begin with the time: it was begun after the state.
+                    if path.name > newest:
+                        path.unlink()
+                elif path.stat().st_size > sizes[path.name]:
+                    os.truncate(path, sizes[path.name])
+        self._train = _EventFile(self.log_dir / "train")
+
+    def _event_files(self, name: str) -> list[Path]:
+        return sorted((self.log_dir / name).glob("events.out.tfevents.*"))
+
+    def _close(self) -> None:
         for file in (self._train, self._validation):
             if file is not None:
                 file.close()
-        self._train = self._validation = self._measure = None
+        self._train = self._validation = None
 
     @property
     def _validation_file(self) -> "_EventFile":

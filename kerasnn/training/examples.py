@@ -129,7 +129,7 @@ class ResidentExamples(Examples):
 
     def load(self, state: "Pass") -> tuple[Any, tf.Tensor | None, int]:
         """Data, order and the row where a pass's next step begins."""
-        if state.step == 0 and self.order is not None:
+        if state.order is None and self.order is not None:
             state.order = tf.identity(self.order(self.epoch))
         return self.data, state.order, state.step * self.batch_size
 
@@ -151,15 +151,15 @@ class StreamedExamples(ResidentExamples):
         return min(super().room(step), self.chunk_steps - step % self.chunk_steps)
 
     def load(self, state: "Pass") -> tuple[Any, None, int]:
-        if state.step == 0:
-            state.chunks = iter(self._chunks())
-        step = state.step % self.chunk_steps
-        if step == 0:
+        chunk, step = divmod(state.step, self.chunk_steps)
+        if state.chunk is None:
+            state.chunks = iter(self._chunks(chunk))
+        if state.chunk is None or step == 0:
             state.chunk = next(state.chunks)
         return state.chunk, None, step * self.batch_size
 
-    def _chunks(self) -> tf.data.Dataset:
-        """Chunks of one size; the last is filled up with its last row."""
+    def _chunks(self, first: int) -> tf.data.Dataset:
+        """Chunks of one size from the first on; the last is filled up with its last row."""
         rows = self.chunk_steps * self.batch_size
         leaves = [leaf for leaf in keras.tree.flatten(self.arrays) if leaf is not None]
         order = None if self.order is None else self.order(self.epoch)
@@ -173,7 +173,7 @@ class StreamedExamples(ResidentExamples):
             read_arrays = iter(tf.numpy_function(read, [chunk], [_dtype(leaf) for leaf in leaves]))
             return _each(lambda leaf: tf.ensure_shape(next(read_arrays), (rows, *leaf.shape[1:])), self.arrays)
 
-        return tf.data.Dataset.range(-(-self.num_batches // self.chunk_steps)).map(load).prefetch(2)
+        return tf.data.Dataset.range(first, -(-self.num_batches // self.chunk_steps)).map(load).prefetch(2)
 
 
 class Pass:
@@ -201,6 +201,10 @@ class Pass:
     def room(self) -> int:
         """How many steps can be taken at once."""
         return self.examples.room(self.step)
+
+    def skip(self, count: int) -> None:
+        """Leave out steps, of a pass that has not begun."""
+        self.step = count
 
     def take(self, count: int) -> list[Steps]:
         """The next steps: those of whole batches and, last, that of a short one.
