@@ -16,8 +16,9 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.schema import short
+from kerasnn.signals import TerminatedError, caught, error_of
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,7 +50,12 @@ class _TrainSettings(RunConfig, BaseSettings):
         default=None, description="JSON file, or a run folder whose config.json is meant; flags change it."
     )
     run_dir: str | None = Field(
-        default=None, description="New or empty folder for the run; null makes logs/<time>-<data>-<style>."
+        default=None,
+        description="New or empty folder for the run, or that of a run to go on with; null makes "
+        "logs/<time>-<data>-<style>.",
+    )
+    resume: str | None = Field(
+        default=None, description="Run folder to go on with, as --config and --run_dir together; flags may add epochs."
     )
 
 
@@ -60,7 +66,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; None takes the program's.
 
     Returns:
-        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
     """
     return guarded("train.py", lambda: _train(arguments))
 
@@ -68,7 +74,11 @@ def train(arguments: Sequence[str] | None = None) -> int:
 def _train(arguments: Sequence[str] | None) -> int:
     try:
         flags = given(_TrainSettings, "train.py", arguments)
-        start, run_dir = flags.pop("config", None), flags.pop("run_dir", None)
+        start, run_dir, resume = (flags.pop(key, None) for key in ("config", "run_dir", "resume"))
+        if resume is not None:
+            if start is not None or run_dir is not None:
+                raise ValueError("--resume names the run folder, so --config and --run_dir must be left out")
+            start = run_dir = resume
         config = replace_at(RunConfig() if start is None else RunConfig.load(start), flags)
         if config.data.name == "arrays":
             raise ValueError("data.name 'arrays' is for train() in Python; here give csv, npz or a data set's name")
@@ -91,7 +101,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; None takes the program's.
 
     Returns:
-        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
     """
     return guarded("evaluate.py", lambda: _evaluate(arguments))
 
@@ -194,8 +204,15 @@ def guarded(program: str, body: Callable[[], int]) -> int:
         program: the program's name.
         body: what it does; returns the exit code.
     """
+
+    def end(number: int) -> NoReturn:
+        raise error_of(number)
+
     try:
-        return body()
+        with caught(end):
+            return body()
+    except TerminatedError:
+        return complain(program, "terminated", TERMINATED)
     except KeyboardInterrupt:
         return complain(program, "interrupted", INTERRUPTED)
     except (ValueError, TypeError, ArithmeticError, OSError) as error:

@@ -299,6 +299,21 @@ class TrainingConfig(Schema):
     """Share of the device's memory that the examples may take, 0 to 1; more than that is streamed."""
     save_best: bool = True
     """Whether the best epoch's model is kept as `best.keras`."""
+    save_state: bool = True
+    """Whether the whole state is saved after every epoch, so that a killed run can go on."""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """What to do when the loss or a weight is no longer finite: `stop` ends the run; `rollback` goes back to the last
+    saved state, with a lower learning rate."""
+    rollbacks: int = Field(default=3, ge=1)
+    """How often a run may go back before it ends after all."""
+    rollback_factor: float = Field(default=0.5, gt=0, lt=1)
+    """Factor on the learning rate at each of them, 0 to 1."""
+
+    @model_validator(mode="after")
+    def _rollback_from_state(self) -> Self:
+        if self.on_nan == "rollback" and not self.save_state:
+            raise ValueError("on_nan 'rollback' goes back to a saved state, so save_state must be true, received false")
+        return self
 
 
 class DevicesConfig(Schema):

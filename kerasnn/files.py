@@ -1,9 +1,13 @@
 """Files that are either whole or not there."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+PARTIAL = ".*.partial*"
+"""Matches what a kill within `replacing` leaves."""
 
 
 def inside(folder: str | Path, name: str) -> Path:
@@ -49,6 +53,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: str | Path, rule: str) -> Iterator[None]:
+    """Within it, no other process is within it for the same folder; a kill ends it too.
+
+    Args:
+        folder: an existing folder.
+        rule: what the folder is for, as the start of a sentence (`"run_dir"`).
+
+    Raises:
+        ValueError: one line, where another process is.
+
+    Reference: POSIX's `flock`.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{rule} must be free, received {folder}, which another process is using") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """What every described value shares: frozen, checked, and refused in one line that names the rule and the choices."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Self
 
@@ -87,6 +87,18 @@ def short(value: object, limit: int = 80) -> str:
     """`repr` cut to a length that keeps an error on one line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Dotted keys whose values differ between two JSON objects."""
+    found = []
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += [f"{key}.{inner}" for inner in differences(old, new)]
+        elif old != new or (key in before) != (key in after):
+            found.append(key)
+    return found
 
 
 class Schema(BaseModel):

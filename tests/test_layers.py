@@ -10,6 +10,7 @@ LEVELS = {
     "kerasnn": 0,
     "kerasnn.schema": 1,
     "kerasnn.files": 1,
+    "kerasnn.signals": 1,
     "kerasnn.schedules": 2,
     "kerasnn.catalog": 2,
     "kerasnn.config": 3,

@@ -6,7 +6,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -139,7 +140,12 @@ class TensorBoard(keras.callbacks.Callback):
             self._rates = self.learning_rate.rates(epoch, updates)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        assert self._train is not None
+        with self._lossy():
+            self._write_epoch(epoch, logs)
+
+    def _write_epoch(self, epoch: int, logs: dict[str, Any] | None) -> None:
+        if self._train is None:
+            return
         logs = dict(logs or {})
         self._epoch = epoch
         rate = logs.pop("learning_rate", None)
@@ -171,16 +177,25 @@ class TensorBoard(keras.callbacks.Callback):
                 file.flush()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        if self.images_every and self._epoch is not None and self._epoch != self._drawn:
-            self._draw(self._epoch)
-        self._close()
+        with self._lossy():
+            epoch = self._epoch
+            if self._train is not None and self.images_every and epoch is not None and epoch != self._drawn:
+                self._draw(epoch)
+            self._close()
         self._measure = None
+
+    @contextmanager
+    def _lossy(self) -> Iterator[None]:
+        """A report that can't be written any more is no reason to end a training."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            log.warning("TensorBoard's events can't be written any more, training goes on: %s", short(str(error), 160))
+            # Closing would fail again, as the rest can't be written either.
+            self._train = self._validation = None
 
     def get_state(self) -> dict[str, Any]:
         """How long the event files are, and what has been drawn."""
-        for file in (self._train, self._validation):
-            if file is not None:
-                file.flush()
         sizes = {name: {path.name: path.stat().st_size for path in self._event_files(name)} for name in _FOLDERS}
         return {"sizes": sizes, "epoch": self._epoch, "drawn": self._drawn}
 

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -98,15 +98,3 @@ class Journal:
             self.records.append(record)
             whole += len(line)
         self._file.truncate(whole)
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ between two JSON objects."""
-    found = []
-    for key in dict.fromkeys([*before, *after]):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += [f"{key}.{inner}" for inner in differences(old, new)]
-        elif old != new or (key in before) != (key in after):
-            found.append(key)
-    return found

@@ -10,11 +10,11 @@ from pathlib import Path
 from kerasnn.config import RunConfig
 from kerasnn.data import Data
 from kerasnn.files import write_text
-from kerasnn.schema import short
+from kerasnn.schema import differences, short
 from kerasnn.search import hparams
 from kerasnn.search.chief import Chief
 from kerasnn.search.config import SearchConfig
-from kerasnn.search.journal import ADDRESS, Journal, Record, differences
+from kerasnn.search.journal import ADDRESS, Journal, Record
 from kerasnn.search.models import BestModels
 from kerasnn.search.proposals import Oracle, Proposal
 from kerasnn.search.report import Board, Trial, ranked, table, to_csv

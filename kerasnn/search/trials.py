@@ -261,6 +261,7 @@ def _alone(job: Job, data_of: Callable[[RunConfig], Data], config: SearchConfig,
         # Seeds after the first end where the first was ended.
         watcher = _Watcher(job.number, config, epochs, watch if seed == 0 else None)
         quiet = {"report.tensorboard": False, "report.progress": "silent", "training.save_best": False}
+        quiet |= {"training.save_state": False, "training.on_nan": "stop"}
         try:
             with tempfile.TemporaryDirectory() as folder:
                 train(replace_at(run, quiet), Path(folder) / "run", data_of(run), callbacks=[watcher])

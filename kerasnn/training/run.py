@@ -1,9 +1,14 @@
 """One run, whole: a config in, a trained model and a run folder out."""
 
+import hashlib
 import json
+import logging
+import math
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,15 +24,22 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.callbacks.tensorboard import TensorBoard
 from kerasnn.config import RunConfig
 from kerasnn.data import Data, load
-from kerasnn.files import write_text
+from kerasnn.files import PARTIAL, alone_in, write_text
 from kerasnn.models import build_model, with_preprocessing
 from kerasnn.schedules import more_is_better
+from kerasnn.schema import differences
 from kerasnn.training.checks import check_scale
 from kerasnn.training.compiled import evaluate, fit
 from kerasnn.training.record import plan, provenance
+from kerasnn.training.state import TrainingState
+from kerasnn.training.state_file import StateFolder
+
+logger = logging.getLogger("kerasnn")
 
 PROBE = 256
 """Examples of the fixed batch on which gradients are measured."""
+FINGERPRINT_BYTES = 16 * 2**20
+"""About how much of a part's examples is looked at to know the data again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +68,13 @@ def train(
     """Train the network that a config describes and leave a run folder.
 
     The folder holds `config.json` (reruns the run), `model.keras` (the final model) and `best.keras` (the best
-    epoch's), both taking raw examples, `history.csv`, `result.json`, and event files for TensorBoard. Interrupted by
-    Ctrl-C it is complete up to the last epoch.
+    epoch's), both taking raw examples, `history.csv`, `result.json`, event files for TensorBoard, and `state/`. A run
+    that was killed anywhere goes on when it is called again with the same folder, and ends with the bits that it would
+    have ended with; so does one that ended, with more epochs. Ctrl-C and SIGTERM save the state within seconds.
 
     Args:
         config: the run; None is the default run on the digits.
-        run_dir: a folder that is new or empty; None makes `logs/<time>-<data>-<style>`.
+        run_dir: a folder that is new, empty or the run's; None makes `logs/<time>-<data>-<style>`.
         data: prepared data; None loads what the config describes.
         callbacks: further Keras callbacks.
 
@@ -69,17 +82,20 @@ def train(
         The trained model, its history and its metrics.
 
     Raises:
-        ValueError: one line, for a config or data that don't fit together or a run folder in use.
+        ValueError: one line, for a config or data that don't fit together, and for a folder in use or of another run.
         DivergenceError: when the loss or a weight is no longer finite; the folder keeps what was good.
+        OSError: one line, where the folder can't be written; the last state is then untouched.
     """
     config = config or RunConfig()
     data = data or load(config.data, config.task)
     _check_fit(config, data)
     class_weight = class_weights(config, data)
     with devices.use(config.devices) as device:
-        folder = _new_folder(run_dir, config)
-        write_text(folder / "config.json", config.to_json() + "\n")
-        return _train(config, folder, data, callbacks, device, class_weight)
+        folder = _folder(run_dir, config)
+        with alone_in(folder, "run_dir"):
+            _begin(folder, config)
+            write_text(folder / "config.json", config.to_json() + "\n")
+            return _train(config, folder, data, callbacks, device, class_weight)
 
 
 def compile_model(model: keras.Model, config: RunConfig, optimizer: keras.optimizers.Optimizer | None = None) -> None:
@@ -142,26 +158,42 @@ def _train(
     table = HistoryFile(folder / "history.csv")
     own.append(table)
     verbose = _verbosity(config.report.progress)
+    state = TrainingState(folder / "state", fingerprint=_fingerprint(data)) if settings.save_state else None
+    arguments = {"callbacks": [*own, *callbacks]} if state is None else state.resume(network, [*own, *callbacks])
     if verbose:
         print(plan(config, data, network, learning_rate, device, folder))
+        if state is not None and state.resumed:
+            print(f"goes on     after {state.epochs:,} epochs")
     start = time.perf_counter()
     status = "failed"
     try:
-        fit(
-            network,
-            data.x_train,
-            data.y_train,
-            batch_size=settings.batch_size,
-            epochs=settings.epochs,
-            verbose=verbose,
-            callbacks=[*own, *callbacks],
-            validation_data=validation,
-            class_weight=class_weight,
-            seed=config.seed,
-            compiled=settings.compiled,
-            memory_share=settings.memory_share,
-        )
-        status = "finished"
+        with nullcontext() if state is None else state.on_signals():
+            while status != "finished":
+                try:
+                    fit(
+                        network,
+                        data.x_train,
+                        data.y_train,
+                        batch_size=settings.batch_size,
+                        epochs=settings.epochs,
+                        verbose=verbose,
+                        validation_data=validation,
+                        class_weight=class_weight,
+                        seed=config.seed,
+                        compiled=settings.compiled,
+                        memory_share=settings.memory_share,
+                        **arguments,
+                    )
+                    status = "finished"
+                except DivergenceError as error:
+                    if settings.on_nan == "stop" or state is None or state.rollbacks >= settings.rollbacks:
+                        raise
+                    epochs, rate = state.roll_back(settings.rollback_factor)
+                    arguments = state.resume(network, [*own, *callbacks])
+                    logger.warning(
+                        "%s; going back to the end of epoch %d with a learning rate of %.3g, time %d of at most %d",
+                        *(error, epochs, rate, state.rollbacks, settings.rollbacks),
+                    )
     except KeyboardInterrupt:
         status = "interrupted"
         raise
@@ -169,12 +201,13 @@ def _train(
         status = "diverged"
         raise
     finally:
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start if state is None else state.trained_seconds
         best.write()
         values: dict[str, float] = {}
         part = "validation" if data.x_test is None else "test"
         if status in ("finished", "interrupted"):
             save_model(model, folder / "model.keras")
+        if status == "finished":
             values = _values(network, data, part, settings.batch_size)
         record = {
             "status": status,
@@ -202,14 +235,64 @@ def _check_fit(config: RunConfig, data: Data) -> None:
             raise ValueError(f"data.scaling none leaves x_train as it is, but {error}") from None
 
 
-def _new_folder(run_dir: str | Path | None, config: RunConfig) -> Path:
+def _folder(run_dir: str | Path | None, config: RunConfig) -> Path:
     if run_dir is None:
         run_dir = Path("logs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-{config.style}"
     folder = Path(run_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"run_dir must be a new or empty folder, received {folder}, which holds something already")
+    if folder.exists() and not (folder / "config.json").exists() and (not folder.is_dir() or any(_kept(folder))):
+        raise ValueError(
+            f"run_dir must be a new or empty folder, received {folder}, which holds something that is no run"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _kept(folder: Path) -> list[Path]:
+    """What a folder holds but for files that a kill left half-written."""
+    return [path for path in folder.iterdir() if not path.match(PARTIAL)]
+
+
+def _begin(folder: Path, config: RunConfig) -> None:
+    """See that the folder's run, if it holds one, is this one, and tidy up after a kill."""
+    states = StateFolder(folder / "state")
+    for path in [*folder.glob(PARTIAL), *states.path.glob(PARTIAL)]:
+        path.unlink()
+    if not (folder / "config.json").exists():
+        return
+    if states.files():
+        before, after = (each.model_dump(mode="json") for each in (RunConfig.load(folder), config))
+        if changed := [key for key in differences(before, after) if not _may_change(key)]:
+            raise ValueError(
+                f"run_dir must continue the run that it holds, {folder} began with another {', '.join(changed)}; "
+                f"give a new folder or the settings of {folder / 'config.json'}"
+            )
+        if (trained := states.epochs) > config.training.epochs:
+            raise ValueError(
+                f"training.epochs must be at least the {trained} that {folder} has trained already, "
+                f"received {config.training.epochs}"
+            )
+    elif (folder / "result.json").exists():
+        raise ValueError(f"run_dir must be a new or empty folder, received {folder}, which holds a run without a state")
+    else:
+        # It was killed before it had a state; what it had written is written anew.
+        for name in ("train", "validation"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _may_change(key: str) -> bool:
+    """Whether a continued run may change a setting."""
+    return key == "training.epochs" or key.startswith("report.")
+
+
+def _fingerprint(data: Data) -> str:
+    """Of the data's shapes and labels and, of large parts, some of the examples."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in ("x_train", "y_train", "x_validation", "y_validation"):
+        array = getattr(data, part)
+        if array is not None:
+            some = array[:: max(1, math.ceil(array.nbytes / FINGERPRINT_BYTES))]
+            digest.update(str((array.dtype.name, array.shape)).encode() + some.tobytes())
+    return digest.hexdigest()
 
 
 def early_stopping(config: RunConfig) -> keras.callbacks.EarlyStopping:

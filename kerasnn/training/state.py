@@ -1,14 +1,12 @@
 """The whole state of a training, saved so that a killed run goes on as if it had never been killed."""
 
 import random
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import keras
@@ -19,6 +17,7 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_g
 
 from kerasnn.callbacks.divergence import DivergenceError, is_finite
 from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.signals import caught, error_of
 from kerasnn.training.hooks import flat
 from kerasnn.training.state_file import StateFolder, logger
 
@@ -43,10 +42,6 @@ _STATELESS = (
 )
 
 
-class TerminatedError(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM; the state is saved."""
-
-
 class TrainingState(keras.callbacks.Callback):
     """Saves the whole state of a training at every epoch's end, and in long epochs between blocks of steps.
 
@@ -68,7 +63,8 @@ class TrainingState(keras.callbacks.Callback):
     Args:
         folder: where the states are; made where it is missing.
         keep: how many states stay, at least 1.
-        seconds: seconds between states within an epoch.
+        seconds: seconds between states within an epoch; None is `SECONDS`.
+        fingerprint: of what is learned from; a state with another one is refused.
 
     Raises:
         DivergenceError: from `fit`, where a weight or an optimizer's value is no longer finite; such a state is not
@@ -78,10 +74,11 @@ class TrainingState(keras.callbacks.Callback):
     Reference: `keras.callbacks.BackupAndRestore`, which keeps weights and optimizer only.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int = 2, seconds: float = SECONDS) -> None:
+    def __init__(self, folder: str | Path, *, keep: int = 2, seconds: float | None = None, fingerprint: str = "") -> None:
         super().__init__()
         self.files = StateFolder(folder, keep)
-        self.seconds = seconds
+        self.seconds = SECONDS if seconds is None else seconds
+        self.fingerprint = fingerprint
         self.rollbacks = 0
         self.signal: int | None = None
         self._callbacks: list[keras.callbacks.Callback] = []
@@ -129,6 +126,8 @@ class TrainingState(keras.callbacks.Callback):
         self._tree = tree = self.files.newest()
         epoch = 0
         if tree is not None:
+            if tree["fingerprint"] != self.fingerprint:
+                raise ValueError(f"the state in {self.files.path} must be of the same data, received others")
             _assign(_variables(model), tree["variables"])
             self._prepare(tree["callbacks"])
             self.rollbacks, self._trained = tree["rollbacks"], tree["seconds"]
@@ -145,18 +144,23 @@ class TrainingState(keras.callbacks.Callback):
         return 0 if self._tree is None else self._tree["epoch"]
 
     @property
+    def resumed(self) -> bool:
+        """Whether `resume` found a state."""
+        return self._tree is not None
+
+    @property
     def trained_seconds(self) -> float:
         """Seconds of training, those before a restart included."""
         return self._trained + (time.monotonic() - self._begin if self._running else 0.0)
 
-    def roll_back(self, factor: float) -> int:
+    def roll_back(self, factor: float) -> tuple[int, float]:
         """Lower the learning rate in the newest state, from which `resume` then goes on.
 
         Args:
             factor: on the base rate of the `LearningRate` callback.
 
         Returns:
-            The epoch, from 0 on, that is trained next.
+            Epochs in that state, and the base rate from now on.
 
         Raises:
             ValueError: where there is no state, or no `LearningRate` in it.
@@ -176,8 +180,7 @@ class TrainingState(keras.callbacks.Callback):
         owner["learning_rate"] *= factor
         tree["rollbacks"] += 1
         self.files.write(tree)
-        epoch: int = tree["epoch"]
-        return epoch
+        return tree["epoch"], owner["learning_rate"]
 
     def flush(self) -> None:
         """Wait until the newest state is on disk.
@@ -198,22 +201,18 @@ class TrainingState(keras.callbacks.Callback):
             TerminatedError: after SIGTERM.
         """
 
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self._running and self.signal is None:
-                self.signal = number
-                return
-            raise TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
+        def handle(number: int) -> None:
+            if not self._running or self.signal is not None:
+                raise error_of(number)
+            self.signal = number
 
         self.signal = None
-        mine = threading.current_thread() is threading.main_thread()
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM) if mine}
         try:
-            yield
-            self._end_by_signal()
+            with caught(handle):
+                yield
+                self._end_by_signal()
         finally:
             self._trained, self._running = self.trained_seconds, False
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Give the variables and the callbacks their values; without a state, save the beginning."""
@@ -275,7 +274,7 @@ class TrainingState(keras.callbacks.Callback):
     def _end_by_signal(self) -> None:
         if self.signal is not None:
             self.flush()
-            raise TerminatedError if self.signal == signal.SIGTERM else KeyboardInterrupt
+            raise error_of(self.signal)
 
     def _save(self, epoch: int, step: int, ended: int | None = None, logs: dict[str, Any] | None = None) -> None:
         self._saved = time.monotonic()
@@ -300,6 +299,7 @@ class TrainingState(keras.callbacks.Callback):
             "epoch": epoch,
             "step": step,
             "stopped": ended is not None and bool(self.model.stop_training),
+            "fingerprint": self.fingerprint,
             "rollbacks": self.rollbacks,
             "seconds": self.trained_seconds,
             "variables": arrays,

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,14 +176,14 @@ class StateFolder:
                 path.replace(path.with_suffix(".damaged"))
         return None
 
+    @property
+    def epochs(self) -> int:
+        """Whole epochs in the newest state."""
+        return max((int(path.name.partition("-")[0]) for path in self.files()), default=0)
+
     def files(self) -> list[Path]:
         """The state files, the oldest position first."""
-        return sorted(path for path in self.path.glob("*.state") if not path.name.startswith("."))
-
-    def clean(self) -> None:
-        """Remove what a kill left half-written; only who owns the folder may."""
-        for path in self.path.glob(".*.partial*"):
-            path.unlink(missing_ok=True)
+        return sorted(path for path in self.path.glob("*.state") if re.fullmatch(r"\d{6,}-\d{8,}\.state", path.name))
 
     def _sync(self) -> None:
         folder = os.open(self.path, os.O_RDONLY)

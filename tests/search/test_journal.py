@@ -2,7 +2,8 @@
 
 import pytest
 
-from kerasnn.search.journal import Journal, differences
+from kerasnn.schema import differences
+from kerasnn.search.journal import Journal
 
 
 def test_records_are_read_back_in_order(tmp_path):

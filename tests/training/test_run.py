@@ -39,6 +39,7 @@ def test_run_folder_is_complete(finished):
     names = {path.name for path in result.run_dir.iterdir()}
     assert names == {
         "config.json", "model.keras", "best.keras", "history.csv", "result.json", "network.svg", "train", "validation",
+        "state",
     }  # fmt: skip
     assert RunConfig.load(result.run_dir) == config
     record = json.loads((result.run_dir / "result.json").read_text())

@@ -1,0 +1,31 @@
+"""SIGTERM and Ctrl-C as exceptions."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class TerminatedError(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM."""
+
+
+def error_of(number: int) -> KeyboardInterrupt:
+    """What a signal raises: `TerminatedError` for SIGTERM, else KeyboardInterrupt."""
+    return TerminatedError() if number == signal.SIGTERM else KeyboardInterrupt()
+
+
+@contextmanager
+def caught(handle: Callable[[int], None]) -> Iterator[None]:
+    """Within it, Ctrl-C and SIGTERM call a function; outside the main thread they are left as they are.
+
+    Args:
+        handle: told the signal's number.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, lambda received, _: handle(received)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
