@@ -28,6 +28,7 @@ LEVELS = {
     "kerasnn.cli": 7,
     "kerasnn.search": 8,
     "kerasnn.benchmark": 9,
+    "kerasnn.chaos": 9,
 }
 WITHOUT_TENSORFLOW = ("kerasnn", "kerasnn.schema", "kerasnn.schedules", "kerasnn.catalog", "kerasnn.config")
 FILES = sorted((ROOT / "kerasnn").rglob("*.py"))

@@ -74,7 +74,9 @@ class TrainingState(keras.callbacks.Callback):
     Reference: `keras.callbacks.BackupAndRestore`, which keeps weights and optimizer only.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int = 2, seconds: float | None = None, fingerprint: str = "") -> None:
+    def __init__(
+        self, folder: str | Path, *, keep: int = 2, seconds: float | None = None, fingerprint: str = ""
+    ) -> None:
         super().__init__()
         self.files = StateFolder(folder, keep)
         self.seconds = SECONDS if seconds is None else seconds
