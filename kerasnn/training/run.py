@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -275,8 +274,8 @@ def _begin(folder: Path, config: RunConfig) -> None:
         raise ValueError(f"run_dir must be a new or empty folder, received {folder}, which holds a run without a state")
     else:
         # It was killed before it had a state; what it had written is written anew.
-        for name in ("train", "validation"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for events in folder.glob("*/events.out.tfevents.*"):
+            events.unlink()
 
 
 def _may_change(key: str) -> bool:

@@ -1,6 +1,6 @@
 """A search that is killed at any moment goes on with the proposals of one that never was.
 
-A few kills of one oracle's search; with KERASNN_ALL_TESTS=1 fifty of each oracle's (KERASNN_KILLS takes another number).
+A few kills of one oracle's search; with KERASNN_ALL_TESTS=1 fifty of each oracle's (or KERASNN_KILLS).
 """
 
 import json
