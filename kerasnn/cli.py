@@ -21,7 +21,7 @@ from kerasnn.signals import TerminatedError, caught, error_of
 DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line with the nearest right flag."""
 
     def error(self, message: str) -> NoReturn:
@@ -107,7 +107,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: Sequence[str] | None) -> int:
-    parser = _Parser(prog="evaluate.py", description="Evaluate a trained run.", allow_abbrev=False)
+    parser = Parser(prog="evaluate.py", description="Evaluate a trained run.", allow_abbrev=False)
     parser.add_argument("run_dir", help="the run folder")
     parser.add_argument("--data", metavar="FILE", help="csv or npz file of raw examples (default: the run's test part)")
     parser.add_argument(
@@ -146,7 +146,7 @@ def given(settings: type[BaseSettings], program: str, arguments: Sequence[str] |
         arguments: the command line; None takes the program's.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _Parser(
+    parser = Parser(
         prog=program,
         usage=f"{program} [--config FILE] [--KEY VALUE ...]",
         description=settings.__doc__,

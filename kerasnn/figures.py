@@ -26,8 +26,10 @@ from kerasnn.schema import one_of, short
 
 # Okabe and Ito's palette keeps its hues apart for every common kind of colour blindness; so do Blues and cividis.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
+PURPLE, SKY, INK = "#CC79A7", "#56B4E9", "#222222"
+PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, INK, GREY)
+"""For lines that are told apart; past the palette they are dashed too, see `line_styles`."""
 SHADES = "Blues"
-INK = "#222222"
 DPI = 110
 SUFFIXES = (".png", ".svg", ".pdf")
 # A matrix of this many classes still has room for its counts, and an axis for this many names.
@@ -263,16 +265,40 @@ def architecture(model: Any) -> Figure:
 
     Reference: `keras.utils.plot_model`, which needs Graphviz and shows no inside of a subclassed model.
     """
-    if not model.layers:
-        raise ValueError(f"model must have layers; received {short(model)}")
-    if not model.built:
-        raise ValueError(f"model must be built, by an input shape or a first call; received {short(model)}")
+    return architectures([model])
+
+
+def architectures(models: Sequence[Any], titles: Sequence[str] | None = None) -> Figure:
+    """Networks side by side, each as `architecture` draws it.
+
+    Args:
+        models: built Keras models of any style.
+        titles: a line above each; None gives none.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: where a model has no layers or is not built.
+    """
+    for model in models:
+        if not model.layers:
+            raise ValueError(f"model must have layers; received {short(model)}")
+        if not model.built:
+            raise ValueError(f"model must be built, by an input shape or a first call; received {short(model)}")
+    # Boxes of one height, on a page that an image can hold; a long network's only get thinner.
+    longest = max(len(list(_rows(model))) for model in models)
+    height = min(0.62, 250 / longest)
+    figure, every = page(7.6 * len(models), height * longest + 0.9 + (0.25 if titles else 0), 1, len(models))
+    for number, (model, axes) in enumerate(zip(models, every.flat, strict=True)):
+        _architecture(axes, model, longest, height, titles[number] if titles else "")
+    return figure
+
+
+def _architecture(axes: Axes, model: Any, longest: int, height: float, title: str) -> None:
     rows = list(_rows(model))
     tops = [index for index, row in enumerate(rows) if row.depth == 0]
     position = {rows[index].name: index for index in tops}
-    # A long network keeps to a page that an image can hold; its boxes then only get thinner.
-    height = min(0.62, 250 / len(rows))
-    figure, axes = _figure(7.6, height * len(rows) + 0.9)
     axes.set_axis_off()
     box, indent = 0.62, 0.035
     font = min(10.0, height * 16)
@@ -285,7 +311,7 @@ def architecture(model: Any) -> Figure:
                 right - left,
                 box,
                 boxstyle="round,pad=0,rounding_size=0.012",
-                mutation_aspect=len(rows) * 0.16,
+                mutation_aspect=longest * 0.16,
                 facecolor=color + "1F",
                 edgecolor=color,
                 linewidth=1.1,
@@ -323,9 +349,9 @@ def architecture(model: Any) -> Figure:
     for x, heading in ((0.84, "output shape"), (0.98, "parameters")):
         axes.text(x, -0.75, heading, ha="right", va="center", color=GREY, fontsize=9)
     trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    axes.set_title(f"{model.name}: {model.count_params():,} parameters, {trainable:,} trainable", parse_math=False)
-    axes.set(xlim=(-0.01, 1.01), ylim=(len(rows) - 0.5, -1.05))
-    return figure
+    counts = f"{model.name}: {model.count_params():,} parameters, {trainable:,} trainable"
+    axes.set_title(f"{title}\n{counts}" if title else counts, parse_math=False)
+    axes.set(xlim=(-0.01, 1.01), ylim=(longest - 0.5, -1.05))
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
@@ -368,12 +394,28 @@ def _write(figure: Figure, file: Any, kind: str) -> None:
         figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A white page with axes in the shared style: nothing cut, light grid, no box around the data."""
+def page(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, NDArray[Any]]:
+    """A white page with axes in the shared style: nothing cut, light grid, no box around the data.
+
+    Args:
+        width, height: inches.
+        rows, columns: axes on the page.
+        options: of `Figure.subplots`, as `sharex`.
+
+    Returns:
+        The figure and its axes, `(rows, columns)`.
+    """
     figure = Figure(
         figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.09, w_pad=0.09), facecolor="white"
     )
-    axes = figure.subplots()
+    every = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in every.flat:
+        style(axes)
+    return figure, every
+
+
+def style(axes: Axes) -> None:
+    """Give axes the shared style."""
     axes.title.set(fontsize=11, color=INK)
     axes.xaxis.label.set(fontsize=10, color=INK)
     axes.yaxis.label.set(fontsize=10, color=INK)
@@ -381,7 +423,20 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(color="#E4E4E4", linewidth=0.8)
-    return figure, axes
+
+
+def line_styles(count: int) -> list[dict[str, Any]]:
+    """Colour and dashes of some lines, apart from each other for every common kind of colour blindness."""
+    dashes = ("-", "--", ":", "-.")
+    return [
+        {"color": PALETTE[index % len(PALETTE)], "linestyle": dashes[index // len(PALETTE) % len(dashes)]}
+        for index in range(count)
+    ]
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure, axes = page(width, height)
+    return figure, axes[0, 0]
 
 
 def _cut(name: object, limit: int) -> str:

@@ -11,6 +11,7 @@ LEVELS = {
     "kerasnn.schema": 1,
     "kerasnn.files": 1,
     "kerasnn.signals": 1,
+    "kerasnn.events": 2,
     "kerasnn.schedules": 2,
     "kerasnn.catalog": 2,
     "kerasnn.config": 3,
@@ -27,6 +28,7 @@ LEVELS = {
     "kerasnn.training": 6,
     "kerasnn.cli": 7,
     "kerasnn.search": 8,
+    "kerasnn.gallery": 8,
     "kerasnn.benchmark": 9,
     "kerasnn.chaos": 9,
 }

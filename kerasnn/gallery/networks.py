@@ -1,0 +1,43 @@
+"""The data as a network sees it, and the network in its three ways to be built."""
+
+from typing import get_args
+
+from matplotlib.figure import Figure
+
+from kerasnn import figures
+from kerasnn.config import RunConfig, Style
+from kerasnn.data import load
+from kerasnn.models import build_model
+
+
+def data_examples(config: RunConfig) -> Figure:
+    """Twenty-five labelled examples of the run's images.
+
+    Raises:
+        ValueError: for data that are no images with one class each.
+    """
+    data = load(config.data, config.task)
+    if data.image_shape is None or data.class_names is None or config.task not in ("binary", "multiclass"):
+        raise ValueError(f"data must be images with one class each, received {config.data.name} for {config.task}")
+    labels = data.y_train.argmax(axis=1) if data.y_train.ndim == 2 else data.y_train.astype(int)
+    return figures.examples(data.x_train, labels, data.class_names, data.image_shape)
+
+
+def three_builders(config: RunConfig) -> Figure:
+    """The run's network, sequential, functional and subclassed, side by side."""
+    data = load(config.data, config.task)
+    network = config.network.model_copy(update={"output_activation": config.output_activation})
+    styles = get_args(Style)
+    models = [
+        build_model(
+            network,
+            data.input_shape,
+            data.outputs,
+            style,
+            config.seed,
+            task=config.task,
+            regularization=config.regularization,
+        )
+        for style in styles
+    ]
+    return figures.architectures(models, styles)

@@ -1,0 +1,227 @@
+"""Optimizers' paths down surfaces of two parameters."""
+
+import functools
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from PIL import Image
+
+from kerasnn import catalog, figures, optimizers
+from kerasnn.config import RunConfig
+from kerasnn.figures import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SKY
+
+STEPS = 240
+FRAMES = 60
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A loss of two parameters.
+
+    Args:
+        name: what is hard about it.
+        height: the loss at `(x, y)`.
+        start: where the paths begin.
+        box: `(left, right, bottom, top)` of the picture.
+    """
+
+    name: str
+    height: Callable[[Any, Any], Any]
+    start: tuple[float, float]
+    box: tuple[float, float, float, float]
+
+
+SURFACES = (
+    Surface("plateau", lambda x, y: 1 - ops.exp(-(x**2 + 0.5 * y**2) / 2), (-2.9, 1.4), (-3.6, 1.8, -2.2, 2.2)),
+    Surface("saddle", lambda x, y: x**2 - y**2 + y**4 / 8 + 2, (-1.8, 0.01), (-2.3, 1.4, -1.2, 2.9)),
+    Surface(
+        "valley with a local minimum",
+        lambda x, y: 0.12 * (x - 2) ** 2 - 0.55 * ops.exp(-((x + 1.2) ** 2) / 0.25) + 4 * (y - 0.25 * x) ** 2,
+        (-3.3, 0.5),
+        (-3.9, 3.5, -1.9, 1.9),
+    ),
+)
+
+# Rates with which each gets going on all three; Adadelta's makes up for its slow start, as its paper's 1.0 does.
+SHOWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sgd": ({"learning_rate": 0.05}, {"color": INK, "marker": "o"}),
+    "momentum": ({"learning_rate": 0.02}, {"color": BLUE, "marker": "s"}),
+    "nesterov": ({"learning_rate": 0.02}, {"color": SKY, "marker": "D"}),
+    "adagrad": ({"learning_rate": 0.3}, {"color": GREEN, "marker": "^"}),
+    "adadelta": ({"learning_rate": 10.0}, {"color": PURPLE, "marker": "v"}),
+    "rmsprop": ({"learning_rate": 0.03}, {"color": ORANGE, "marker": "P"}),
+    "adam": ({"learning_rate": 0.08}, {"color": RED, "marker": "X"}),
+    "adamax": ({"learning_rate": 0.12}, {"color": "#8C6D31", "marker": "*"}),
+}
+_OTHERS: dict[str, dict[str, Any]] = {
+    "adamw": {"learning_rate": 0.08},
+    "nadam": {"learning_rate": 0.08},
+    "lamb": {"learning_rate": 0.05},
+    "lion": {"learning_rate": 0.02},
+    "ftrl": {"learning_rate": 0.5},
+    "adafactor": {"learning_rate": 0.1},
+    "muon": {"learning_rate": 0.1},
+}
+
+
+def path(surface: Surface, spec: dict[str, Any], steps: int = STEPS) -> NDArray[Any]:
+    """Where an optimizer of the catalog goes.
+
+    Args:
+        surface: where it begins, and the loss.
+        spec: the optimizer, as `kerasnn.optimizers.get` takes it.
+        steps: number of updates.
+
+    Returns:
+        Points `(steps + 1, 3)`: x, y and the loss there.
+    """
+    # Two numbers in a row: some optimizers look at a matrix.
+    point = keras.Variable([surface.start], dtype="float32", name="point")
+    optimizer = optimizers.get(spec)
+    optimizer.build([point])
+
+    def height() -> Any:
+        return surface.height(point.value[0, 0], point.value[0, 1])
+
+    def walk() -> Any:
+        points = tf.TensorArray(tf.float32, steps + 1)
+        for step in tf.range(steps):
+            with tf.GradientTape() as tape:
+                loss = height()
+            points = points.write(step, tf.stack([point.value[0, 0], point.value[0, 1], loss]))
+            optimizer.apply([tape.gradient(loss, point.value)], [point])
+        return points.write(steps, tf.stack([point.value[0, 0], point.value[0, 1], height()])).stack()
+
+    # A partial, because TensorFlow takes retracing of one function for a mistake; each path is another program.
+    return tf.function(functools.partial(walk))().numpy()
+
+
+def optimizer_paths(config: RunConfig) -> Figure:
+    """Eight optimizers on a plateau, a saddle and a valley with a local minimum, and the loss at every step."""
+    return _figure(_walks(), STEPS)[0]
+
+
+def optimizer_animation(config: RunConfig) -> bytes:
+    """The same as a moving picture.
+
+    Returns:
+        The bytes of a GIF.
+    """
+    figure, moving = _figure(_walks(), 0)
+    figure.set_dpi(75)
+    canvas = FigureCanvasAgg(figure)
+    # What stands still is drawn once; the first drawing lays out the page.
+    canvas.draw()
+    for line, _ in moving:
+        line.set_visible(False)
+    canvas.draw()
+    still = canvas.copy_from_bbox(figure.bbox)
+    frames = []
+    for step in np.linspace(0, STEPS, FRAMES).astype(int):
+        canvas.restore_region(still)
+        for line, points in moving:
+            line.set_visible(True)
+            _until(line, points, step)
+            assert line.axes is not None
+            line.axes.draw_artist(line)
+            line.set_visible(False)
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    palette = _palette([str(look["color"]) for _, look in SHOWN.values()])
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    buffer = io.BytesIO()
+    durations = [80] * (FRAMES - 1) + [2500]
+    frames[0].save(buffer, "gif", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
+    return buffer.getvalue()
+
+
+def _palette(colors: Sequence[str]) -> Image.Image:
+    """A GIF's 256 colours: greys for the ground, and each line's own with its way into them."""
+    greys = np.linspace(0, 255, 96).round().astype(int)[:, None].repeat(3, axis=1)
+    lines = [
+        np.array(to_rgb(color)) * 255 * share + grey * (1 - share)
+        for color in colors
+        for grey in (90, 170, 255)
+        for share in (1, 0.8, 0.6, 0.4, 0.2)
+    ]
+    image = Image.new("P", (1, 1))
+    image.putpalette(np.concatenate([greys, np.array(lines).round().astype(int)]).ravel().tolist())
+    return image
+
+
+def every_optimizer(config: RunConfig) -> Figure:
+    """Every optimizer of the catalog in the valley with a local minimum, one panel each."""
+    surface = SURFACES[2]
+    described = {name: spec for name, (spec, _) in SHOWN.items()} | _OTHERS
+    assert set(described) == set(catalog.OPTIMIZERS), "a picture for each optimizer"
+    figure, every = figures.page(14, 7.4, 3, 5, sharex=True, sharey=True)
+    for (name, spec), axes in zip(described.items(), every.flat, strict=True):
+        _ground(axes, surface)
+        points = path(surface, {"name": name, **spec})
+        axes.plot(points[:, 0], points[:, 1], color=RED, linewidth=1.6)
+        axes.plot(*surface.start, "o", color=INK, markersize=5)
+        axes.plot(points[-1, 0], points[-1, 1], "*", color=RED, markeredgecolor="white", markersize=13)
+        axes.set_title(f"{name}, rate {spec['learning_rate']:g}")
+        axes.text(
+            0.97, 0.04, f"loss {points[-1, 2]:.3f}", transform=axes.transAxes, ha="right", fontsize=9, color=INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
+        )  # fmt: skip
+    return figure
+
+
+def _walks() -> list[dict[str, NDArray[Any]]]:
+    return [{name: path(surface, {"name": name, **spec}) for name, (spec, _) in SHOWN.items()} for surface in SURFACES]
+
+
+def _figure(walks: list[dict[str, NDArray[Any]]], step: int) -> tuple[Figure, list[tuple[Line2D, NDArray[Any]]]]:
+    """The figure up to a step, and its lines with the points that they go through."""
+    moving = []
+    figure, every = figures.page(14, 8, 2, len(SURFACES), height_ratios=(1.75, 1))
+    for surface, walk, (above, below) in zip(SURFACES, walks, every.T, strict=True):
+        _ground(above, surface)
+        above.set(title=surface.name, xlabel="x", ylabel="y")
+        above.plot(*surface.start, "o", color=INK, markersize=7, markerfacecolor="white", zorder=4)
+        for name, points in walk.items():
+            look = {**SHOWN[name][1], "markersize": 8, "markeredgecolor": "white", "markeredgewidth": 0.7}
+            (route,) = above.plot([], [], linewidth=1.7, label=name, **look)
+            (course,) = below.plot([], [], linewidth=1.5, color=look["color"])
+            for line in (route, course):
+                _until(line, points, step)
+                moving.append((line, points))
+        below.set(xlim=(0, STEPS), xlabel="update", ylabel="loss", yscale="log")
+        below.set_ylim(1e-3, 2.5 * walk["sgd"][0, 2])
+    handles, labels = every[0, 0].get_legend_handles_labels()
+    labels = [f"{name} {SHOWN[name][0]['learning_rate']:g}" for name in labels]
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=10)
+    return figure, moving
+
+
+def _until(line: Line2D, points: NDArray[Any], step: int) -> None:
+    if line.get_marker() in (None, "None", ""):
+        line.set_data(np.arange(step + 1), points[: step + 1, 2])
+    else:
+        line.set_data(points[: step + 1, 0], points[: step + 1, 1])
+        line.set_markevery([step])
+
+
+def _ground(axes: Axes, surface: Surface) -> None:
+    left, right, bottom, top = surface.box
+    x, y = np.meshgrid(np.linspace(left, right, 200), np.linspace(bottom, top, 200))
+    height = np.asarray(surface.height(x, y))
+    # Closer together where it is low: minima are shallow beside the walls.
+    levels = height.min() + np.ptp(height) * np.linspace(0, 1, 24) ** 2.2
+    axes.contourf(x, y, height, levels=levels, cmap="Greys", norm=PowerNorm(0.4, height.min(), height.max() * 3))
+    axes.contour(x, y, height, levels=levels, colors="white", linewidths=0.5)
+    axes.grid(visible=False)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
