@@ -29,6 +29,8 @@ LEVELS = {
     "kerasnn.cli": 7,
     "kerasnn.search": 8,
     "kerasnn.gallery": 8,
+    "kerasnn.study": 9,
+    "kerasnn.report": 10,
     "kerasnn.benchmark": 9,
     "kerasnn.chaos": 9,
 }

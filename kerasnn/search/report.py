@@ -28,6 +28,8 @@ class Trial:
         error: why it failed, on one line.
         continues: number of the trial that it took further, or None.
         curve: the objective by epoch, mean over the seeds.
+        scores: each seed's score; empty for a single seed.
+        curves: each seed's objective by epoch; empty for a single seed.
     """
 
     number: int
@@ -42,6 +44,8 @@ class Trial:
     error: str | None = None
     continues: int | None = None
     curve: tuple[float, ...] = field(default=(), repr=False)
+    scores: tuple[float, ...] = field(default=(), repr=False)
+    curves: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
 
 
 def ranked(trials: Iterable[Trial], direction: str) -> list[Trial]:
@@ -59,7 +63,7 @@ def table(trials: Sequence[Trial], keys: Sequence[str], objective: str) -> str:
         objective: name of the score.
     """
     with_std = any(trial.std is not None for trial in trials)
-    rows = [["rank", "trial", objective, "epoch", "status", *_short_names(keys)]]
+    rows = [["rank", "trial", objective, "epoch", "status", *short_names(keys)]]
     for rank, trial in enumerate(trials, 1):
         score = "-" if trial.score is None else f"{trial.score:.4f}"
         score += f" ± {trial.std:.4f}" if with_std and trial.std is not None else ""
@@ -70,7 +74,7 @@ def table(trials: Sequence[Trial], keys: Sequence[str], objective: str) -> str:
                 score,
                 f"{trial.epoch}/{trial.epochs}",
                 trial.status,
-                *(_cell(trial.values[key]) if key in trial.values else "-" for key in keys),
+                *(cell_text(trial.values[key]) if key in trial.values else "-" for key in keys),
             ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -177,7 +181,7 @@ class Board:
             self._height = 0
 
 
-def _short_names(keys: Sequence[str]) -> list[str]:
+def short_names(keys: Sequence[str]) -> list[str]:
     """The last part of each dotted key, or as many parts as tell it from the others."""
     names = []
     for key in keys:
@@ -190,7 +194,8 @@ def _short_names(keys: Sequence[str]) -> list[str]:
     return names
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A value of a run as a table shows it."""
     if isinstance(value, float):
         return f"{value:.4g}"
     text = value if isinstance(value, str) else json.dumps(value)

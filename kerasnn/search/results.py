@@ -31,6 +31,9 @@ def record_of(outcome: Outcome, objective: str, direction: str) -> Record:
     scores = [score for score, _ in bests]
     record["score"] = statistics.fmean(scores)
     record["std"] = statistics.stdev(scores) if len(scores) > 1 else None
+    if len(scores) > 1:
+        record["scores"] = scores
+        record["curves"] = [history[objective] for history in outcome.histories]
     record["epoch"] = round(statistics.fmean(epoch for _, epoch in bests))
     record["metrics"] = {
         name: statistics.fmean(
@@ -61,7 +64,13 @@ def trial_of(record: Record, proposal: Proposal) -> Trial:
         if key in record
     }
     return Trial(
-        proposal.number, proposal.values, continues=proposal.continues, curve=tuple(record.get("curve", ())), **kept
+        proposal.number,
+        proposal.values,
+        continues=proposal.continues,
+        curve=tuple(record.get("curve", ())),
+        scores=tuple(record.get("scores", ())),
+        curves=tuple(map(tuple, record.get("curves", ()))),
+        **kept,
     )
 
 

@@ -1,0 +1,93 @@
+"""A study described as data: a run, factors with their levels, and what they are compared with."""
+
+import math
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from kerasnn.config import DataConfig, DenseLayer, Described, NetworkConfig, RunConfig, TrainingConfig
+from kerasnn.schema import one_of, short
+from kerasnn.search.config import Choice, Grid, Objective, ObjectiveConfig, SearchConfig, as_text
+
+FACTORS: dict[str, tuple[Any, ...]] = {
+    "network.activation": ("relu", "tanh", "sigmoid"),
+    "network.kernel_initializer": ("glorot_normal", "he_normal", "orthogonal", "standard_uniform", "random_normal"),
+}
+# As deep as it takes to tell initializers apart; half of the digits to learn from, so that the rest tell small
+# differences of accuracy.
+RUN = RunConfig(
+    network=NetworkConfig(hidden=(DenseLayer(units=32),) * 20),
+    data=DataConfig(scaling="standardize", validation_share=0.4),
+    training=TrainingConfig(epochs=12, batch_size=64),
+)
+
+
+class StudyConfig(Described):
+    """A study, whole: every combination of its factors' levels, trained with the same seeds.
+
+    Raises:
+        ValueError: one line, also for a combination that makes no valid run.
+    """
+
+    _FOLDER: ClassVar[str] = "study folder"
+
+    run: RunConfig = RUN
+    """The run that every combination changes; by default 20 layers of 32 units on the digits."""
+    factors: dict[str, tuple[Any, ...]] = FACTORS
+    """Dotted key of the run to the levels that it takes: `{"network.activation": ["relu", "tanh"]}`. All combinations
+    are trained."""
+    baseline: dict[str, Any] | None = None
+    """Factor to the level that its others are compared with, all other factors being equal; null takes the first level
+    of the last factor. With every factor named, all are compared with that one combination."""
+    seeds: int = Field(default=12, ge=2)
+    """Networks of each combination, with the seeds seed, seed + 1, … of the run: the same for all, so that they are
+    compared seed by seed."""
+    objective: Objective | None = ObjectiveConfig(name="val_accuracy")
+    """Logged value to compare by, the best over the epochs; null takes the run's monitor (`val_loss`)."""
+
+    @model_validator(mode="after")
+    def _is_valid(self) -> Self:
+        for key, levels in self.factors.items():
+            if len({as_text(level) for level in levels}) < max(len(levels), 2):
+                raise ValueError(
+                    f"factors[{key!r}] must have two levels or more, all different, received {short(list(levels))}"
+                )
+        for key, level in (self.baseline or {}).items():
+            if key not in self.factors:
+                raise ValueError(one_of("baseline's keys", key, self.factors))
+            if as_text(level) not in [as_text(each) for each in self.factors[key]]:
+                raise ValueError(
+                    f"baseline[{key!r}] must be a level of that factor, {short(list(self.factors[key]))}; "
+                    f"received {short(level)}"
+                )
+        try:
+            self.search  # noqa: B018 — its checks are a study's too
+        except ValueError as error:
+            raise ValueError(str(error).replace("space", "factors", 1)) from None
+        return self
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """Factor to the level that others are compared with."""
+        if self.baseline is not None:
+            return self.baseline
+        key = list(self.factors)[-1]
+        return {key: self.factors[key][0]}
+
+    @property
+    def cells(self) -> int:
+        """Combinations of levels."""
+        return math.prod(map(len, self.factors.values()))
+
+    @property
+    def search(self) -> SearchConfig:
+        """The grid search that trains the study."""
+        return SearchConfig(
+            run=self.run,
+            space={key: Choice(choices=levels) for key, levels in self.factors.items()},
+            oracle=Grid(),
+            trials=self.cells,
+            trials_at_once=self.cells,
+            seeds_per_trial=self.seeds,
+            objective=self.objective,
+        )
