@@ -95,7 +95,7 @@ def differences(cells: Sequence[Cell], config: StudyConfig) -> Figure:
     rows = math.prod(len(config.factors[key]) for key in named) - 1
     figure, every = figures.page(
         max(6.5, 2.0 + 2.75 * across),
-        (1.15 + 0.3 * rows) * math.ceil(len(panels) / across) + 0.5,
+        (1.15 + 0.42 * rows) * math.ceil(len(panels) / across) + 0.5,
         math.ceil(len(panels) / across),
         across,
         sharey=True,
@@ -107,6 +107,7 @@ def differences(cells: Sequence[Cell], config: StudyConfig) -> Figure:
     levels = [each for each in levels if as_text(each) != as_text({key: config.reference[key] for key in named})]
     more = config.search.direction == "max"
     found = {as_text(cell.levels): cell for cell in cells}
+    told: list[tuple[Any, float, int, str]] = []
     for axes in every.flat[len(panels) :]:
         axes.set_axis_off()
     for panel, axes in zip(panels, every.flat, strict=False):
@@ -122,12 +123,22 @@ def differences(cells: Sequence[Cell], config: StudyConfig) -> Figure:
             marker = "o" if not sure else "^" if (mean > 0) == more else "v"
             axes.plot([low, high], [row, row], color=color, linewidth=2)
             axes.plot(mean, row, marker, color=color, markersize=6)
+            told.append((axes, mean, row, f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"))
         axes.set_yticks(
             range(len(levels)), [", ".join(map(level_text, level.values())) for level in levels], parse_math=False
         )
-        axes.set(ylim=(len(levels) - 0.5, -0.5), title=_title(panel, names))
+        axes.set(ylim=(len(levels) - 0.5, -0.7), title=_title(panel, names))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.12)
+    blank = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.4}
+    for axes, mean, row, text in told:
+        # Towards the middle, so that it stays inside.
+        left, right = axes.get_xlim()
+        share = (mean - left) / (right - left)
+        place = "left" if share < 0.35 else "right" if share > 0.65 else "center"
+        axes.text(
+            mean, row - 0.17, text.replace("-", "−"), ha=place, fontsize=8, color=INK, in_layout=False, bbox=blank
+        )
     reference = ", ".join(map(level_text, config.reference.values()))
     figure.supxlabel(
         f"{config.search.objective_name} against {reference}:\nmean of {config.seeds} seeds and 95 % interval, "
@@ -172,7 +183,8 @@ def learning_curves(cells: Sequence[Cell], config: StudyConfig) -> Figure:
     if drawn:
         # A curve that shoots away would flatten the others.
         low, high = min(drawn), float(np.quantile(drawn, 0.98))
-        every.flat[0].set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+        pad = 0.06 * (high - low) or 0.1
+        every.flat[0].set_ylim(low - pad, high + pad)
     for axes in every[:, 0]:
         axes.set_ylabel(config.search.objective_name)
     handles, labels = every.flat[0].get_legend_handles_labels()

@@ -156,7 +156,7 @@ def test_pictures_show_the_numbers() -> None:
     assert [axes.get_title() for axes in forest.axes] == ["activation relu", "activation tanh"]
     (bar,) = [line for line in forest.axes[0].lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 2]  # type: ignore[arg-type]
     assert np.asarray(bar.get_xdata()).tolist() == pytest.approx(list(interval([0.2, 0.2, 0.14])[1:]))
-    assert texts(forest) == [" failed"]
+    assert texts(forest) == ["+0.180 (+0.094 to +0.266)", " failed"]
     curves = learning_curves(cells, config())
     line = curves.axes[0].lines[1]
     assert line.get_label() == "he_normal"
