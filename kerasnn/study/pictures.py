@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -203,4 +204,5 @@ def _panels(config: StudyConfig, keys: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _title(panel: dict[str, Any], names: dict[str, str]) -> str:
-    return ", ".join(f"{names[key]} {level_text(level)}" for key, level in panel.items())
+    title = ", ".join(f"{names[key]} {level_text(level)}" for key, level in panel.items())
+    return "\n".join(textwrap.wrap(title, 30, max_lines=3, placeholder=" …"))
