@@ -295,6 +295,9 @@ class TrainingConfig(Schema):
     """Value by which the best epoch is chosen; null takes `val_loss`, or `loss` where there is no validation part."""
     compiled: Literal["auto", "on", "off"] = "auto"
     """Whether blocks of updates run as one XLA program: `auto` where they can, `on` insists, `off` is plain fit."""
+    lsuv: bool = False
+    """Whether hidden layers' initial weights are scaled until their outputs, before the activation, have variance 1 on
+    the data (LSUV); the paper starts from `orthogonal` weights."""
     memory_share: float = Field(default=0.5, gt=0, le=1)
     """Share of the device's memory that the examples may take, 0 to 1; more than that is streamed."""
     save_best: bool = True
@@ -341,15 +344,16 @@ class ReportConfig(Schema):
     """What a run shows and leaves behind."""
 
     progress: Literal["auto", "bar", "lines", "silent"] = "auto"
-    """Progress on the terminal; `auto` is a bar on a terminal and one line an epoch elsewhere."""
+    """Progress: a live `bar`, or `lines`, one an epoch; `auto` is a bar on a terminal and lines elsewhere."""
     tensorboard: bool = True
     """Whether event files for TensorBoard are written."""
     histograms_every: int = Field(default=1, ge=0)
-    """Epochs between weight histograms; 0 writes none."""
+    """Epochs between histograms of weights and, with `health`, of gradients and activations; 0 writes none."""
     images_every: int = Field(default=10, ge=0)
     """Epochs between confusion matrices and pages of mistakes; 0 writes none."""
-    gradients: bool = True
-    """Whether gradient norms and update-to-weight ratios are measured each epoch, on a fixed batch."""
+    health: bool = True
+    """Whether each layer's gradients, updates and activations are measured after each epoch, on a fixed batch, and
+    layers that do not learn are told of."""
     graph: bool = True
     """Whether the network is drawn: its layers as `network.svg`, its graph in TensorBoard."""
 

@@ -4,9 +4,8 @@ import itertools
 import logging
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from kerasnn import figures
+from kerasnn.callbacks.probe import Probe, as_batch, path
 from kerasnn.schema import one_of, short
 
 TASKS = ("binary", "multiclass", "multilabel", "regression")
@@ -51,21 +51,24 @@ class TensorBoard(keras.callbacks.Callback):
     them, also from a later `initial_epoch`:
 
     - `learning_rate`: what the epoch ended with; `learning_rate_per_update`, whose step is the global update.
-    - `gradient_norm`, `gradient_norm/<layer>`, `update_ratio/<layer>` = ‖Δw‖ / ‖w‖: from one real training step on the
-      probe after each epoch, with its dropout, penalties and optimizer, undone to the last bit. The norm is that before
-      clipping.
-    - `weights/<layer>/<variable>` (histograms), `graph` and `config`.
+    - `gradient_norm`, `gradient_norm/<layer>`, `gradient_ratio/<layer>` = ‖g‖ / ‖w‖, `update_ratio/<layer>` =
+      ‖Δw‖ / ‖w‖, `activation_mean/<layer>`, `activation_std/<layer>`, `activation_gradient_norm/<layer>`,
+      `dead_units/<layer>`, `saturated_outputs/<layer>`: from one real training step on the probe after each epoch, with
+      its dropout, penalties and optimizer, undone to the last bit. The norm is that before clipping.
+    - `weights/<layer>/<variable>` and, of the probe, `gradients/<layer>/<variable>` and `activations/<layer>`
+      (histograms), `graph` and `config`.
     - `confusion_matrix` and `mistakes` of classifiers, `predicted_against_true` of regressions.
 
     Works with any compiled Keras model's `fit`.
 
     Args:
         log_dir: folder of the run; made where it is missing.
-        histograms_every: epochs between weight histograms; 0 writes none.
+        histograms_every: epochs between histograms; 0 writes none.
         images_every: epochs between images, which are also made when training ends; 0 makes none.
         graph: whether the model's graph is written.
         config_text: the run's configuration, as JSON.
-        probe: a fixed batch `(x, y)` or `(x, y, sample_weight)` as `fit` would see it; None measures no gradients.
+        probe: a fixed batch `(x, y)` or `(x, y, sample_weight)` as `fit` would see it, or the `Probe` that other
+            callbacks measure with; None measures nothing.
         validation: examples `(x, y)` for the images, labels as integers or one-hot; None makes no images.
         class_names: one name per class; None numbers them.
         image_shape: `(height, width)` or `(height, width, channels)` of an example; None for data that are no images.
@@ -86,7 +89,7 @@ class TensorBoard(keras.callbacks.Callback):
         images_every: int = 5,
         graph: bool = True,
         config_text: str | None = None,
-        probe: tuple[Any, ...] | None = None,
+        probe: Probe | tuple[Any, ...] | None = None,
         validation: tuple[Any, Any] | None = None,
         class_names: Sequence[str] | None = None,
         image_shape: tuple[int, ...] | None = None,
@@ -99,14 +102,12 @@ class TensorBoard(keras.callbacks.Callback):
                 raise ValueError(f"{name} must be a number of epochs, or 0 for never; received {every!r}")
         if (validation is not None or task is not None) and task not in TASKS:
             raise ValueError(one_of("task", task, TASKS))
-        if probe is not None and len(probe) not in (2, 3):
-            raise ValueError(f"probe must be (x, y) or (x, y, sample_weight), received {len(probe)} parts")
         self.log_dir = Path(log_dir)
         self.histograms_every = histograms_every
         self.images_every = images_every
         self.graph = graph
         self.config_text = config_text
-        self.probe = probe
+        self.probe = probe if probe is None or isinstance(probe, Probe) else Probe(probe)
         self.validation = validation
         self.class_names = class_names
         self.image_shape = image_shape
@@ -114,7 +115,6 @@ class TensorBoard(keras.callbacks.Callback):
         self.learning_rate = learning_rate
         self._train: _EventFile | None = None
         self._validation: _EventFile | None = None
-        self._measure: Callable[[], dict[str, float]] | None = None
         self._rates: NDArray[Any] | None = None
         self._epoch: int | None = None
         self._drawn: int | None = None
@@ -153,12 +153,15 @@ class TensorBoard(keras.callbacks.Callback):
             rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         values = [] if rate is None else [_scalar("learning_rate", rate)]
         values += [_scalar(f"epoch_{name}", value) for name, value in logs.items() if not name.startswith("val_")]
-        if self.probe is not None:
-            self._measure = self._measure or _probe(self.model, self.probe)
-            values += [_scalar(tag, value) for tag, value in self._measure().items()]
-        if self.histograms_every and (epoch + 1) % self.histograms_every == 0:
+        histograms_due = self.histograms_every and (epoch + 1) % self.histograms_every == 0
+        if histograms_due:
             for weight in self.model.weights:
-                values += _histogram(f"weights/{_path(self.model, weight)}", keras.ops.convert_to_numpy(weight))
+                values += _histogram(f"weights/{path(self.model, weight)}", keras.ops.convert_to_numpy(weight))
+        if self.probe is not None:
+            measured = self.probe.measure(self.model)
+            values += [_scalar(tag, value) for tag, value in measured.scalars().items()]
+            if histograms_due:
+                values += [value for tag, sample in measured.samples() for value in _histogram(tag, sample)]
         self._train.write(epoch, values)
         if self._rates is not None:
             self._train.write_course("learning_rate_per_update", epoch * len(self._rates), self._rates)
@@ -206,13 +209,13 @@ class TensorBoard(keras.callbacks.Callback):
         newest = max((name for sizes in state["sizes"].values() for name in sizes), default="")
         for name in _FOLDERS:
             sizes = state["sizes"][name]
-            for path in self._event_files(name):
-                if path.name not in sizes:
+            for file in self._event_files(name):
+                if file.name not in sizes:
                     # Names begin with the time: it was begun after the state.
-                    if path.name > newest:
-                        path.unlink()
-                elif path.stat().st_size > sizes[path.name]:
-                    os.truncate(path, sizes[path.name])
+                    if file.name > newest:
+                        file.unlink()
+                elif file.stat().st_size > sizes[file.name]:
+                    os.truncate(file, sizes[file.name])
         self._train = _EventFile(self.log_dir / "train")
 
     def _event_files(self, name: str) -> list[Path]:
@@ -223,6 +226,8 @@ class TensorBoard(keras.callbacks.Callback):
             if file is not None:
                 file.close()
         self._train = self._validation = None
+        if self.probe is not None:
+            self.probe.forget()
 
     @property
     def _validation_file(self) -> "_EventFile":
@@ -257,11 +262,11 @@ class TensorBoard(keras.callbacks.Callback):
         )
 
     def _write_graph(self, file: "_EventFile") -> None:
-        example = self.probe or self.validation
+        example = self.probe.data if self.probe is not None else self.validation
         inputs: Any
         if example is not None:
             inputs = keras.tree.map_structure(
-                lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), _batch(example[0])
+                lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), as_batch(example[0])
             )
         elif getattr(self.model, "inputs", None):
             tensors = self.model.inputs[0] if len(self.model.inputs) == 1 else self.model.inputs
@@ -350,21 +355,6 @@ def _histogram(tag: str, values: NDArray[Any]) -> list[Summary.Value]:
     return [Summary.Value(tag=tag, metadata=histogram_metadata(None, None), tensor=make_tensor_proto(buckets))]
 
 
-def _path(model: keras.Model, variable: keras.Variable) -> str:
-    """`<layer>/<variable>`, the same for all ways to build a model: some put its own name before it."""
-    return variable.path.removeprefix(f"{model.name}/")
-
-
-def _batch(data: Any) -> Any:
-    """Data as tensors, numbers with a fraction in Keras's default precision as `fit` has them."""
-
-    def tensor(value: Any) -> tf.Tensor:
-        value = tf.convert_to_tensor(value)
-        return tf.cast(value, keras.config.floatx()) if value.dtype.is_floating else value
-
-    return keras.tree.map_structure(tensor, data)
-
-
 def _classified(
     y: NDArray[Any], outputs: NDArray[Any], binary: bool, from_logits: bool
 ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -382,98 +372,3 @@ def _classified(
         outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         outputs = outputs / outputs.sum(axis=1, keepdims=True)
     return y.reshape(-1).astype(int), outputs
-
-
-def _probe(model: keras.Model, data: tuple[Any, ...]) -> Callable[[], dict[str, float]]:
-    """A function that runs one training step on a batch, measures its gradients and its update, and undoes it.
-
-    The step is the model's own. Its trace knows every variable it touches (weights, optimizer, statistics, seeds,
-    metrics, or one that nobody told of), and each gets back the very value it had.
-    """
-    batch = _batch(data)
-    optimizer = model.optimizer
-    strategy = model.distribute_strategy
-    # With accumulation only every k-th step updates the weights.
-    steps = optimizer.gradient_accumulation_steps or 1
-    apply, before = optimizer.apply, vars(optimizer).get("apply")
-    # Replicas are traced in threads of their own.
-    seen: dict[int, list[tuple[keras.Variable, tf.Tensor]]] = {}
-
-    def watched(gradients: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
-        gradients, variables = list(gradients), list(trainable_variables or model.trainable_variables)
-        # The step's loss was divided among replicas and, in mixed precision, scaled up.
-        scale = strategy.num_replicas_in_sync / tf.cast(getattr(optimizer, "dynamic_scale", 1.0), tf.float32)
-        seen[threading.get_ident()] = [
-            (variable, _squared_norm(tf.convert_to_tensor(gradient), scale))
-            for gradient, variable in zip(gradients, variables, strict=True)
-            if gradient is not None
-        ]
-        apply(gradients, variables)
-
-    def squared_norms() -> list[tf.Tensor]:
-        model.train_step(batch)
-        if threading.get_ident() not in seen:
-            raise ValueError("probe must reach the optimizer, but the model's train_step gave it no gradients")
-        return [norm for _, norm in seen[threading.get_ident()]]
-
-    def step() -> Any:
-        return strategy.run(squared_norms)
-
-    if steps > 1:
-        step = tf.function(step)
-    weights = model.trainable_variables
-    layers = [_path(model, weight).rpartition("/")[0] for weight in weights]
-    touched = [
-        part
-        for variable in [*model.variables, *optimizer.variables, *model.metrics_variables]
-        for part in strategy.experimental_local_results(variable.value)
-    ]
-
-    def squares() -> tf.Tensor:
-        """Squared norms of gradient, weight and change of each weight, `(3, weights)`."""
-        state = [variable.read_value() for variable in touched]
-        old = [tf.convert_to_tensor(weight) for weight in weights]
-        norms, *_ = [step() for _ in range(steps)]
-        reached = [variable.path for variable, _ in next(iter(seen.values()))]
-        gradient = dict(zip(reached, (strategy.experimental_local_results(norm)[0] for norm in norms), strict=True))
-        new = [tf.convert_to_tensor(weight) for weight in weights]
-        for variable, value in zip(touched, state, strict=True):
-            variable.assign(value)
-        return tf.stack(
-            [
-                [gradient.get(weight.path, 0.0) for weight in weights],
-                [_squared_norm(a) for a in old],
-                [_squared_norm(b - a) for a, b in zip(old, new, strict=True)],
-            ]
-        )
-
-    # Past __setattr__, which would track the function as part of the optimizer's state.
-    vars(optimizer)["apply"] = watched
-    try:
-        traced = tf.function(squares).get_concrete_function()
-        known = {id(variable) for variable in touched}
-        if untold := [variable for variable in traced.graph.variables if id(variable) not in known]:
-            touched += untold
-            traced = tf.function(squares).get_concrete_function()
-    finally:
-        del vars(optimizer)["apply"]
-        if before is not None:
-            vars(optimizer)["apply"] = before
-
-    def measure() -> dict[str, float]:
-        by_weight = traced().numpy().astype("float64")
-        by_layer = {layer: np.zeros(3) for layer in layers}
-        for layer, square in zip(layers, by_weight.T, strict=True):
-            by_layer[layer] += square
-        values = {"gradient_norm": np.sqrt(by_weight[0].sum())}
-        for layer, (gradient, size, change) in by_layer.items():
-            values[f"gradient_norm/{layer}"] = np.sqrt(gradient)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                values[f"update_ratio/{layer}"] = np.sqrt(change / size)
-        return values
-
-    return measure
-
-
-def _squared_norm(values: tf.Tensor, scale: tf.Tensor | float = 1.0) -> tf.Tensor:
-    return tf.reduce_sum(tf.square(tf.cast(values, tf.float32) * scale))

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -18,13 +18,16 @@ import numpy as np
 from kerasnn import devices, figures, losses, metrics, optimizers
 from kerasnn.callbacks.best_model import BestModel, save_model
 from kerasnn.callbacks.divergence import DivergenceError, StopOnDivergence
+from kerasnn.callbacks.health import Health
 from kerasnn.callbacks.history import HistoryFile
 from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.callbacks.probe import Probe
 from kerasnn.callbacks.tensorboard import TensorBoard
 from kerasnn.config import RunConfig
 from kerasnn.data import Data, load
 from kerasnn.files import PARTIAL, alone_in, write_text
 from kerasnn.models import build_model, with_preprocessing
+from kerasnn.models.lsuv import lsuv
 from kerasnn.schedules import more_is_better
 from kerasnn.schema import differences
 from kerasnn.training.checks import check_scale
@@ -36,7 +39,7 @@ from kerasnn.training.state_file import StateFolder
 logger = logging.getLogger("kerasnn")
 
 PROBE = 256
-"""Examples of the fixed batch on which gradients are measured."""
+"""Examples of the fixed batch on which layers are measured."""
 FINGERPRINT_BYTES = 16 * 2**20
 """About how much of a part's examples is looked at to know the data again."""
 
@@ -133,6 +136,8 @@ def _train(
         task=config.task,
         regularization=config.regularization,
     )
+    if config.training.lsuv:
+        lsuv(network, data.x_train[:PROBE])
     compile_model(network, config)
     if config.report.graph:
         figures.save(figures.architecture(network), folder / "network.svg")
@@ -152,8 +157,12 @@ def _train(
         own.append(early_stopping(config))
     if settings.save_best:
         own.append(best)
+    probe = Probe((data.x_train[:PROBE], data.y_train[:PROBE])) if config.report.health else None
+    health = None if probe is None else Health(probe)
+    if health is not None:
+        own.append(health)
     if config.report.tensorboard:
-        own.append(_tensorboard(config, folder, data, learning_rate))
+        own.append(_tensorboard(config, folder, data, learning_rate, probe))
     table = HistoryFile(folder / "history.csv")
     own.append(table)
     verbose = _verbosity(config.report.progress)
@@ -214,6 +223,7 @@ def _train(
             "metrics": values,
             "epochs": len(table.rows),
             "best": best.summary(),
+            "alarms": [] if health is None else [asdict(alarm) for alarm in health.alarms],
             "seconds": round(seconds, 3),
             "parameters": network.count_params(),
             "device": device,
@@ -304,7 +314,9 @@ def early_stopping(config: RunConfig) -> keras.callbacks.EarlyStopping:
     return keras.callbacks.EarlyStopping(**{**described.model_dump(), "mode": mode})
 
 
-def _tensorboard(config: RunConfig, folder: Path, data: Data, learning_rate: LearningRate) -> TensorBoard:
+def _tensorboard(
+    config: RunConfig, folder: Path, data: Data, learning_rate: LearningRate, probe: Probe | None
+) -> TensorBoard:
     shown = (data.x_test, data.y_test) if data.x_validation is None else (data.x_validation, data.y_validation)
     return TensorBoard(
         folder,
@@ -312,7 +324,7 @@ def _tensorboard(config: RunConfig, folder: Path, data: Data, learning_rate: Lea
         images_every=config.report.images_every,
         graph=config.report.graph,
         config_text=config.to_json(),
-        probe=(data.x_train[:PROBE], data.y_train[:PROBE]) if config.report.gradients else None,
+        probe=probe,
         validation=None if shown[0] is None else shown,
         class_names=data.class_names,
         image_shape=data.image_shape,

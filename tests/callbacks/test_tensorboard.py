@@ -243,8 +243,10 @@ def test_layer_names_are_the_same_for_all_ways_to_build_a_model(tmp_path: Path) 
         assert events.Graph().node
         tags.append({kind: set(events.Tags()[kind]) for kind in ("scalars", "tensors")})
     assert tags[0] == tags[1] == tags[2]
-    assert tags[0]["tensors"] == {
-        f"weights/{path}" for path in ("hidden/kernel", "hidden/bias", "output/kernel", "output/bias")
+    variables = ("hidden/kernel", "hidden/bias", "output/kernel", "output/bias")
+    assert tags[0]["tensors"] == {f"{kind}/{path}" for kind in ("weights", "gradients") for path in variables} | {
+        "activations/hidden",
+        "activations/output",
     }
 
 

@@ -45,6 +45,8 @@ def why_not(config: RunConfig) -> str | None:
         return "devices switch XLA off, and fused networks need it"
     if config.training.compiled == "off":
         return "training.compiled is off, which asks for plain Keras"
+    if config.training.lsuv:
+        return "training.lsuv makes initial weights from the data"
     return None
 
 
