@@ -29,6 +29,7 @@ _PUBLIC = {
     "from_arrays": "kerasnn.data",
     "train": "kerasnn.training.run",
     "Result": "kerasnn.training.run",
+    "find_learning_rate": "kerasnn.training.range_test",
     "evaluate_run": "kerasnn.training.evaluation",
     "fit": "kerasnn.training.compiled",
     "evaluate": "kerasnn.training.compiled",

@@ -8,14 +8,16 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from kerasnn.config import RunConfig, replace_at
-from kerasnn.schema import short
+from kerasnn.schema import Schema, short
 from kerasnn.signals import TerminatedError, caught, error_of
 
 DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -91,6 +93,70 @@ def _train(arguments: Sequence[str] | None) -> int:
     print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))
     print(f"run folder  {result.run_dir}")
     print(f"dashboard   tensorboard --logdir {result.run_dir.parent}")
+    return DONE
+
+
+class _Range(Schema):
+    """The rates that are tried."""
+
+    lowest: float = Field(default=1e-7, gt=0)
+    """The first learning rate."""
+    highest: float = Field(default=10.0, gt=0)
+    """The last learning rate."""
+    updates: int = Field(default=100, ge=32)
+    """How many updates there are from the first to the last."""
+
+
+class _RangeTestSettings(RunConfig, BaseSettings):
+    """Suggest a learning rate for a run: a range test over some updates, and a picture of it."""
+
+    model_config = SettingsConfigDict(cli_hide_none_type=True, cli_use_class_docs_for_groups=True)
+
+    config: str | None = Field(
+        default=None, description="JSON file, or a run folder whose config.json is meant; flags change it."
+    )
+    figure: str | None = Field(
+        default=None, description="PNG or SVG picture to write; null makes logs/<time>-<data>-learning_rate.png."
+    )
+    range: _Range = Field(default=_Range(), description="The rates that are tried.")
+
+
+def find_learning_rate(arguments: Sequence[str] | None = None) -> int:
+    """Suggest a learning rate from the command line.
+
+    Args:
+        arguments: the command line; None takes the program's.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    return guarded("find_learning_rate.py", lambda: _find_learning_rate(arguments))
+
+
+def _find_learning_rate(arguments: Sequence[str] | None) -> int:
+    program = "find_learning_rate.py"
+    try:
+        flags = given(_RangeTestSettings, program, arguments)
+        start, figure = flags.pop("config", None), flags.pop("figure", None)
+        tried = _Range(**{key[6:]: flags.pop(key) for key in list(flags) if key.startswith("range.")})
+        config = replace_at(RunConfig() if start is None else RunConfig.load(start), flags)
+        if config.data.name == "arrays":
+            raise ValueError(
+                "data.name 'arrays' is for find_learning_rate() in Python; here give csv, npz or a data set"
+            )
+    except (ValueError, FileNotFoundError) as error:
+        return complain(program, error, USAGE)
+    import_tensorflow()
+    from kerasnn import figures
+    from kerasnn.training.range_test import find_learning_rate as find
+
+    test = find(config, **tried.model_dump())
+    path = Path(figure or f"logs/{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-learning_rate.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures.save(test.figure(), path)
+    print(f"suggestion  {test.suggestion:.2g} (valley); steepest {test.steepest:.2g}, minimum / 10 {test.minimum:.2g}")
+    print(f"picture     {path}")
+    print(f"train       python scripts/train.py --optimizer.learning_rate {test.suggestion:.2g}")
     return DONE
 
 

@@ -100,6 +100,28 @@ def train(
             return _train(config, folder, data, callbacks, device, class_weight)
 
 
+def compiled_network(config: RunConfig, data: Data) -> keras.Model:
+    """The network that a config describes, with its initial weights, compiled; it takes prepared examples.
+
+    Args:
+        config: the run.
+        data: its prepared data.
+    """
+    network = build_model(
+        config.network.model_copy(update={"output_activation": config.output_activation}),
+        data.input_shape,
+        data.outputs,
+        style=config.style,
+        seed=config.seed,
+        task=config.task,
+        regularization=config.regularization,
+    )
+    if config.training.lsuv:
+        lsuv(network, data.x_train[:PROBE])
+    compile_model(network, config)
+    return network
+
+
 def compile_model(model: keras.Model, config: RunConfig, optimizer: keras.optimizers.Optimizer | None = None) -> None:
     """Compile a model with the optimizer, loss and metrics that a config describes.
 
@@ -127,18 +149,7 @@ def _train(
     device: str,
     class_weight: dict[int, float] | None,
 ) -> Result:
-    network = build_model(
-        config.network.model_copy(update={"output_activation": config.output_activation}),
-        data.input_shape,
-        data.outputs,
-        style=config.style,
-        seed=config.seed,
-        task=config.task,
-        regularization=config.regularization,
-    )
-    if config.training.lsuv:
-        lsuv(network, data.x_train[:PROBE])
-    compile_model(network, config)
+    network = compiled_network(config, data)
     if config.report.graph:
         figures.save(figures.architecture(network), folder / "network.svg")
     model = with_preprocessing(network, data.preprocessing(), data.raw_shape)
