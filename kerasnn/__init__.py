@@ -37,6 +37,7 @@ _PUBLIC = {
     "LearningRate": "kerasnn.callbacks.learning_rate",
     "TensorBoard": "kerasnn.callbacks.tensorboard",
     "Health": "kerasnn.callbacks.health",
+    "Progress": "kerasnn.callbacks.progress",
     "BestModel": "kerasnn.callbacks.best_model",
     "StopOnDivergence": "kerasnn.callbacks.divergence",
     "DivergenceError": "kerasnn.callbacks.divergence",

@@ -37,7 +37,7 @@ def test_train_says_what_it_does_and_where_it_is(run):
     folder, done = run
     assert "64-8-10, sequential, 610 parameters" in done.stdout
     assert "11 an epoch of batch size 128, 22 in 2 epochs" in done.stdout
-    assert "Epoch 2/2" in done.stdout
+    assert "epoch 2/2  accuracy" in done.stdout
     assert "test accuracy 0." in done.stdout
     assert "run folder  logs/first" in done.stdout
     assert "tensorboard --logdir logs" in done.stdout

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from kerasnn.callbacks.progress import duration, shown_as
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -123,11 +125,12 @@ class Board:
     ) -> None:
         self._stream = stream or sys.stdout
         self._objective, self._direction, self._keys, self._count = objective, direction, keys, trials
-        self._style = ("bar" if self._stream.isatty() else "lines") if style == "auto" else style
+        self._style = shown_as(style, self._stream)
         self._begin = time.monotonic()
         self._drawn_at, self._height = -1.0, 0
         self._best: list[Trial] = []
         self._done = 0
+        self._replayed = 0
 
     def say(self, line: str) -> None:
         """A line that stays."""
@@ -135,9 +138,10 @@ class Board:
             self._wipe()
             print(line, file=self._stream, flush=True)
 
-    def results(self, trials: Mapping[int, Trial]) -> None:
-        """Trials have ended; `trials` are all that have."""
+    def results(self, trials: Mapping[int, Trial], replayed: int = 0) -> None:
+        """Trials have ended; `trials` are all that have, `replayed` those that took no time just now."""
         self._done = len(trials)
+        self._replayed += replayed
         self._best = [t for t in ranked(trials.values(), self._direction) if t.score is not None][: self.SHOWN]
         if self._style == "lines":
             self.say(self._line())
@@ -156,7 +160,10 @@ class Board:
         self._wipe()
 
     def _line(self) -> str:
-        text = f"{self._done}/{self._count} trials, {time.monotonic() - self._begin:.0f} s"
+        seconds = time.monotonic() - self._begin
+        text = f"{self._done}/{self._count} trials, {duration(seconds)}"
+        if (new := self._done - self._replayed) > 0:
+            text += f", {duration((self._count - self._done) * seconds / new)} left"
         if self._best:
             best = self._best[0]
             text += f", best {self._objective} {best.score:.4f} in epoch {best.epoch} of trial {best.number}"

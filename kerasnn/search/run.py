@@ -214,7 +214,7 @@ class _Search:
                     self._running[proposal.number] = list(self.trials[proposal.continues].curve)
         if len(waiting) < len(proposals):
             self._new_best()
-            self.board.results(self.trials)
+            self.board.results(self.trials, replayed=len(proposals) - len(waiting))
         if waiting:
             for together in train(batch, waiting, self._watch):
                 self._finish(together, by_number)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from kerasnn.callbacks.health import Health
 from kerasnn.callbacks.history import HistoryFile
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.callbacks.probe import Probe
+from kerasnn.callbacks.progress import Progress
 from kerasnn.callbacks.tensorboard import TensorBoard
 from kerasnn.config import RunConfig
 from kerasnn.data import Data, load
@@ -176,10 +176,11 @@ def _train(
         own.append(_tensorboard(config, folder, data, learning_rate, probe))
     table = HistoryFile(folder / "history.csv")
     own.append(table)
-    verbose = _verbosity(config.report.progress)
+    progress = Progress(config.report.progress, examples=len(data.x_train))
+    every = [*own, *callbacks, progress]
     state = TrainingState(folder / "state", fingerprint=_fingerprint(data)) if settings.save_state else None
-    arguments = {"callbacks": [*own, *callbacks]} if state is None else state.resume(network, [*own, *callbacks])
-    if verbose:
+    arguments = {"callbacks": every} if state is None else state.resume(network, every)
+    if progress.style != "silent":
         print(plan(config, data, network, learning_rate, device, folder))
         if state is not None and state.resumed:
             print(f"goes on     after {state.epochs:,} epochs")
@@ -195,7 +196,7 @@ def _train(
                         data.y_train,
                         batch_size=settings.batch_size,
                         epochs=settings.epochs,
-                        verbose=verbose,
+                        verbose=0,
                         validation_data=validation,
                         class_weight=class_weight,
                         seed=config.seed,
@@ -208,7 +209,7 @@ def _train(
                     if settings.on_nan == "stop" or state is None or state.rollbacks >= settings.rollbacks:
                         raise
                     epochs, rate = state.roll_back(settings.rollback_factor)
-                    arguments = state.resume(network, [*own, *callbacks])
+                    arguments = state.resume(network, every)
                     logger.warning(
                         "%s; going back to the end of epoch %d with a learning rate of %.3g, time %d of at most %d",
                         *(error, epochs, rate, state.rollbacks, settings.rollbacks),
@@ -221,6 +222,7 @@ def _train(
         raise
     finally:
         seconds = time.perf_counter() - start if state is None else state.trained_seconds
+        progress.close()
         best.write()
         values: dict[str, float] = {}
         part = "validation" if data.x_test is None else "test"
@@ -342,12 +344,6 @@ def _tensorboard(
         task=config.task,
         learning_rate=learning_rate,
     )
-
-
-def _verbosity(progress: str) -> int:
-    if progress == "auto":
-        progress = "bar" if sys.stdout.isatty() else "lines"
-    return {"silent": 0, "bar": 1, "lines": 2}[progress]
 
 
 def class_weights(config: RunConfig, data: Data) -> dict[int, float] | None:

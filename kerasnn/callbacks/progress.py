@@ -1,0 +1,166 @@
+"""How far a run is, on the terminal."""
+
+import atexit
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, TextIO, get_args
+
+import keras
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kerasnn.schema import one_of
+
+Style = Literal["auto", "bar", "lines", "silent"]
+
+REFRESH = 0.1
+"""Least seconds between two drawings."""
+
+
+class Progress(keras.callbacks.Callback):
+    """Show epoch, metrics, learning rate, speed and time left: live on a terminal, one line an epoch elsewhere.
+
+    What is printed or logged meanwhile, such as the alarms of `Health`, stays above the live display. Give `fit`
+    `verbose=0`, and put it after the callbacks that add to the logs.
+
+    Args:
+        style: "bar" is live, "lines" are one an epoch, "silent" is nothing; "auto" is live on a terminal and lines
+            elsewhere.
+        examples: examples in an epoch; None shows steps per second instead of examples.
+        stream: where to; None takes the standard output.
+
+    Raises:
+        ValueError: for an unknown style.
+
+    Reference: `keras.callbacks.ProgbarLogger`; `rich.live.Live`.
+    """
+
+    def __init__(self, style: Style = "auto", *, examples: int | None = None, stream: TextIO | None = None) -> None:
+        super().__init__()
+        self.stream = stream or sys.stdout
+        self.style = shown_as(style, self.stream)
+        self.examples = examples
+        self._live: Live | None = None
+        self._begin = self._epoch_begin = self._drawn_at = 0.0
+        self._first_epoch: int | None = None
+        self._epoch = self._step = 0
+        self._values: dict[str, float] = {}
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Begin the display."""
+        self.close()
+        self._begin = time.monotonic()
+        self._first_epoch, self._values = None, {}
+        if self.style == "bar":
+            self._live = Live(console=Console(file=self.stream), auto_refresh=False)
+            self._live.start()
+            # After an error in fit nobody ends the display.
+            self._live.console.show_cursor(True)
+            atexit.register(self.close)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Remember when and which."""
+        self._epoch_begin = time.monotonic()
+        self._epoch, self._step = epoch, 0
+        if self._first_epoch is None:
+            self._first_epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Draw, unless it has just been drawn."""
+        self._step = batch + 1
+        if self._live is not None and time.monotonic() - self._drawn_at > REFRESH:
+            self._values |= logs or {}
+            self._draw()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Draw, or print the epoch's line."""
+        self._values = {"learning_rate": self._rate(), **(logs or {})}
+        # Where it is both in the logs and the optimizer's, it belongs last.
+        self._values["learning_rate"] = self._values.pop("learning_rate")
+        self._epoch, self._step = epoch + 1, 0
+        if self._live is not None and time.monotonic() - self._drawn_at > REFRESH:
+            self._draw()
+        elif self.style == "lines":
+            total = str(self.params["epochs"])
+            seconds = time.monotonic() - self._epoch_begin
+            line = [f"epoch {self._epoch:>{len(total)}}/{total}", *_named(self._values), self._speed(1.0, seconds)]
+            print("  ".join([*line, f"{duration(self._left)} left"]), file=self.stream, flush=True)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Draw for the last time."""
+        if self._live is not None:
+            self._draw()
+        self.close()
+
+    def close(self) -> None:
+        """End the display; what it showed last stays. Call it where `fit` may fail."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+            atexit.unregister(self.close)
+
+    @property
+    def _done(self) -> float:
+        """Epochs since the beginning."""
+        return self._epoch - (self._first_epoch or 0) + self._step / (self.params.get("steps") or max(1, self._step))
+
+    @property
+    def _left(self) -> float:
+        """Seconds until all epochs are over, at the speed so far."""
+        seconds = time.monotonic() - self._begin
+        remaining = self.params["epochs"] - (self._first_epoch or 0) - self._done
+        return remaining * seconds / self._done if self._done else 0.0
+
+    def _rate(self) -> float:
+        return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+    def _speed(self, epochs: float, seconds: float) -> str:
+        count, unit = (self.examples, "examples") if self.examples else (self.params.get("steps") or 0, "steps")
+        return f"{count * epochs / seconds:,.0f} {unit}/s" if seconds else ""
+
+    def _draw(self) -> None:
+        assert self._live is not None
+        self._drawn_at = now = time.monotonic()
+        total = self.params["epochs"]
+        top = Table.grid(padding=(0, 2, 0, 0))
+        at = min(self._epoch + (self._step > 0), total)
+        left = "done in " + duration(now - self._begin) if self._epoch >= total else f"{duration(self._left)} left"
+        bar = ProgressBar(total=total - (self._first_epoch or 0), completed=self._done, width=40)
+        top.add_row(f"epoch {at}/{total}", bar, left, self._speed(self._done, now - self._begin))
+        self._live.update(Group(top, Text("  ".join(_named(self._values)))), refresh=True)
+
+
+def shown_as(style: str, stream: TextIO) -> str:
+    """The style in which something is shown on a stream.
+
+    Args:
+        style: "auto", "bar", "lines" or "silent".
+        stream: where to.
+
+    Returns:
+        "bar", "lines" or "silent".
+
+    Raises:
+        ValueError: for another style.
+    """
+    if style not in get_args(Style):
+        raise ValueError(one_of("style", style, get_args(Style)))
+    return ("bar" if stream.isatty() else "lines") if style == "auto" else style
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: `"12 s"`, `"3 min 20 s"`, `"1 h 05 min"`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def _named(values: Mapping[str, float]) -> list[str]:
+    return [f"{name.replace('learning_rate', 'learning rate')} {value:.4g}" for name, value in values.items()]
