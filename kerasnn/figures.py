@@ -411,6 +411,13 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def to_svg(figure: Figure) -> bytes:
+    """The figure as the bytes of an SVG file."""
+    buffer = io.BytesIO()
+    _write(figure, buffer, "svg")
+    return buffer.getvalue()
+
+
 def _write(figure: Figure, file: Any, kind: str) -> None:
     if kind == "png":
         # Figure.savefig draws everything twice.

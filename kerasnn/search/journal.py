@@ -82,19 +82,38 @@ class Journal:
 
     def _read(self) -> None:
         self._file.seek(0)
-        lines = self._file.read().splitlines(keepends=True)
-        whole = 0
-        for number, line in enumerate(lines, 1):
-            try:
-                if not line.endswith(b"\n"):
-                    raise ValueError("no end")
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("no object")
-            except ValueError:
-                if number < len(lines):
-                    raise ValueError(f"{self.path} is damaged at line {number}: {short(line)}") from None
-                break
-            self.records.append(record)
-            whole += len(line)
+        self.records, whole = _parsed(self._file.read(), self.path)
         self._file.truncate(whole)
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a journal, also of one that another process is writing.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: one line, where a line before the last is damaged.
+    """
+    return _parsed(path.read_bytes(), path)[0]
+
+
+def _parsed(content: bytes, path: Path) -> tuple[list[Record], int]:
+    """Records, and the length of what holds them: a last line that was cut short is left out."""
+    records: list[Record] = []
+    whole = 0
+    lines = content.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("no end")
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("no object")
+        except ValueError:
+            if number < len(lines):
+                raise ValueError(f"{path} is damaged at line {number}: {short(line)}") from None
+            break
+        records.append(record)
+        whole += len(line)
+    return records, whole

@@ -14,7 +14,7 @@ from kerasnn.schema import differences, short
 from kerasnn.search import hparams
 from kerasnn.search.chief import Chief
 from kerasnn.search.config import SearchConfig
-from kerasnn.search.journal import ADDRESS, Journal, Record
+from kerasnn.search.journal import ADDRESS, Journal, Record, read
 from kerasnn.search.models import BestModels
 from kerasnn.search.proposals import Oracle, Proposal
 from kerasnn.search.report import Board, Trial, ranked, table, to_csv
@@ -100,6 +100,29 @@ def search(
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(journal_file) as journal:
         return _Search(config, folder, journal, data).run()
+
+
+def read_search(search_dir: str | Path) -> SearchResult:
+    """What a search has found so far, from its folder; it may be running.
+
+    Args:
+        search_dir: the folder.
+
+    Raises:
+        FileNotFoundError: where the folder holds no search.
+        ValueError: one line, where a file is damaged or no trial has ended.
+    """
+    folder = Path(search_dir)
+    config, records = SearchConfig.load(folder), read(folder / "journal.jsonl")
+    proposed = {record["proposal"]: record for record in records if "proposal" in record}
+    trials = []
+    for number, record in complete(records).items():
+        described = proposed[number]
+        proposal = Proposal(number, described["values"], described["epochs"], described.get("continues"))
+        trials.append(trial_of(record, proposal))
+    if not trials:
+        raise ValueError(f"at least one trial must have ended, {folder} has none yet")
+    return SearchResult(tuple(ranked(trials, config.direction)), config, folder)
 
 
 class _Search:

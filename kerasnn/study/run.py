@@ -12,7 +12,7 @@ from kerasnn.data import Data
 from kerasnn.files import write_text
 from kerasnn.search.config import as_text
 from kerasnn.search.report import short_names
-from kerasnn.search.run import search
+from kerasnn.search.run import read_search, search
 from kerasnn.study.comparison import Cell, compared, is_baseline, level_text
 from kerasnn.study.config import StudyConfig
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
@@ -90,6 +90,24 @@ def study(
     result = StudyResult(tuple(compared(trials, config)), config, folder)
     _write(result)
     return result
+
+
+def read_study(study_dir: str | Path) -> StudyResult:
+    """What a study has found, from its folder.
+
+    Args:
+        study_dir: the folder.
+
+    Raises:
+        FileNotFoundError: where the folder holds no study.
+        ValueError: one line, where it is not finished or a file is damaged.
+    """
+    folder = Path(study_dir)
+    config = StudyConfig.load(folder)
+    trials = read_search(folder / "search").trials
+    if len(trials) < config.cells:
+        raise ValueError(f"study must be finished, {folder} has {len(trials)} of {config.cells} combinations")
+    return StudyResult(tuple(compared(trials, config)), config, folder)
 
 
 def _range(found: Interval, sign: str = "") -> str:

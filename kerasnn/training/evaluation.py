@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Evaluation:
         class_names: names of classes or labels; None for regression.
         confusion: `(classes, classes)` counts, true class by row; None unless each example has one class.
         table: one row a class or label: precision, recall, f1, support; empty for regression.
+        x: the examples as their user has them, `(examples, ...)`; None where they were not kept.
     """
 
     metrics: dict[str, float]
@@ -38,6 +39,7 @@ class Evaluation:
     class_names: tuple[str, ...] | None
     confusion: np.ndarray | None = field(repr=False)
     table: list[dict[str, Any]] = field(repr=False)
+    x: np.ndarray | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         lines = ["  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())]
@@ -113,7 +115,8 @@ def evaluate_run(
         raise ValueError(f"examples must have shape {tuple(network.input_shape[1:])}, received {x.shape[1:]}")
     metrics = network.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
     outputs = network.predict(x, batch_size=batch_size, verbose=0)
-    return describe(config, y, outputs, class_names, {name: float(value) for name, value in metrics.items()})
+    found = describe(config, y, outputs, class_names, {name: float(value) for name, value in metrics.items()})
+    return replace(found, x=x)
 
 
 def describe(
