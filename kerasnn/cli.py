@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
+from kerasnn import workers
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.schema import Schema, short
 from kerasnn.signals import TerminatedError, caught, error_of
@@ -84,12 +85,20 @@ def _train(arguments: Sequence[str] | None) -> int:
         config = replace_at(RunConfig() if start is None else RunConfig.load(start), flags)
         if config.data.name == "arrays":
             raise ValueError("data.name 'arrays' is for train() in Python; here give csv, npz or a data set's name")
+        cluster = workers.cluster()
     except (ValueError, FileNotFoundError) as error:
         return complain("train.py", error, USAGE)
+    if config.devices.workers is not None and cluster is None and config.devices.workers > 1:
+        given_arguments = sys.argv[1:] if arguments is None else arguments
+        root = str(Path(__file__).resolve().parents[1])
+        program = f"import sys; sys.path.insert(0, {root!r}); from kerasnn.cli import train; sys.exit(train())"
+        return workers.launch(config.devices.workers, [sys.executable, "-c", program, *map(str, given_arguments)])
     import_tensorflow()
     from kerasnn.training.run import train as run
 
     result = run(config, run_dir)
+    if cluster is not None and cluster.number > 0:
+        return DONE
     print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))
     print(f"run folder  {result.run_dir}")
     print(f"dashboard   tensorboard --logdir {result.run_dir.parent}")

@@ -322,9 +322,21 @@ class TrainingConfig(Schema):
 class DevicesConfig(Schema):
     """What the run is computed on and in which precision."""
 
-    device: str | None = None
-    """Device by TensorFlow's name (`CPU:0`, `GPU:1`); null takes the first GPU, or the CPU."""
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    strategy: Literal["auto", "one_device", "mirrored", "multi_worker"] = "auto"
+    """How devices share each batch: `mirrored` over several of this machine, `multi_worker` over the processes that
+    TF_CONFIG names; `auto` takes what there is, `multi_worker` where TF_CONFIG is set, else `mirrored` on several GPUs,
+    else one device. The numbers are those of one device."""
+    device: str | tuple[str, ...] | None = None
+    """Device by TensorFlow's name (`CPU:0`, `GPU:1`), or several; null takes all GPUs (one_device: the first), or the
+    CPU."""
+    workers: PositiveInt | None = None
+    """Processes of this machine that `scripts/train.py` starts to train as one; null starts none."""
+    worker_wait: float = Field(default=120.0, gt=0)
+    """Seconds that a process waits for the others to start."""
+    synchronized_batch_norm: bool = True
+    """Whether batch normalization on several devices takes the whole batch's statistics, as one device does, or each
+    device's own."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"] = "float32"
     """Arithmetic of the layers; mixed precision keeps weights in float32."""
     jit_compile: bool | Literal["auto"] = "auto"
     """Whether XLA compiles the training step; `auto` leaves it to Keras."""
@@ -337,6 +349,21 @@ class DevicesConfig(Schema):
     def _deterministic_without_xla(self) -> Self:
         if self.deterministic and self.jit_compile is True:
             raise ValueError("deterministic switches XLA off, so jit_compile must be false or auto, received true")
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_fits(self) -> Self:
+        several = isinstance(self.device, tuple) and len(self.device) > 1
+        if isinstance(self.device, tuple) and len(set(self.device)) != max(1, len(self.device)):
+            raise ValueError(f"device must name each device once, and one at least, received {short(self.device)}")
+        if several and self.strategy in ("one_device", "multi_worker"):
+            raise ValueError(f"several devices are for strategy auto or mirrored, received strategy {self.strategy!r}")
+        if self.workers is not None and self.strategy in ("one_device", "mirrored"):
+            raise ValueError(f"workers are for strategy auto or multi_worker, received strategy {self.strategy!r}")
+        if self.device is not None and (self.workers is not None or self.strategy == "multi_worker"):
+            raise ValueError(
+                f"processes take all devices that they see, so device must be null, received {short(self.device)}"
+            )
         return self
 
 

@@ -1,44 +1,201 @@
-"""What a run is computed on: device, precision, XLA, determinism."""
+"""What a run is computed on: devices, processes, precision, XLA, determinism."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 
 import keras
+import numpy as np
 import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.eager import context
 
+from kerasnn import workers
 from kerasnn.config import DevicesConfig
+from kerasnn.replicas import replica_number, sum_of_replicas
 from kerasnn.schema import one_of
+
+_connected: tf.distribute.Strategy | None = None
+"""This process's strategy with its peers, of which TensorFlow allows one."""
+
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnknownError,
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is computed.
+
+    Args:
+        description: one line that names devices and precision.
+        strategy: how the devices share the work, or None for one device.
+        chief: whether this process writes what the run leaves.
+    """
+
+    description: str
+    strategy: tf.distribute.Strategy | None = None
+    chief: bool = True
+
+    def __str__(self) -> str:
+        return self.description
+
+    def scope(self) -> AbstractContextManager[object]:
+        """Within it a model must be built and compiled."""
+        return nullcontext() if self.strategy is None else self.strategy.scope()
 
 
 @contextmanager
-def use(devices: DevicesConfig) -> Iterator[str]:
-    """Within it, models are built and trained where and how the config says; Keras's own settings return afterwards.
+def use(devices: DevicesConfig) -> Iterator[Place]:
+    """Within it, models are trained where and how the config says; Keras's own settings return afterwards.
 
     Args:
-        devices: the described device, precision and determinism.
+        devices: the described devices, strategy, precision and determinism.
 
     Yields:
-        One line that names the device and the precision.
+        The place; models are built and compiled within its `scope()`.
 
     Raises:
-        ValueError: one line with the devices there are, where the one asked for is missing.
+        ValueError: one line with the devices there are, where one asked for is missing, and where the strategy does not
+            go with them.
+        ConnectionError: one line, where another process did not start or was lost.
 
-    Reference: `tf.device`, `keras.config.set_dtype_policy`.
+    Reference: `tf.device`, `tf.distribute`, `keras.config.set_dtype_policy`.
     """
+    cluster = workers.cluster()
+    connects = devices.strategy == "multi_worker" or (devices.strategy == "auto" and cluster is not None)
+    if connects and cluster is None:
+        raise ValueError(
+            "devices.strategy multi_worker needs the processes' addresses in TF_CONFIG, or devices.workers; received "
+            "neither"
+        )
     for gpu in tf.config.list_physical_devices("GPU"):
         # Once TensorFlow has started this can no longer change; a second run in one process keeps the first one's.
         with suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, devices.memory_growth)
     if devices.deterministic:
         tf.config.experimental.enable_op_determinism()
-    names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
-    chosen = devices.device or next((name for name in names if name.startswith("GPU")), "CPU:0")
-    if chosen not in names:
-        raise ValueError(one_of("devices.device", chosen, names))
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(devices.precision)
+    with ExitStack() as stack:
+        if connects and cluster is not None:
+            # Before anything that makes TensorFlow start.
+            place = _connect(cluster, devices)
+            stack.enter_context(workers.signals_stop_all())
+            stack.enter_context(watching_peers(place.strategy))
+        else:
+            place = _local(devices)
+            if place.strategy is None:
+                stack.enter_context(tf.device(place.description.split()[0]))
+        keras.config.set_dtype_policy(devices.precision)
+        stack.callback(keras.config.set_dtype_policy, policy)
+        yield place
+
+
+@contextmanager
+def watching_peers(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
+    """Within it the loss of another process is one line.
+
+    Args:
+        strategy: a strategy; only one over several processes is watched.
+
+    Raises:
+        ConnectionError: another process is gone.
+    """
     try:
-        with tf.device(chosen):
-            yield f"{chosen} of {', '.join(names)}; {devices.precision}"
-    finally:
-        keras.config.set_dtype_policy(policy)
+        yield
+    except _LOST as error:
+        if not over_processes(strategy):
+            raise
+        raise ConnectionError(
+            "another of the processes that train together is gone, so this one stops; start all of them again"
+        ) from error
+
+
+def over_processes(strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether a strategy's replicas are those of several processes."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and workers.cluster() is not None
+
+
+def from_chief(place: Place, content: bytes) -> bytes:
+    """What the first of the processes that train together has, for all of them.
+
+    Args:
+        place: of such a process.
+        content: the first process's; the others' is not looked at.
+    """
+    strategy = place.strategy
+    assert strategy is not None
+
+    def handed(values: tf.Tensor) -> tf.Tensor:
+        own = values if replica_number() == 0 else tf.zeros_like(values)
+        return sum_of_replicas(own)
+
+    def on_all(values: np.ndarray) -> np.ndarray:
+        results = tf.function(lambda: strategy.run(handed, args=(tf.constant(values),)), autograph=False)()
+        return strategy.experimental_local_results(results)[0].numpy()
+
+    size = int(on_all(np.array([len(content)], np.int32))[0])
+    padded = content.ljust(-(-size // 4) * 4, b"\0") if place.chief else bytes(-(-size // 4) * 4)
+    return on_all(np.frombuffer(padded, np.int32)).tobytes()[:size] if size else b""
+
+
+def _local(devices: DevicesConfig) -> Place:
+    names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
+    gpus = [name for name in names if name.startswith("GPU")]
+    chosen = [devices.device] if isinstance(devices.device, str) else list(devices.device or ())
+    for name in chosen:
+        if name not in names:
+            raise ValueError(one_of("devices.device", name, names))
+    if not chosen:
+        several = devices.strategy in ("auto", "mirrored")
+        chosen = (gpus if several else gpus[:1]) or (names if devices.strategy == "mirrored" else ["CPU:0"])
+    of = f"of {', '.join(names)}; {devices.precision}"
+    if devices.strategy == "one_device" or len(chosen) == 1:
+        return Place(f"{chosen[0]} {of}")
+    if devices.jit_compile is True:
+        raise ValueError(f"devices.jit_compile must be false or auto for {len(chosen)} devices, received true")
+    strategy = tf.distribute.MirroredStrategy(chosen)
+    return Place(f"{' + '.join(chosen)} {of}", strategy)
+
+
+def _connect(cluster: workers.Cluster, devices: DevicesConfig) -> Place:
+    """Wait for the other processes."""
+    global _connected
+    if devices.jit_compile is True:
+        raise ValueError("devices.jit_compile must be false or auto for several processes, received true")
+    count = len(cluster.addresses)
+    if _connected is None:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        jobs = resolver.cluster_spec().as_dict()
+        milliseconds = int(devices.worker_wait * 1000)
+        try:
+            context.context().configure_coordination_service(
+                service_type="standalone",
+                service_leader=f"/job:{'chief' if 'chief' in jobs else 'worker'}/replica:0/task:0",
+                cluster_register_timeout_in_ms=milliseconds,
+                heartbeat_timeout_in_ms=10_000,
+                shutdown_barrier_timeout_in_ms=10_000,
+                coordinated_jobs=[
+                    coordination_config_pb2.CoordinatedJob(name=job, num_tasks=len(addresses))
+                    for job, addresses in jobs.items()
+                ],
+            )
+            _connected = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        except _LOST as error:
+            raise ConnectionError(
+                f"the {count} processes of TF_CONFIG must meet within devices.worker_wait, {devices.worker_wait:g} s; "
+                f"process {cluster.number} did not meet all of {', '.join(cluster.addresses)}"
+            ) from error
+        except RuntimeError as error:
+            raise ValueError(f"processes must be connected before TensorFlow computes anything: {error}") from error
+    local = len(_connected.extended.worker_devices)
+    description = (
+        f"process {cluster.number + 1} of {count} with {_connected.num_replicas_in_sync} replicas, {local} here"
+    )
+    return Place(f"{description}; {devices.precision}", _connected, cluster.number == 0)

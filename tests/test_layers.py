@@ -15,14 +15,16 @@ LEVELS = {
     "kerasnn.schedules": 2,
     "kerasnn.catalog": 2,
     "kerasnn.config": 3,
+    "kerasnn.workers": 3,
     "kerasnn.activations": 4,
     "kerasnn.initializers": 4,
     "kerasnn.losses": 4,
     "kerasnn.metrics": 4,
     "kerasnn.optimizers": 4,
     "kerasnn.data": 4,
-    "kerasnn.devices": 4,
+    "kerasnn.replicas": 4,
     "kerasnn.figures": 4,
+    "kerasnn.devices": 5,
     "kerasnn.models": 5,
     "kerasnn.callbacks": 5,
     "kerasnn.training": 6,
@@ -34,7 +36,14 @@ LEVELS = {
     "kerasnn.benchmark": 9,
     "kerasnn.chaos": 9,
 }
-WITHOUT_TENSORFLOW = ("kerasnn", "kerasnn.schema", "kerasnn.schedules", "kerasnn.catalog", "kerasnn.config")
+WITHOUT_TENSORFLOW = (
+    "kerasnn",
+    "kerasnn.schema",
+    "kerasnn.schedules",
+    "kerasnn.catalog",
+    "kerasnn.config",
+    "kerasnn.workers",
+)
 FILES = sorted((ROOT / "kerasnn").rglob("*.py"))
 
 

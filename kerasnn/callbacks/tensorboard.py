@@ -241,8 +241,7 @@ class TensorBoard(keras.callbacks.Callback):
         if self.validation is None or self.task == "multilabel":
             return
         x, y = self.validation
-        # Without predict's data pipeline, which takes longer to build than a small network takes to answer.
-        outputs = np.concatenate([self.model.predict_on_batch(x[at : at + ROWS]) for at in range(0, len(x), ROWS)])
+        outputs = np.concatenate([self._answer(x[at : at + ROWS]) for at in range(0, len(x), ROWS)])
         if self.task == "regression":
             self._validation_file.write(
                 epoch, [_image("predicted_against_true", figures.predicted_against_true(y, outputs))]
@@ -260,6 +259,13 @@ class TensorBoard(keras.callbacks.Callback):
         self._validation_file.write(
             epoch, [_image("confusion_matrix", figures.confusion_matrix(matrix, names)), _image("mistakes", page)]
         )
+
+    def _answer(self, x: Any) -> Any:
+        if self.model.distribute_strategy.num_replicas_in_sync > 1:
+            # Every replica would answer, and not each process is asked.
+            return keras.ops.convert_to_numpy(self.model(x, training=False))
+        # Without predict's data pipeline, which takes longer to build than a small network takes to answer.
+        return self.model.predict_on_batch(x)
 
     def _write_graph(self, file: "_EventFile") -> None:
         example = self.probe.data if self.probe is not None else self.validation

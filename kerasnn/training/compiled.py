@@ -14,7 +14,9 @@ from keras.src.trainers.data_adapters.array_slicing import train_validation_spli
 from keras.src.trainers.trainer import model_supports_jit
 
 from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.devices import watching_peers
 from kerasnn.schema import one_of, short
+from kerasnn.training import distributed
 from kerasnn.training.checks import check_arrays, check_counts, check_dataset, check_epochs, check_model
 from kerasnn.training.examples import Examples, PlainExamples, ResidentExamples, StreamedExamples, as_array, nbytes
 from kerasnn.training.hooks import BlockHooks, flat
@@ -102,7 +104,9 @@ def fit(
         "validation_batch_size": validation_batch_size,
         "validation_freq": validation_freq,
     }
-    if not _are_arrays(x, y, sample_weight):
+    replicas = _replicas(model, compiled)
+    arrays = _are_arrays(x, y, sample_weight)
+    if not arrays and replicas == 1:
         _fall_back(compiled, f"x is of type {type(x).__name__}, and only arrays can lie on the device")
         return model.fit(
             x,
@@ -115,14 +119,17 @@ def fit(
             sample_weight=sample_weight,
             **options,
         )
-    check_arrays(model, x, y, sample_weight, class_weight)
+    if arrays:
+        check_arrays(model, x, y, sample_weight, class_weight)
     if validation_split and validation_data is None:
         (x, y, sample_weight), validation_data = train_validation_split(
             (x, y, sample_weight), validation_split=validation_split
         )
-    held_out = () if validation_data is None else keras.utils.unpack_x_y_sample_weight(validation_data)
-    held_out = held_out if _are_arrays(*held_out) else ()
-    if held_out:
+    held_out: tuple[Any, ...] = ()
+    if validation_data is not None:
+        held_out = keras.utils.unpack_x_y_sample_weight(validation_data)
+    held_out = held_out if replicas > 1 or _are_arrays(*held_out) else ()
+    if _are_arrays(*held_out):
         x_held_out, y_held_out, weight_held_out = held_out
         check_arrays(model, x_held_out, y_held_out, weight_held_out, part="validation ")
 
@@ -130,7 +137,7 @@ def fit(
         "batch_size": batch_size,
         "class_weight": class_weight,
         "steps": steps_per_epoch,
-        "order": partial(epoch_order, keras.tree.flatten(x)[0].shape[0], seed) if shuffle else None,
+        "order": partial(epoch_order, keras.tree.flatten(x)[0].shape[0], seed) if shuffle and arrays else None,
     }
     train = test = None
     try:
@@ -145,6 +152,8 @@ def fit(
             test = _blocks(model, "test_step", validation, steps_per_block)
             validation_data, validation_steps = (validation,), _steps(validation, validation_steps)
     except NotCompilableError as reason:
+        if replicas > 1:
+            raise
         _fall_back(compiled, str(reason))
         examples, train = PlainExamples(x, y, sample_weight, **arrangement), None
     hooks = BlockHooks(
@@ -160,7 +169,7 @@ def fit(
         epochs=epochs,
         steps=_steps(examples, steps_per_epoch),
     )
-    with _replaced(model, train, test):
+    with _replaced(model, train, test), distributed.together(model.distribute_strategy):
         return model.fit(examples, callbacks=hooks, validation_data=validation_data, shuffle=False, **options)
 
 
@@ -195,15 +204,20 @@ def evaluate(
     check_counts(batch_size=batch_size, steps=steps, steps_per_block=steps_per_block)
     check_dataset(x, steps, "steps")
     options: dict[str, Any] = {"verbose": verbose, "steps": steps, "return_dict": True}
+    replicas = _replicas(model, compiled)
+    arrays = _are_arrays(x, y, sample_weight)
     try:
-        if not _are_arrays(x, y, sample_weight):
+        if not arrays and replicas == 1:
             raise NotCompilableError(f"x is of type {type(x).__name__}, and only arrays can lie on the device")
-        check_arrays(model, x, y, sample_weight)
+        if arrays:
+            check_arrays(model, x, y, sample_weight)
         examples = _kind(model, compiled, (x, y, sample_weight), memory_share)(
             x, y, sample_weight, batch_size=batch_size, steps=steps
         )
         test = _blocks(model, "test_step", examples, steps_per_block)
     except NotCompilableError as reason:
+        if replicas > 1:
+            raise
         _fall_back(compiled, str(reason))
         return model.evaluate(x, y, batch_size, sample_weight=sample_weight, callbacks=callbacks, **options)
     hooks = BlockHooks(
@@ -216,7 +230,7 @@ def evaluate(
         epochs=1,
         steps=_steps(examples, steps),
     )
-    with _replaced(model, test=test):
+    with _replaced(model, test=test), watching_peers(model.distribute_strategy):
         return model.evaluate(examples, callbacks=hooks, **options)
 
 
@@ -231,7 +245,22 @@ def _fall_back(compiled: Compiled, reason: str) -> None:
         logger.warning("plain Keras runs instead of compiled epochs: %s", reason)
 
 
-def _kind(model: keras.Model, compiled: Compiled, arrays: Any, memory_share: float) -> type[ResidentExamples]:
+def _replicas(model: keras.Model, compiled: Compiled) -> int:
+    """How many replicas the model trains on.
+
+    Raises:
+        ValueError: several would not give the numbers of one device.
+    """
+    replicas: int = model.distribute_strategy.num_replicas_in_sync
+    if replicas > 1:
+        if compiled == "off":
+            raise ValueError(f"compiled must be on or auto for {replicas} replicas, received 'off'")
+        if reason := distributed.obstacle(model):
+            raise ValueError(f"training on {replicas} replicas is not possible: {reason}")
+    return replicas
+
+
+def _kind(model: keras.Model, compiled: Compiled, arrays: Any, memory_share: float) -> Any:
     """How the arrays come to the device.
 
     Raises:
@@ -239,13 +268,19 @@ def _kind(model: keras.Model, compiled: Compiled, arrays: Any, memory_share: flo
     """
     if compiled == "off":
         raise NotCompilableError("compiled is off")
-    if reason := _obstacle(model, arrays):
+    strategy = model.distribute_strategy
+    spread = strategy.num_replicas_in_sync > 1
+    if spread:
+        arrays = [array for array in keras.tree.flatten(arrays) if hasattr(array, "dtype")]
+    elif reason := _obstacle(model, arrays):
         raise NotCompilableError(reason)
     room = memory_share * device_memory()
-    if (size := nbytes(arrays)) <= room:
-        return ResidentExamples
-    logger.info("the data is streamed: its %.3g MB are more than the %.3g MB set aside", size / 1e6, room / 1e6)
-    return StreamedExamples
+    resident = (size := nbytes(arrays)) <= room
+    if not resident:
+        logger.info("the data is streamed: its %.3g MB are more than the %.3g MB set aside", size / 1e6, room / 1e6)
+    if spread:
+        return partial(distributed.spread, strategy, resident)
+    return ResidentExamples if resident else StreamedExamples
 
 
 def _obstacle(model: keras.Model, arrays: Any) -> str | None:
@@ -275,6 +310,15 @@ def _blocks(
     Raises:
         NotCompilableError: XLA cannot compile the model.
     """
+    steps_per_execution = model.steps_per_execution if model.steps_per_execution > 1 else None
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        if step == "train_step":
+            distributed.check_batch_sizes(model, getattr(examples, "batch_sizes", []))
+        with model.distribute_strategy.scope():
+            model._symbolic_build(data_batch=examples.first_batch)
+        return distributed.ReplicaBlocks(
+            _program(model, step), length or steps_per_execution, model.distribute_strategy
+        )
     try:
         model._symbolic_build(data_batch=examples.first_batch)
         program = _program(model, step)
@@ -283,24 +327,28 @@ def _blocks(
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         raise NotCompilableError(short(f"{type(error).__name__}: {lines[0]}", 200)) from error
-    steps_per_execution = model.steps_per_execution if model.steps_per_execution > 1 else None
     return Blocks(program, length or steps_per_execution)
 
 
-def _program(model: keras.Model, step: str) -> Program:
+def _program(model: keras.Model, step: str) -> Any:
     """The model's program for a step, kept until the model is compiled anew."""
     # Past Keras's __setattr__, which would track it as a part of the model.
     kept = vars(model).setdefault("_kerasnn_programs", {})
     if kept.get("compile_config") is not model._compile_config:
         kept.clear()
         kept["compile_config"] = model._compile_config
-    return kept.setdefault(step, Program(model, step))
+    if step not in kept:
+        replicas = model.distribute_strategy.num_replicas_in_sync
+        kept[step] = distributed.ReplicaProgram(model, step) if replicas > 1 else Program(model, step)
+    return kept[step]
 
 
 @contextmanager
 def _replaced(model: keras.Model, train: Blocks | None = None, test: Blocks | None = None) -> Iterator[None]:
     """Keras's functions for ours, while its loop runs."""
     ours = {"train_function": train, "test_function": test}
+    # The model is built; Keras would begin a pass over the data to see what it is like.
+    vars(model)["_maybe_symbolic_build"] = lambda **_: None
     kept = {name: getattr(model, name) for name in ours}
     steps_per_execution = model.steps_per_execution
     for name, function in ours.items():
@@ -312,6 +360,7 @@ def _replaced(model: keras.Model, train: Blocks | None = None, test: Blocks | No
     try:
         yield
     finally:
+        del vars(model)["_maybe_symbolic_build"]
         model.steps_per_execution = steps_per_execution
         for name, function in ours.items():
             # Unless a callback asked for new ones.

@@ -6,7 +6,7 @@ import keras
 
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.training.examples import Examples
-from kerasnn.training.program import Blocks, Program
+from kerasnn.training.program import Blocks
 
 
 class BlockHooks(keras.callbacks.CallbackList):
@@ -48,7 +48,8 @@ class BlockHooks(keras.callbacks.CallbackList):
             and self._learning_rate is not None
             and self._learning_rate.momentum_variable is not None
         ):
-            self._train.program = Program(self.model, "train_step", self._learning_rate.momentum_variable)
+            program = type(self._train.program)
+            self._train.program = program(self.model, "train_step", self._learning_rate.momentum_variable)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._examples.epoch = epoch

@@ -89,12 +89,12 @@ class Program:
 
         def batch(row: tf.Tensor) -> Any:
             if order is None:
-                arrays = _each(lambda array: _rows(array, row, batch_size), data)
+                arrays = each(lambda array: _rows(array, row, batch_size), data)
             else:
                 rows = _rows(order, row, batch_size)
-                arrays = _each(lambda array: tf.gather(array, rows), data)
+                arrays = each(lambda array: tf.gather(array, rows), data)
             # Keras weighs some means by the batch's size where it knows it.
-            return _each(_of_unknown_size, arrays) if uneven else arrays
+            return each(of_unknown_size, arrays) if uneven else arrays
 
         # Logs are needed after the last step only. Where they are the metrics' results, as in Keras's own steps, they
         # are worked out there from the metrics' variables.
@@ -174,10 +174,14 @@ class Blocks:
                 step += steps.batches
             # Asking for the numbers waits for the block.
             self._logs = keras.tree.map_structure(lambda log: log.numpy(), logs)
-            self._step_seconds = (time.perf_counter() - start) / count
+            self._step_seconds = self._agreed((time.perf_counter() - start) / count)
             self.left = count
         self.left -= 1
         return self._logs
+
+    def _agreed(self, seconds: float) -> float:
+        """The time of a step by which blocks are paced."""
+        return seconds
 
     def _paced(self, room: int) -> int:
         """A length that shares the room evenly among blocks of about `BLOCK_SECONDS`."""
@@ -197,7 +201,7 @@ def _rows(array: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
     return tf.slice(array, [first] + [0] * len(rest), [count, *rest])
 
 
-def _of_unknown_size(array: tf.Tensor) -> tf.Tensor:
+def of_unknown_size(array: tf.Tensor) -> tf.Tensor:
     """A batch whose size only XLA knows."""
     return tf.raw_ops.PlaceholderWithDefault(input=array, shape=[None, *array.shape[1:]])
 
@@ -208,5 +212,5 @@ def _zeros_like_logs(step: Any, batch: Any) -> Any:
     return tf.nest.map_structure(lambda log: tf.zeros(log.shape, log.dtype), outputs.structured_outputs)
 
 
-def _each(function: Any, structure: Any) -> Any:
+def each(function: Any, structure: Any) -> Any:
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), structure)

@@ -4,15 +4,17 @@ import hashlib
 import json
 import logging
 import math
+import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerasnn import devices, figures, losses, metrics, optimizers
 from kerasnn.callbacks.best_model import BestModel, save_model
@@ -34,7 +36,7 @@ from kerasnn.training.checks import check_scale
 from kerasnn.training.compiled import evaluate, fit
 from kerasnn.training.record import plan, provenance
 from kerasnn.training.state import TrainingState
-from kerasnn.training.state_file import StateFolder
+from kerasnn.training.state_file import StateFolder, decode, encode
 
 logger = logging.getLogger("kerasnn")
 
@@ -92,12 +94,9 @@ def train(
     data = data or load(config.data, config.task)
     _check_fit(config, data)
     class_weight = class_weights(config, data)
-    with devices.use(config.devices) as device:
-        folder = _folder(run_dir, config)
-        with alone_in(folder, "run_dir"):
-            _begin(folder, config)
-            write_text(folder / "config.json", config.to_json() + "\n")
-            return _train(config, folder, data, callbacks, device, class_weight)
+    with devices.use(config.devices) as place, _run_folder(run_dir, config, place) as folder:
+        write_text(folder / "config.json", config.to_json() + "\n")
+        return _train(config, folder, data, callbacks, place, class_weight)
 
 
 def compiled_network(config: RunConfig, data: Data) -> keras.Model:
@@ -116,6 +115,10 @@ def compiled_network(config: RunConfig, data: Data) -> keras.Model:
         task=config.task,
         regularization=config.regularization,
     )
+    if config.devices.synchronized_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        for layer in network._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
     if config.training.lsuv:
         lsuv(network, data.x_train[:PROBE])
     compile_model(network, config)
@@ -146,15 +149,16 @@ def _train(
     folder: Path,
     data: Data,
     callbacks: Sequence[keras.callbacks.Callback],
-    device: str,
+    place: devices.Place,
     class_weight: dict[int, float] | None,
 ) -> Result:
-    network = compiled_network(config, data)
+    with place.scope():
+        network = compiled_network(config, data)
+        model = with_preprocessing(network, data.preprocessing(), data.raw_shape)
+        if model is not network:
+            compile_model(model, config, optimizer=network.optimizer)
     if config.report.graph:
         figures.save(figures.architecture(network), folder / "network.svg")
-    model = with_preprocessing(network, data.preprocessing(), data.raw_shape)
-    if model is not network:
-        compile_model(model, config, optimizer=network.optimizer)
     settings = config.training
     learning_rate = LearningRate(
         config.schedule, float(keras.ops.convert_to_numpy(network.optimizer.learning_rate)), settings.plateau
@@ -176,18 +180,22 @@ def _train(
         own.append(_tensorboard(config, folder, data, learning_rate, probe))
     table = HistoryFile(folder / "history.csv")
     own.append(table)
-    progress = Progress(config.report.progress, examples=len(data.x_train))
+    progress = Progress(config.report.progress if place.chief else "silent", examples=len(data.x_train))
     every = [*own, *callbacks, progress]
+    if settings.save_state and devices.over_processes(place.strategy):
+        _hand_out_state(StateFolder(folder / "state"), place)
     state = TrainingState(folder / "state", fingerprint=_fingerprint(data)) if settings.save_state else None
     arguments = {"callbacks": every} if state is None else state.resume(network, every)
     if progress.style != "silent":
-        print(plan(config, data, network, learning_rate, device, folder))
+        print(plan(config, data, network, learning_rate, str(place), folder))
         if state is not None and state.resumed:
             print(f"goes on     after {state.epochs:,} epochs")
     start = time.perf_counter()
     status = "failed"
     try:
-        with nullcontext() if state is None else state.on_signals():
+        # Processes that train together stop together, between two blocks.
+        together = devices.over_processes(place.strategy)
+        with nullcontext() if state is None or together else state.on_signals():
             while status != "finished":
                 try:
                     fit(
@@ -239,11 +247,33 @@ def _train(
             "alarms": [] if health is None else [asdict(alarm) for alarm in health.alarms],
             "seconds": round(seconds, 3),
             "parameters": network.count_params(),
-            "device": device,
+            "device": str(place),
             **provenance(),
         }
         write_text(folder / "result.json", json.dumps(record, indent=2) + "\n")
     return Result(model, history.history, values, folder)
+
+
+def _models(config: RunConfig, data: Data, place: devices.Place) -> tuple[keras.Model, keras.Model]:
+    """The compiled network, and the same behind what prepares raw examples."""
+    network = build_model(
+        config.network.model_copy(update={"output_activation": config.output_activation}),
+        data.input_shape,
+        data.outputs,
+        style=config.style,
+        seed=config.seed,
+        task=config.task,
+        regularization=config.regularization,
+    )
+    if place.strategy is not None and config.devices.synchronized_batch_norm:
+        for layer in network._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
+    compile_model(network, config)
+    model = with_preprocessing(network, data.preprocessing(), data.raw_shape)
+    if model is not network:
+        compile_model(model, config, optimizer=network.optimizer)
+    return network, model
 
 
 def _check_fit(config: RunConfig, data: Data) -> None:
@@ -267,6 +297,27 @@ def _folder(run_dir: str | Path | None, config: RunConfig) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def _run_folder(run_dir: str | Path | None, config: RunConfig, place: devices.Place) -> Iterator[Path]:
+    """The run's folder, for this process alone; processes other than the chief write to one that is thrown away."""
+    if not place.chief:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    folder = _folder(run_dir, config)
+    with alone_in(folder, "run_dir"):
+        _begin(folder, config)
+        yield folder
+
+
+def _hand_out_state(states: StateFolder, place: devices.Place) -> None:
+    """Give the chief's newest state to the other processes that train with it."""
+    tree = states.newest() if place.chief else None
+    content = devices.from_chief(place, b"" if tree is None else b"".join(encode(tree)))
+    if content and not place.chief:
+        states.write(decode(content))
 
 
 def _kept(folder: Path) -> list[Path]:
