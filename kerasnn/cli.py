@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from kerasnn import workers
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.schema import Schema, short
-from kerasnn.signals import TerminatedError, caught, error_of
+from kerasnn.signals import TerminatedError, raised
 
 DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -71,7 +71,12 @@ def train(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.
     """
-    return guarded("train.py", lambda: _train(arguments))
+    code = guarded("train.py", lambda: _train(arguments))
+    if code == FAILED and "TF_CONFIG" in os.environ:
+        # TensorFlow's threads would wait for the other processes.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _train(arguments: Sequence[str] | None) -> int:
@@ -279,17 +284,13 @@ def guarded(program: str, body: Callable[[], int]) -> int:
         program: the program's name.
         body: what it does; returns the exit code.
     """
-
-    def end(number: int) -> NoReturn:
-        raise error_of(number)
-
     try:
-        with caught(end):
+        with raised():
             return body()
     except TerminatedError:
         return complain(program, "terminated", TERMINATED)
-    except KeyboardInterrupt:
-        return complain(program, "interrupted", INTERRUPTED)
+    except KeyboardInterrupt as signal:
+        return complain(program, ": ".join(filter(None, ("interrupted", str(signal)))), INTERRUPTED)
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
         if os.environ.get("KERASNN_TRACEBACK"):
             raise

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
-from tensorflow.python.eager import context
 
 from kerasnn import workers
 from kerasnn.config import DevicesConfig
 from kerasnn.replicas import replica_number, sum_of_replicas
 from kerasnn.schema import one_of
+from kerasnn.signals import raised
 
 _connected: tf.distribute.Strategy | None = None
 """This process's strategy with its peers, of which TensorFlow allows one."""
@@ -86,7 +85,8 @@ def use(devices: DevicesConfig) -> Iterator[Place]:
         if connects and cluster is not None:
             # Before anything that makes TensorFlow start.
             place = _connect(cluster, devices)
-            stack.enter_context(workers.signals_stop_all())
+            # TensorFlow swallows SIGTERM from here on.
+            stack.enter_context(raised())
             stack.enter_context(watching_peers(place.strategy))
         else:
             place = _local(devices)
@@ -171,27 +171,9 @@ def _connect(cluster: workers.Cluster, devices: DevicesConfig) -> Place:
         raise ValueError("devices.jit_compile must be false or auto for several processes, received true")
     count = len(cluster.addresses)
     if _connected is None:
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        jobs = resolver.cluster_spec().as_dict()
-        milliseconds = int(devices.worker_wait * 1000)
+        workers.meet(cluster, devices.worker_wait)
         try:
-            context.context().configure_coordination_service(
-                service_type="standalone",
-                service_leader=f"/job:{'chief' if 'chief' in jobs else 'worker'}/replica:0/task:0",
-                cluster_register_timeout_in_ms=milliseconds,
-                heartbeat_timeout_in_ms=10_000,
-                shutdown_barrier_timeout_in_ms=10_000,
-                coordinated_jobs=[
-                    coordination_config_pb2.CoordinatedJob(name=job, num_tasks=len(addresses))
-                    for job, addresses in jobs.items()
-                ],
-            )
-            _connected = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-        except _LOST as error:
-            raise ConnectionError(
-                f"the {count} processes of TF_CONFIG must meet within devices.worker_wait, {devices.worker_wait:g} s; "
-                f"process {cluster.number} did not meet all of {', '.join(cluster.addresses)}"
-            ) from error
+            _connected = tf.distribute.MultiWorkerMirroredStrategy()
         except RuntimeError as error:
             raise ValueError(f"processes must be connected before TensorFlow computes anything: {error}") from error
     local = len(_connected.extended.worker_devices)

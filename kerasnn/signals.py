@@ -3,7 +3,8 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import NoReturn
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -29,3 +30,12 @@ def caught(handle: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def raised() -> AbstractContextManager[None]:
+    """Within it, Ctrl-C raises KeyboardInterrupt and SIGTERM `TerminatedError`."""
+
+    def end(number: int) -> NoReturn:
+        raise error_of(number)
+
+    return caught(end)

@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from kerasnn.schema import short
+from kerasnn.signals import caught, error_of
 
 GRACE = 60.0
 """Seconds that processes have to stop by themselves once one of them failed."""
 
 _signal: int | None = None
-_deferring = False
 
 
 class Cluster(NamedTuple):
@@ -56,6 +56,42 @@ def cluster() -> Cluster | None:
     return Cluster(tuple(addresses), index) if len(addresses) > 1 else None
 
 
+def meet(cluster: Cluster, seconds: float) -> None:
+    """Wait until every other process can be reached; TensorFlow would wait for ever and say nothing.
+
+    Args:
+        cluster: the processes.
+        seconds: how long to wait.
+
+    Raises:
+        ConnectionError: one line with the addresses that did not answer.
+    """
+    end = time.monotonic() + seconds
+    port = int(cluster.addresses[cluster.number].rpartition(":")[2])
+    missing = [address for number, address in enumerate(cluster.addresses) if number != cluster.number]
+    try:
+        here = socket.create_server(("", port))
+    except OSError as error:
+        raise ConnectionError(f"port {port}, this process's in TF_CONFIG, cannot be used: {error.strerror}") from None
+    with here:
+        while missing := [address for address in missing if not _answers(address)]:
+            if time.monotonic() > end:
+                raise ConnectionError(
+                    f"processes must meet within devices.worker_wait, {seconds:g} s, received no answer from "
+                    + ", ".join(missing)
+                )
+            time.sleep(0.1)
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def launch(count: int, command: Sequence[str]) -> int:
     """Run a program as processes of this machine that train as one, over loopback.
 
@@ -77,7 +113,13 @@ def launch(count: int, command: Sequence[str]) -> int:
         described = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         process = subprocess.Popen(
             command,
-            env={**os.environ, "TF_CONFIG": json.dumps(described), **_share_of_gpus(index, count)},
+            # TensorFlow's own lines about a lost process would hide the one that says what happened.
+            env={
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                **os.environ,
+                "TF_CONFIG": json.dumps(described),
+                **_share_of_gpus(index, count),
+            },
             stdout=None if index == 0 else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -87,49 +129,23 @@ def launch(count: int, command: Sequence[str]) -> int:
         processes.append(process)
         readers.append(threading.Thread(target=_hand_on, args=(process.stderr, index, said), daemon=True))
         readers[-1].start()
-    handed = {number: signal.signal(number, lambda number, _: _send(processes, number)) for number in _SIGNALS}
     try:
-        code = _wait(processes)
+        with caught(lambda number: _send(processes, number)):
+            code = _wait(processes)
     finally:
-        for number, handler in handed.items():
-            signal.signal(number, handler)
         _send(processes, signal.SIGKILL)
     for reader in readers:
         reader.join(1)
     return code
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
 @contextmanager
 def signals_stop_all() -> Iterator[None]:
-    """Within it SIGTERM and SIGINT raise KeyboardInterrupt: at once, or where `deferring`, when all processes do.
-
-    TensorFlow swallows SIGTERM once processes are connected.
-    """
+    """Within it SIGTERM and SIGINT are noted, for `stop_signal`; a second one is raised."""
     global _signal
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     _signal = None
-    before = {number: signal.signal(number, _heard) for number in _SIGNALS}
-    try:
+    with caught(_note):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def deferring() -> Iterator[None]:
-    """Within it a signal is only noted, for `stop_signal`; a second one is not."""
-    global _deferring
-    _deferring = True
-    try:
-        yield
-    finally:
-        _deferring = False
 
 
 def stop_signal() -> int:
@@ -137,12 +153,11 @@ def stop_signal() -> int:
     return _signal or 0
 
 
-def _heard(number: int, _: Any) -> None:
+def _note(number: int) -> None:
     global _signal
-    if _deferring and _signal is None:
-        _signal = number
-        return
-    raise KeyboardInterrupt(signal.Signals(number).name)
+    if _signal is not None:
+        raise error_of(number)
+    _signal = number
 
 
 def _wait(processes: list[subprocess.Popen[str]]) -> int:

@@ -317,7 +317,10 @@ def _blocks(
         with model.distribute_strategy.scope():
             model._symbolic_build(data_batch=examples.first_batch)
         return distributed.ReplicaBlocks(
-            _program(model, step), length or steps_per_execution, model.distribute_strategy
+            _program(model, step),
+            length or steps_per_execution,
+            model.distribute_strategy,
+            stops=step == "train_step",
         )
     try:
         model._symbolic_build(data_batch=examples.first_batch)

@@ -1,6 +1,5 @@
 """Training spread over replicas, devices of one process or of several, with the numbers of one device."""
 
-import signal
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,6 +17,7 @@ from kerasnn import workers
 from kerasnn.devices import over_processes, watching_peers
 from kerasnn.replicas import Slice, alone, as_one_device, optimizers_of, replica_number, sum_of_replicas
 from kerasnn.schema import short
+from kerasnn.signals import error_of
 from kerasnn.training.examples import Pass, ResidentExamples, Steps, StreamedExamples
 from kerasnn.training.program import Blocks, each, of_unknown_size
 
@@ -127,10 +127,12 @@ class ReplicaBlocks(Blocks):
         program: runs them.
         length: steps in a block; None chooses by the clock.
         strategy: the replicas' strategy.
+        stops: whether processes stop between blocks when one was told to.
     """
 
-    def __init__(self, program: Any, length: int | None, strategy: tf.distribute.Strategy) -> None:
+    def __init__(self, program: Any, length: int | None, strategy: tf.distribute.Strategy, stops: bool = False) -> None:
         super().__init__(program, length)
+        self._stops = stops
         self._over_processes = over_processes(strategy)
         self._total = tf.function(
             lambda values: strategy.experimental_local_results(strategy.run(sum_of_replicas, args=(values,)))[0],
@@ -142,10 +144,10 @@ class ReplicaBlocks(Blocks):
         if not self._over_processes:
             return seconds
         # A process whose blocks had another length, or that stopped alone, would leave the others waiting.
-        stop = workers.stop_signal()
+        stop = workers.stop_signal() if self._stops else 0
         seconds, stops = self._total(tf.constant([seconds, stop], tf.float64)).numpy()
         if stops:
-            raise KeyboardInterrupt(signal.Signals(stop).name if stop else "another process was")
+            raise error_of(stop) if stop else KeyboardInterrupt("another process was told to stop")
         return float(seconds / self._replicas)
 
 
@@ -157,7 +159,7 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
         ConnectionError: another process is gone.
         KeyboardInterrupt: a process was told to stop.
     """
-    with watching_peers(strategy), workers.deferring() if over_processes(strategy) else nullcontext():
+    with watching_peers(strategy), workers.signals_stop_all() if over_processes(strategy) else nullcontext():
         yield
 
 

@@ -303,8 +303,8 @@ def _folder(run_dir: str | Path | None, config: RunConfig) -> Path:
 def _run_folder(run_dir: str | Path | None, config: RunConfig, place: devices.Place) -> Iterator[Path]:
     """The run's folder, for this process alone; processes other than the chief write to one that is thrown away."""
     if not place.chief:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
         return
     folder = _folder(run_dir, config)
     with alone_in(folder, "run_dir"):
