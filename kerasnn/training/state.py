@@ -122,7 +122,8 @@ class TrainingState(keras.callbacks.Callback):
             if isinstance(callback, keras.callbacks.BackupAndRestore | TrainingState):
                 raise ValueError(f"one callback must own the state, received {type(callback).__name__} as well")
         if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
+            with model.distribute_strategy.scope():
+                model.optimizer.build(model.trainable_variables)
         self._callbacks = callbacks
         self._writer.flush()
         self._tree = tree = self.files.newest()
