@@ -162,7 +162,7 @@ class Board:
     def _line(self) -> str:
         seconds = time.monotonic() - self._begin
         text = f"{self._done}/{self._count} trials, {duration(seconds)}"
-        if (new := self._done - self._replayed) > 0:
+        if (new := self._done - self._replayed) > 0 and self._done < self._count:
             text += f", {duration((self._count - self._done) * seconds / new)} left"
         if self._best:
             best = self._best[0]

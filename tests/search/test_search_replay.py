@@ -363,3 +363,21 @@ def test_the_table_stays_in_its_place_on_a_terminal():
     assert [part.count("\n") for part in drawn] == [3, 3, 0]
     assert "2/3 trials" in drawn[1]
     assert "0.5000" in drawn[1]
+
+
+def test_time_left_is_that_of_trials_that_took_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    board = report.Board("val_loss", "min", [], 10, stream=stream)
+    failed = {number: report.Trial(number, {}, "failed") for number in range(10)}
+    board.results({number: failed[number] for number in range(4)}, replayed=4)
+    now[0] = 30.0
+    board.results({number: failed[number] for number in range(7)})
+    now[0] = 60.0
+    board.results(failed)
+    assert stream.getvalue().splitlines() == [
+        "4/10 trials, 0 s",
+        "7/10 trials, 30 s, 30 s left",
+        "10/10 trials, 1 min 00 s",
+    ]
