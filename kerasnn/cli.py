@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from kerasnn import workers
@@ -120,6 +120,16 @@ class _Range(Schema):
     updates: int = Field(default=100, ge=32)
     """How many updates there are from the first to the last."""
 
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.lowest >= self.highest:
+            raise ValueError(f"lowest must be below highest, received {self.lowest:g} and {self.highest:g}")
+        return self
+
+
+class _Tried(Schema):
+    range: _Range = _Range()
+
 
 class _RangeTestSettings(RunConfig, BaseSettings):
     """Suggest a learning rate for a run: a range test over some updates, and a picture of it."""
@@ -152,7 +162,8 @@ def _find_learning_rate(arguments: Sequence[str] | None) -> int:
     try:
         flags = given(_RangeTestSettings, program, arguments)
         start, figure = flags.pop("config", None), flags.pop("figure", None)
-        tried = _Range(**{key[6:]: flags.pop(key) for key in list(flags) if key.startswith("range.")})
+        own = {key: flags.pop(key) for key in list(flags) if key.split(".")[0] == "range"}
+        tried = replace_at(_Tried(), own).range
         config = replace_at(RunConfig() if start is None else RunConfig.load(start), flags)
         if config.data.name == "arrays":
             raise ValueError(

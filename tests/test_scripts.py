@@ -63,6 +63,15 @@ def test_config_of_a_run_can_be_changed_by_flags(run):
     assert first == second
 
 
+def test_a_learning_rate_is_suggested_and_drawn(tmp_path):
+    done = script("find_learning_rate", "--network.hidden", "[8]", "--training.batch_size", "128", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "suggestion  0.0" in done.stdout
+    (picture,) = (tmp_path / "logs").iterdir()
+    assert f"picture     logs/{picture.name}" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_search_that_is_killed_goes_on_and_its_best_run_finds_its_score_again(tmp_path):
     space = {
         "optimizer.learning_rate": {"min": 1e-3, "max": 1e-1, "sampling": "log"},
@@ -105,6 +114,14 @@ def test_a_search_that_is_killed_goes_on_and_its_best_run_finds_its_score_again(
         ("train", ["--config", "nothing.json"], 2, "config must be a JSON file or a run folder"),
         ("train", ["--data.name", "arrays"], 2, "data.name 'arrays' is for train() in Python"),
         ("train", ["--network.hidden", "[5"], 2, "network.hidden"),
+        ("find_learning_rate", ["--range.updates", "3"], 2, "range.updates must be greater than or equal to 32"),
+        ("find_learning_rate", ["--range", '{"lowest": 1, "highest": 0.1}'], 2, "range: lowest must be below highest"),
+        (
+            "find_learning_rate",
+            ["--data.name", "arrays"],
+            2,
+            "data.name 'arrays' is for find_learning_rate() in Python",
+        ),
         ("search", ["--space", '{"seeds": {"choices": [1, 2]}}'], 2, "space must hold valid runs only"),
         ("search", ["--oracle", "rando"], 2, "oracle.name must be one of random, grid, bayesian, hyperband"),
         ("search", ["--run.data.name", "arrays"], 2, "run.data.name 'arrays' is for search() in Python"),
@@ -122,7 +139,7 @@ def test_errors_are_one_line_with_the_customary_code(tmp_path, name, arguments, 
     assert not (tmp_path / "logs").exists()
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "find_learning_rate"])
 def test_help_needs_no_tensorflow(tmp_path, name):
     program = (
         "import sys, runpy\nsys.argv = [sys.argv[1], '--help']\n"
