@@ -99,8 +99,8 @@ class Health(keras.callbacks.Callback):
         self._since = {(kind, layer): epoch for kind, layer, epoch in state["since"]}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Look at the initial weights, unless training has begun before."""
-        if int(self.model.optimizer.iterations.numpy()) > 0:
+        """Look at the initial weights, unless training has begun before or there are none yet."""
+        if not self.model.built or int(self.model.optimizer.iterations.numpy()) > 0:
             return
         measured = self.probe.measure(self.model)
         findings = [*_findings(measured, before=True)]
@@ -164,7 +164,8 @@ def _findings(measured: Measurement, before: bool = False) -> Iterator[_Finding]
         what = f"layer {least}: gradient {share:.0e} of the largest among hidden layers"
         yield _Finding("vanishing", least, what, _deep_remedy(hidden[least]))
     for name in gradients:
-        if (ratio := measured.weights[name].update_ratio) >= LARGE_UPDATE:
+        # Frozen layers have no updates.
+        if name in measured.weights and (ratio := measured.weights[name].update_ratio) >= LARGE_UPDATE:
             what = f"layer {name}: one update changes the weights by {ratio:.0%}"
             yield _Finding("update", name, what, "lower the learning rate")
 

@@ -222,6 +222,9 @@ def _step(model: keras.Model, data: tuple[Any, ...]) -> Callable[[], Measurement
     """A function that runs one training step on a batch, measures it, and undoes it."""
     batch = as_batch(data)
     optimizer = model.optimizer
+    if not optimizer.built:
+        with model.distribute_strategy.scope():
+            optimizer.build(model.trainable_variables)
     strategy = model.distribute_strategy
     # With accumulation only every k-th step updates the weights.
     steps = optimizer.gradient_accumulation_steps or 1

@@ -186,6 +186,29 @@ def test_a_recurrent_layers_cell_and_an_embedding_are_no_obstacle():
     assert health.alarms == []
 
 
+@pytest.mark.parametrize("built", [True, False])
+def test_a_watched_run_is_bit_identical_to_one_left_alone(built):
+    ends = []
+    for callbacks in ([], [Health((X[:16], Y[:16]))]):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(4, "relu"), keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(1, "sigmoid")]
+        model = keras.Sequential([keras.Input((3,)), *layers] if built else layers)
+        model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+        history = model.fit(X, Y, epochs=3, verbose=0, callbacks=callbacks).history
+        variables = [*model.variables, *model.optimizer.variables]
+        ends.append(([variable.numpy().tobytes() for variable in variables], history))
+    assert ends[0] == ends[1]
+
+
+def test_a_frozen_layer_is_no_obstacle():
+    model = network()
+    model.get_layer("hidden").trainable = False
+    model.compile("sgd", "binary_crossentropy")
+    health = Health((X, Y))
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[health])
+    assert health.alarms == []
+
+
 def test_state_goes_on_where_it_was(digits):
     config = RunConfig(optimizer={"learning_rate": 1.0}, training={"batch_size": 128})
     states = []
