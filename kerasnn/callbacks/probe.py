@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from kerasnn.replicas import same_on_all
+
 BOUNDS = {
     "sigmoid": (0.0, 1.0),
     "hard_sigmoid": (0.0, 1.0),
@@ -234,8 +236,8 @@ def _step(model: keras.Model, data: tuple[Any, ...]) -> Callable[[], Measurement
     finals: set[str] = set()
 
     def scale() -> tf.Tensor:
-        # The step's loss was divided among replicas and, in mixed precision, scaled up.
-        return strategy.num_replicas_in_sync / tf.cast(getattr(optimizer, "dynamic_scale", 1.0), tf.float32)
+        # In mixed precision the step's loss was scaled up.
+        return 1.0 / tf.cast(getattr(optimizer, "dynamic_scale", 1.0), tf.float32)
 
     def run() -> dict[str, dict[str, tf.Tensor]]:
         here = seen[threading.get_ident()] = _Seen(tf.compat.v1.get_default_graph())
@@ -257,7 +259,7 @@ def _step(model: keras.Model, data: tuple[Any, ...]) -> Callable[[], Measurement
         }
 
     def per_replica() -> Any:
-        return strategy.run(run)
+        return same_on_all(model, run)
 
     step = tf.function(per_replica, autograph=False) if steps > 1 else per_replica
     weights = model.trainable_variables
@@ -271,7 +273,6 @@ def _step(model: keras.Model, data: tuple[Any, ...]) -> Callable[[], Measurement
         state = [variable.read_value() for variable in touched]
         old = [tf.convert_to_tensor(weight) for weight in weights]
         first, *_ = [step() for _ in range(steps)]
-        first = keras.tree.map_structure(lambda value: strategy.experimental_local_results(value)[0], first)
         new = [tf.convert_to_tensor(weight) for weight in weights]
         for variable, value in zip(touched, state, strict=True):
             variable.assign(value)
