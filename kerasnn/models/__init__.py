@@ -6,12 +6,12 @@ import keras
 
 from kerasnn.config import NetworkConfig, RegularizationConfig, Style, Task
 from kerasnn.models.functional import functional
-from kerasnn.models.layers import network_layers
+from kerasnn.models.layers import network_layers, network_starts
 from kerasnn.models.sequential import sequential
 from kerasnn.models.subclassed import Network, subclassed
 from kerasnn.schema import one_of
 
-__all__ = ["Network", "build_model", "network_layers", "with_preprocessing"]
+__all__ = ["Network", "build_model", "network_layers", "network_starts", "with_preprocessing"]
 
 _BUILDERS = {"sequential": sequential, "functional": functional, "subclassed": subclassed}
 

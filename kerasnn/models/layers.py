@@ -1,6 +1,6 @@
 """The one place that decides the order, names and seeds of a network's layers."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -58,8 +58,34 @@ def network_layers(
     return layers
 
 
-def _seeds(seed: int, position: int) -> list[int]:
-    return [int(state) for state in np.random.SeedSequence([seed, position]).generate_state(4) >> 1]
+class Start(NamedTuple):
+    """What one layer and those that belong to it begin with: initializers, and seeds of what draws in training."""
+
+    kernel: keras.initializers.Initializer
+    bias: keras.initializers.Initializer
+    activation_seed: int
+    dropout_seed: int
+
+
+def network_starts(network: NetworkConfig, seed: int = 0) -> list[Start]:
+    """What a network's layers begin with, which is cheaper than the layers: each hidden layer's, then the output's.
+
+    Args:
+        network: the described network.
+        seed: the one given to `network_layers`.
+    """
+    return [_start(network, position, seed) for position in [*range(1, len(network.hidden) + 1), 0]]
+
+
+def _start(network: NetworkConfig, position: int, seed: int) -> Start:
+    # Position 0 belongs to the output, so that adding a hidden layer leaves the other layers' seeds alone.
+    seeds = [int(state) for state in np.random.SeedSequence([seed, position]).generate_state(4) >> 1]
+    kernel, bias = network.output_kernel_initializer, network.bias_initializer
+    if position:
+        layer = network.hidden[position - 1]
+        kernel = network.kernel_initializer if layer.kernel_initializer is None else layer.kernel_initializer
+        bias = bias if layer.bias_initializer is None else layer.bias_initializer
+    return Start(initializers.get(kernel, seed=seeds[0]), initializers.get(bias, seed=seeds[1]), *seeds[2:])
 
 
 def _hidden(
@@ -74,15 +100,15 @@ def _hidden(
         value = getattr(layer, key)
         return default if value is None else value
 
-    kernel_seed, bias_seed, activation_seed, dropout_seed = _seeds(seed, position)
+    start = _start(network, position, seed)
     activation = own("activation", network.activation)
     batch_norm = own("batch_norm", regularization.batch_norm)
     fused = not batch_norm and not activations.is_layer(activation)
     options = {
         "activation": activations.get(activation) if fused else None,
         "use_bias": layer.use_bias,
-        "kernel_initializer": initializers.get(own("kernel_initializer", network.kernel_initializer), seed=kernel_seed),
-        "bias_initializer": initializers.get(own("bias_initializer", network.bias_initializer), seed=bias_seed),
+        "kernel_initializer": start.kernel,
+        "bias_initializer": start.bias,
         "kernel_regularizer": _penalty(own("l1", regularization.l1), own("l2", regularization.l2)),
     }
     layers: list[keras.layers.Layer] = []
@@ -105,13 +131,13 @@ def _hidden(
     if batch_norm:
         layers.append(keras.layers.BatchNormalization(name=f"batch_norm_{position}"))
     if not fused:
-        layers.append(activations.layer(activation, seed=activation_seed, name=f"activation_{position}"))
+        layers.append(activations.layer(activation, seed=start.activation_seed, name=f"activation_{position}"))
     if isinstance(layer, ConvLayer) and layer.pool > 1:
         pooling = {1: keras.layers.MaxPool1D, 2: keras.layers.MaxPool2D, 3: keras.layers.MaxPool3D}[rank]
         layers.append(pooling(layer.pool, name=f"pool_{position}"))
     if rate := own("dropout", regularization.dropout):
         dropout = _dropout(regularization.dropout_kind, rank)
-        layers.append(dropout(rate, seed=dropout_seed, name=f"dropout_{position}"))
+        layers.append(dropout(rate, seed=start.dropout_seed, name=f"dropout_{position}"))
     return layers
 
 
@@ -133,8 +159,7 @@ def _dropout(kind: str, rank: int) -> type[keras.layers.Layer]:
 def _output(
     network: NetworkConfig, outputs: int, task: Task, regularization: RegularizationConfig, seed: int
 ) -> list[keras.layers.Layer]:
-    # Position 0 belongs to the output, so that adding a hidden layer leaves the other layers' seeds alone.
-    kernel_seed, bias_seed, activation_seed, _ = _seeds(seed, 0)
+    start = _start(network, 0, seed)
     activation = network.output_activation or OUTPUT_ACTIVATION[task]
     separate = activations.is_layer(activation)
     # A softmax over half-precision numbers loses the small probabilities.
@@ -142,15 +167,15 @@ def _output(
     dense = keras.layers.Dense(
         activations.units_before(activation, outputs),
         activation=None if separate else activations.get(activation),
-        kernel_initializer=initializers.get(network.output_kernel_initializer, seed=kernel_seed),
-        bias_initializer=initializers.get(network.bias_initializer, seed=bias_seed),
+        kernel_initializer=start.kernel,
+        bias_initializer=start.bias,
         kernel_regularizer=_penalty(regularization.output_l1, regularization.output_l2),
         dtype=dtype,
         name="output",
     )
     if not separate:
         return [dense]
-    return [dense, activations.layer(activation, seed=activation_seed, name="output_activation")]
+    return [dense, activations.layer(activation, seed=start.activation_seed, name="output_activation")]
 
 
 def _penalty(l1: float, l2: float) -> keras.regularizers.Regularizer | None:

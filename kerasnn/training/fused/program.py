@@ -19,7 +19,7 @@ from keras.src.random.seed_generator import draw_seed
 
 from kerasnn import activations
 from kerasnn.config import ConvLayer, RunConfig
-from kerasnn.models import network_layers
+from kerasnn.models import network_starts
 from kerasnn.models.fused import over_members
 from kerasnn.training.fused.template import (
     OPTIMIZER_NUMBERS,
@@ -28,12 +28,13 @@ from kerasnn.training.fused.template import (
     build,
     cycles_momentum,
     is_chosen_freely,
-    network_arguments,
     numbers_of,
 )
 from kerasnn.training.random import same_numbers
 from kerasnn.training.run import compile_model
 
+SIZES = 3
+"""Numbers of members for which a program is compiled freely."""
 VALIDATION_ROWS = 1024
 """About how many examples are validated at a time."""
 
@@ -200,11 +201,16 @@ class Program:
         return numbers
 
     def size_for(self, members: int, room: int) -> int:
-        """Members to train at once where so many are wanted and there is room for `room`: a size that is compiled
-        already, or one that is likely to be wanted again. The first is exact, for those who train once."""
+        """Members to train at once where so many are wanted and there is room for `room`.
+
+        A size that is compiled already and not much larger, or one that is likely to be wanted again; the first is
+        exact, for those who train once. Each size takes memory for good, so after `SIZES` of them any that is large
+        enough does.
+        """
+        spare = 1.5 if len(self.sizes) < SIZES else math.inf
         wanted = math.ceil(1.25 * members) if self.sizes else members
         return min(
-            (size for size in self.sizes if members <= size <= min(1.5 * members, room)), default=min(wanted, room)
+            (size for size in self.sizes if members <= size <= min(spare * members, room)), default=min(wanted, room)
         )
 
     def own(self, config: RunConfig) -> dict[str, float]:
@@ -222,18 +228,19 @@ class Program:
             config: the member's run.
             known: values by name that it goes on from.
         """
-        layers = {layer.name: layer for layer in network_layers(**network_arguments(config, self._shapes))}
+        starts = network_starts(config.network, config.seed)
         values = []
         for name, variable in zip(self.names, self.variables, strict=True):
             layer, _, kind = name.partition("/")
+            belongs, _, position = layer.rpartition("_")
+            start = starts[int(position) - 1 if position.isdecimal() else -1]
             if name in known:
                 values.append(known[name])
-                continue
-            initializer = getattr(layers.get(layer), f"{kind}_initializer", None)
-            if initializer is not None:
-                values.append(np.asarray(initializer(variable.shape, dtype=variable.dtype)))
-            elif kind == "seed_generator_state" and layer in layers:
-                values.append(layers[layer].seed_generator.state.numpy())
+            elif kind in ("kernel", "bias"):
+                values.append(np.asarray(getattr(start, kind)(variable.shape, dtype=variable.dtype)))
+            elif kind == "seed_generator_state":
+                seed = start.dropout_seed if belongs == "dropout" else start.activation_seed
+                values.append(np.array([seed, 0], variable.dtype))
             else:
                 values.append(variable.numpy())
         return values

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 
@@ -154,16 +154,12 @@ def shapes_of(data: Data) -> Shapes:
 
 def build(config: RunConfig, shapes: Shapes) -> keras.Model:
     """A run's network; it takes prepared examples."""
-    return build_model(**network_arguments(config, shapes), style=config.style)
-
-
-def network_arguments(config: RunConfig, shapes: Shapes) -> dict[str, Any]:
-    """The arguments of `network_layers`."""
-    return {
-        "network": config.network.model_copy(update={"output_activation": config.output_activation}),
-        "input_shape": shapes.input_shape,
-        "outputs": shapes.outputs,
-        "task": config.task,
-        "regularization": config.regularization,
-        "seed": config.seed,
-    }
+    return build_model(
+        config.network.model_copy(update={"output_activation": config.output_activation}),
+        shapes.input_shape,
+        shapes.outputs,
+        style=config.style,
+        seed=config.seed,
+        task=config.task,
+        regularization=config.regularization,
+    )
