@@ -247,7 +247,8 @@ class SearchConfig(Described):
     """Trials whose models are kept in `models/`, each of its best epoch."""
     workers: PositiveInt = 1
     """Processes that train, each on a GPU of its own where there are several; 1 trains in the process that searches.
-    May be changed when a search is continued."""
+    Trials of one program are divided among them, so that `trials_at_once` is best a multiple. It may be changed when a
+    search is continued, and changes no proposal, unless through a stopper, which compares those that train together."""
     listen: str | None = None
     """Address `host:port` at which other machines' workers join (`--join`), to be given on trusted networks only; null
     listens to this machine only."""
