@@ -69,7 +69,7 @@ def search(
     """Search the space that a config describes; continue the search that a folder holds.
 
     The folder holds `config.json` (the search), `journal.jsonl` (every proposal and result, safe from kills),
-    `best_config.json` (the best run so far, for `train`), `trials.csv`, `models/` with those of the best trials, and for
+    `best_config.json` (the best run so far, for `train`), `models/` (the best trials'), `trials.csv`, and for
     TensorBoard's HParams page one run for each trial in `trials/`. A search that was ended anywhere goes on when it is
     called again with the same folder: the oracle is asked again from its seed, and answered from the journal as far as
     that goes.
