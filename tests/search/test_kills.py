@@ -1,6 +1,6 @@
 """A search that is killed at any moment goes on with the proposals of one that never was.
 
-Three kills of each oracle's search, whose trials are answered by a formula; with KERASNN_ALL_TESTS=1 fifty of each, and
+Two kills of each oracle's search, whose trials are answered by a formula; with KERASNN_ALL_TESTS=1 fifty of each, and
 as many with trials that train. KERASNN_KILLS takes another number.
 """
 
@@ -16,7 +16,7 @@ import pytest
 from kerasnn.search.config import SearchConfig
 
 ALL = "KERASNN_ALL_TESTS" in os.environ
-KILLS = int(os.environ.get("KERASNN_KILLS", 50 if ALL else 3))
+KILLS = int(os.environ.get("KERASNN_KILLS", 50 if ALL else 2))
 SPACE = {
     "optimizer.learning_rate": {"min": 1e-3, "max": 1e-1, "sampling": "log"},
     "network.kernel_initializer": {"choices": ["he_normal", "glorot_uniform", "orthogonal"]},
