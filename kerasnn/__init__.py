@@ -35,6 +35,7 @@ _PUBLIC = {
     "evaluate": "kerasnn.training.compiled",
     "train_fused": "kerasnn.training.fused",
     "LearningRate": "kerasnn.callbacks.learning_rate",
+    "TrainingState": "kerasnn.training.state",
     "TensorBoard": "kerasnn.callbacks.tensorboard",
     "Health": "kerasnn.callbacks.health",
     "Progress": "kerasnn.callbacks.progress",

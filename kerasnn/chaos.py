@@ -32,7 +32,7 @@ from kerasnn.callbacks.best_model import BestModel
 from kerasnn.callbacks.history import HistoryFile
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.callbacks.tensorboard import TensorBoard
-from kerasnn.cli import DONE, FAILED, INTERRUPTED, TERMINATED, guarded
+from kerasnn.cli import DONE, FAILED, INTERRUPTED, TERMINATED, USAGE, guarded
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.data import Data, from_arrays
 from kerasnn.files import write_text
@@ -470,6 +470,9 @@ def _chaos(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--minutes", type=float, default=1e9, help="begin nothing new after so long")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default 0)")
     options = parser.parse_args(arguments)
+    for name in ("kills", "saves", "faults", "limits"):
+        if getattr(options, name) < 0:
+            parser.exit(USAGE, f"{PROGRAM}: error: --{name} must be 0 or above, received {getattr(options, name)}\n")
     draw, until = random.Random(options.seed), time.monotonic() + 60 * options.minutes
     wrong: list[str] = []
     total = Score()

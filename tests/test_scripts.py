@@ -112,6 +112,9 @@ def test_a_search_that_is_killed_goes_on_and_its_best_run_finds_its_score_again(
         ),
         ("train", ["--schedule.name", "cosin"], 2, "schedule.name must be one of"),
         ("train", ["--config", "nothing.json"], 2, "config must be a JSON file or a run folder"),
+        ("train", ["--resume", "nothing"], 2, "config must be a JSON file or a run folder"),
+        ("train", ["--resume", "a", "--run_dir", "b"], 2, "--resume names the run folder, so --config and --run_dir"),
+        ("chaos", ["--kills", "-1"], 2, "--kills must be 0 or above, received -1"),
         ("train", ["--data.name", "arrays"], 2, "data.name 'arrays' is for train() in Python"),
         ("train", ["--network.hidden", "[5"], 2, "network.hidden"),
         ("find_learning_rate", ["--range.updates", "3"], 2, "range.updates must be greater than or equal to 32"),
@@ -134,7 +137,8 @@ def test_errors_are_one_line_with_the_customary_code(tmp_path, name, arguments, 
     done = script(name, *arguments, cwd=tmp_path)
     assert done.returncode == code
     assert line in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    lines = [line for line in done.stderr.strip().splitlines() if "absl::InitializeLog" not in line]
+    assert len(lines) == 1, done.stderr
     assert not done.stdout
     assert not (tmp_path / "logs").exists()
 
@@ -168,3 +172,51 @@ def test_ctrl_c_leaves_a_valid_run_folder(tmp_path):
     assert "Traceback" not in errors
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
     assert script("evaluate", "run", cwd=tmp_path).returncode == 0
+
+
+def test_sigterm_saves_the_state_and_resume_goes_on(tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "train.py", "--training.epochs", "100000", "--run_dir", "run"]
+    command += ["--report.tensorboard", "false"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    history = tmp_path / "run" / "history.csv"
+    deadline = time.monotonic() + 120
+    while not history.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "which another process is using" in script("train", "--resume", "run", cwd=tmp_path).stderr
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert errors.strip().splitlines() == ["train.py: error: terminated"]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
+    rows = len(history.read_text().splitlines()) - 1
+    done = script("train", "--resume", "run", "--training.epochs", rows + 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"goes on     after {rows} epochs" in done.stdout
+    epochs = [line.split(",")[0] for line in history.read_text().splitlines()[1:]]
+    assert epochs == [str(epoch) for epoch in range(rows + 2)]
+    refused = script("train", "--resume", "run", "--seed", 3, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "run_dir must continue the run that it holds, run began with another seed" in refused.stderr
+
+
+def test_chaos_prints_what_was_injected_and_survived(tmp_path):
+    done = script(
+        "chaos",
+        "--kills",
+        2,
+        "--saves",
+        4,
+        "--faults",
+        3,
+        "--limits",
+        2,
+        "--cases",
+        "tf.data, dropout, plain",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    rows = {line[:36].strip(): line[36:].split()[:2] for line in done.stdout.splitlines()[1:]}
+    assert rows["kills of a process that saves"] == ["4", "4"]
+    assert rows["truncations"] == rows["bit flips"] == ["3", "3"]
+    assert rows["file-size limit"] == ["2", "2"]
+    assert rows["tf.data, dropout, plain"] == ["2", "2"]

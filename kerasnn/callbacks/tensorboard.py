@@ -124,11 +124,14 @@ class TensorBoard(keras.callbacks.Callback):
         self._close()
         self._train = _EventFile(self.log_dir / "train")
         self._validation = None
-        if self.config_text is not None:
-            self._train.write(0, text_pb("config", f"```json\n{self.config_text}\n```").value)
-        if self.graph:
-            self._write_graph(self._train)
-        self._train.flush()
+        try:
+            if self.config_text is not None:
+                self._train.write(0, text_pb("config", f"```json\n{self.config_text}\n```").value)
+            if self.graph:
+                self._write_graph(self._train)
+            self._train.flush()
+        except tf.errors.OpError as error:
+            raise ValueError(_unwritable(self.log_dir, error.message)) from None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._rates = None
@@ -305,7 +308,7 @@ class _EventFile:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).touch()
         except OSError as error:
-            raise ValueError(f"log_dir must be writable, received {str(folder.parent)!r} ({error.strerror})") from None
+            raise ValueError(_unwritable(folder.parent, error.strerror)) from None
         self._file = tf.io.TFRecordWriter(str(folder / name))
         self.write_event(Event(file_version="brain.Event:2"))
 
@@ -330,6 +333,10 @@ class _EventFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _unwritable(folder: Path, reason: str | None) -> str:
+    return f"log_dir must be writable, received {str(folder)!r} ({reason})"
 
 
 def _scalar(tag: str, value: Any) -> Summary.Value:

@@ -333,7 +333,8 @@ class TrainingState(keras.callbacks.Callback):
                         file.truncate(state["size"])
         known = {id(callback) for callback, _ in matched}
         for callback in self._callbacks:
-            if id(callback) not in known and not isinstance(callback, _STATELESS) and not _is_ours(callback):
+            stateless = isinstance(callback, _STATELESS) or _is_ours(callback) or hasattr(callback, "get_state")
+            if id(callback) not in known and not stateless:
                 logger.warning(
                     "%s has no state (get_state, set_state): what it keeps from epoch to epoch begins anew",
                     type(callback).__name__,

@@ -1,0 +1,204 @@
+"""A run folder is gone on with: killed anywhere, ended, or diverged."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasnn.callbacks.divergence import DivergenceError
+from kerasnn.callbacks.tensorboard import _EventFile
+from kerasnn.chaos import events
+from kerasnn.config import RunConfig, replace_at
+from kerasnn.data import from_arrays
+from kerasnn.files import alone_in
+from kerasnn.training.run import train
+from kerasnn.training.state_file import StateFolder
+
+CONFIG = replace_at(
+    RunConfig(),
+    {
+        "data.name": "arrays",
+        "data.test_share": 0,
+        "network.hidden": [6],
+        "regularization.dropout": 0.2,
+        "optimizer.learning_rate": 0.01,
+        "training.epochs": 4,
+        "training.compiled": "off",
+        "training.plateau": {"patience": 1, "min_delta": 0.5},
+        "report.progress": "silent",
+        "report.images_every": 0,
+        "report.graph": False,
+        "report.gradients": False,
+    },
+)
+X = np.random.default_rng(0).normal(size=(160, 5))
+DATA = from_arrays(X, np.arange(160) % 3, config=CONFIG.data)
+PLAIN = replace_at(CONFIG, {"report.tensorboard": False})
+
+
+class Dead(BaseException):
+    """Stands for a kill."""
+
+
+class Die(keras.callbacks.Callback):
+    def __init__(self, epoch, hook="on_epoch_end"):
+        super().__init__()
+        setattr(self, hook, lambda at, logs=None: self._die(at, epoch))
+
+    def _die(self, at, epoch):
+        if at == epoch:
+            raise Dead
+
+
+def outcome(result, folder):
+    best = keras.saving.load_model(folder / "best.keras").get_weights()
+    return {
+        "weights": [variable.numpy().tolist() for variable in result.model.variables],
+        "optimizer": [variable.numpy().tolist() for variable in result.model.optimizer.variables],
+        "history": result.history,
+        "table": (folder / "history.csv").read_text(),
+        "best": [weight.tolist() for weight in best],
+        "best epoch": json.loads((folder / "result.json").read_text())["best"],
+        "events": events(folder),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return outcome(train(CONFIG, folder, DATA), folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*has no state")
+def test_killed_runs_end_as_if_they_had_not_been(tmp_path, whole):
+    folder = tmp_path / "run"
+    for epoch, hook in ((0, "on_epoch_end"), (2, "on_epoch_begin"), (2, "on_epoch_end")):
+        with pytest.raises(Dead):
+            train(CONFIG, folder, DATA, callbacks=[Die(epoch, hook)])
+        # As a kill leaves things: no result, no final model, and something half-written.
+        (folder / "result.json").unlink()
+        (folder / ".model.1.partial.keras").write_text("half")
+    assert outcome(train(CONFIG, folder, DATA), folder) == whole
+    assert not (folder / ".model.1.partial.keras").exists()
+    # Ended, it has nothing left to do.
+    assert outcome(train(CONFIG, folder, DATA), folder) == whole
+
+
+def test_more_epochs_make_the_longer_run(tmp_path, whole):
+    folder = tmp_path / "run"
+    train(replace_at(CONFIG, {"training.epochs": 2}), folder, DATA)
+    assert outcome(train(CONFIG, folder, DATA), folder) == whole
+
+
+def test_killed_before_its_first_state_it_begins_anew(tmp_path, whole):
+    folder = tmp_path / "run"
+    with pytest.raises(Dead):
+        train(CONFIG, folder, DATA, callbacks=[Die({}, "on_train_begin")])
+    assert (folder / "train").exists()
+    (folder / "result.json").unlink()
+    assert outcome(train(CONFIG, folder, DATA), folder) == whole
+
+
+def test_what_may_change_and_what_may_not(tmp_path):
+    folder = tmp_path / "run"
+    short = replace_at(PLAIN, {"training.epochs": 2})
+    train(short, folder, DATA)
+    changed = {"network.hidden": [7], "optimizer.learning_rate": 0.1, "seed": 3}
+    line = (
+        r"run_dir must continue the run that it holds, .* began with another seed, network.hidden, optimizer.learning"
+    )
+    with pytest.raises(ValueError, match=line):
+        train(replace_at(short, changed), folder, DATA)
+    with pytest.raises(
+        ValueError, match=r"training.epochs must be at least the 2 that .* has trained already, received 1"
+    ):
+        train(replace_at(short, {"training.epochs": 1}), folder, DATA)
+    other = from_arrays(X + 1, np.arange(160) % 3, config=CONFIG.data)
+    with pytest.raises(ValueError, match="must be of the same data, received others"):
+        train(short, folder, other)
+    assert RunConfig.load(folder) == short
+    result = train(replace_at(short, {"training.epochs": 3, "report.histograms_every": 2}), folder, DATA)
+    assert len(result.history["loss"]) == 3
+
+
+def test_a_folder_has_one_process(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (
+        alone_in(folder, "run_dir"),
+        pytest.raises(ValueError, match=r"run_dir must be free, received .*run, which another process is using"),
+    ):
+        train(PLAIN, folder, DATA)
+    assert not list(folder.iterdir())
+
+
+def test_a_run_without_a_state_is_not_overwritten(tmp_path):
+    config = replace_at(PLAIN, {"training.save_state": False, "training.epochs": 1})
+    train(config, tmp_path / "run", DATA)
+    assert not (tmp_path / "run" / "state").exists()
+    with pytest.raises(ValueError, match=r"run_dir must be a new or empty folder, .*which holds a run without a state"):
+        train(config, tmp_path / "run", DATA)
+
+
+class Poison(keras.callbacks.Callback):
+    """Makes a weight NaN in an epoch, so many times."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2 and self.times:
+            self.times -= 1
+            kernel = self.model.get_layer("dense_1").kernel
+            kernel.assign(np.full(kernel.shape, np.nan))
+
+
+def test_nan_rolls_back_to_the_last_good_state_with_a_lower_rate(tmp_path, caplog):
+    config = replace_at(
+        PLAIN, {"training.on_nan": "rollback", "training.plateau": None, "training.rollback_factor": 0.1}
+    )
+    result = train(config, tmp_path / "run", DATA, callbacks=[Poison(2)])
+    np.testing.assert_allclose(result.history["learning_rate"], [0.01, 0.01, 0.0001, 0.0001], rtol=1e-5)
+    assert all(np.isfinite(value) for values in result.history.values() for value in values)
+    rows = list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert "in epoch 3" in caplog.text
+    assert "going back to the end of epoch 2 with a learning rate of 0.001, time 1 of at most 3" in caplog.text
+    assert "with a learning rate of 0.0001, time 2 of at most 3" in caplog.text
+
+
+def test_rollbacks_are_bounded_and_the_last_good_state_is_kept(tmp_path):
+    config = replace_at(PLAIN, {"training.on_nan": "rollback", "training.rollbacks": 2})
+    poison = Poison(99)
+    with pytest.raises(
+        DivergenceError, match=r"must stay finite, received nan in epoch 3 at batch 0; layer '.*dense_1'"
+    ):
+        train(config, tmp_path / "run", DATA, callbacks=[poison])
+    assert poison.times == 99 - 3
+    state = StateFolder(tmp_path / "run" / "state").newest()
+    assert (state["epoch"], state["rollbacks"]) == (2, 2)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "diverged"
+    with pytest.raises(ValueError, match="on_nan 'rollback' goes back to a saved state, so save_state must be true"):
+        replace_at(config, {"training.save_state": False})
+
+
+def test_events_that_can_not_be_written_are_a_warning(tmp_path, whole, monkeypatch, caplog):
+    flush, flushes = _EventFile.flush, []
+
+    def full(file):
+        flushes.append(file)
+        if len(flushes) > 3:
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+        flush(file)
+
+    monkeypatch.setattr(_EventFile, "flush", full)
+    result = train(CONFIG, tmp_path / "run", DATA)
+    assert result.history == whole["history"]
+    assert "TensorBoard's events can't be written any more, training goes on: " in caplog.text
+    # Where nothing could be written yet, a run says so before it trains.
+    with pytest.raises(ValueError, match=r"log_dir must be writable, received '.*begin' \(No space left on device\)"):
+        train(CONFIG, tmp_path / "begin", DATA)
