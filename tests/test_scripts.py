@@ -114,7 +114,6 @@ def test_a_search_that_is_killed_goes_on_and_its_best_run_finds_its_score_again(
         ("train", ["--config", "nothing.json"], 2, "config must be a JSON file or a run folder"),
         ("train", ["--resume", "nothing"], 2, "config must be a JSON file or a run folder"),
         ("train", ["--resume", "a", "--run_dir", "b"], 2, "--resume names the run folder, so --config and --run_dir"),
-        ("chaos", ["--kills", "-1"], 2, "--kills must be 0 or above, received -1"),
         ("train", ["--data.name", "arrays"], 2, "data.name 'arrays' is for train() in Python"),
         ("train", ["--network.hidden", "[5"], 2, "network.hidden"),
         ("find_learning_rate", ["--range.updates", "3"], 2, "range.updates must be greater than or equal to 32"),
@@ -137,8 +136,7 @@ def test_errors_are_one_line_with_the_customary_code(tmp_path, name, arguments, 
     done = script(name, *arguments, cwd=tmp_path)
     assert done.returncode == code
     assert line in done.stderr
-    lines = [line for line in done.stderr.strip().splitlines() if "absl::InitializeLog" not in line]
-    assert len(lines) == 1, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not done.stdout
     assert not (tmp_path / "logs").exists()
 

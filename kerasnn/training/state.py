@@ -88,6 +88,8 @@ class TrainingState(keras.callbacks.Callback):
         self._epoch = 0
         self._skipping = False
         self._running = False
+        self._readable: list[keras.Variable] = []
+        self._reader: Any = None
         self._trained = self._begin = self._saved = 0.0
         self._writer = _Writer(self.files.write)
 
@@ -282,7 +284,7 @@ class TrainingState(keras.callbacks.Callback):
     def _save(self, epoch: int, step: int, ended: int | None = None, logs: dict[str, Any] | None = None) -> None:
         self._saved = time.monotonic()
         variables = _variables(self.model)
-        arrays = {name: [np.asarray(variable.numpy()) for variable in group] for name, group in variables.items()}
+        arrays = self._read(variables)
         for name in ("model", "optimizer"):
             for variable, value in zip(variables[name], arrays[name], strict=True):
                 if not is_finite(value):
@@ -315,6 +317,18 @@ class TrainingState(keras.callbacks.Callback):
             ],
         }
         self._writer.put(tree)
+
+    def _read(self, variables: dict[str, list[keras.Variable]]) -> dict[str, list[np.ndarray]]:
+        """The variables' values; all in one graph, which takes a tenth of the time that one after the other takes."""
+        every = [variable for group in variables.values() for variable in group]
+        if self.model._distribute_strategy is not None:
+            values = iter([np.asarray(variable.numpy()) for variable in every])
+        else:
+            if [id(variable) for variable in every] != [id(variable) for variable in self._readable]:
+                self._readable = every
+                self._reader = tf.function(lambda: [tf.identity(variable.value) for variable in every], autograph=False)
+            values = iter([np.asarray(value.numpy()) for value in self._reader()])
+        return {name: [next(values) for _ in group] for name, group in variables.items()}
 
     def _restore_callbacks(self) -> None:
         assert self._tree is not None
