@@ -99,7 +99,18 @@ def train(fit, folder, at=0, callbacks=(), **options):
     return outcome(model, history)
 
 
-@pytest.mark.parametrize("fit", [keras_fit, plain, compiled, streamed, dataset, of_unknown_length, endless])
+long = pytest.mark.skipif("KERASNN_ALL_TESTS" not in os.environ, reason="a further way; set KERASNN_ALL_TESTS=1")
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        plain,
+        compiled,
+        dataset,
+        *(pytest.param(fit, marks=long) for fit in (keras_fit, streamed, of_unknown_length, endless)),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*shuffle=True. was passed", "ignore:.*ran out of data")
 def test_an_end_anywhere_changes_nothing(tmp_path, fit, monkeypatch):
     if fit is streamed:
