@@ -33,6 +33,7 @@ _PUBLIC = {
     "evaluate_run": "kerasnn.training.evaluation",
     "fit": "kerasnn.training.compiled",
     "evaluate": "kerasnn.training.compiled",
+    "predict": "kerasnn.training.compiled",
     "train_fused": "kerasnn.training.fused",
     "LearningRate": "kerasnn.callbacks.learning_rate",
     "TrainingState": "kerasnn.training.state",

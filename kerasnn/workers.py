@@ -92,6 +92,20 @@ def _answers(address: str) -> bool:
     return True
 
 
+def addresses_here(count: int) -> list[str]:
+    """Addresses of free ports of this machine.
+
+    Args:
+        count: how many.
+    """
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
 def launch(count: int, command: Sequence[str]) -> int:
     """Run a program as processes of this machine that train as one, over loopback.
 
@@ -105,7 +119,7 @@ def launch(count: int, command: Sequence[str]) -> int:
     Returns:
         Exit code: 0 where all are done, else that of the first that failed.
     """
-    addresses = [f"127.0.0.1:{port}" for port in _free_ports(count)]
+    addresses = addresses_here(count)
     said: set[str] = set()
     processes: list[subprocess.Popen[str]] = []
     readers = []
@@ -187,17 +201,6 @@ def _hand_on(stream: Any, index: int, said: set[str]) -> None:
             said.add(line)
             sys.stderr.write(line if index == 0 else f"worker {index}: {line}")
             sys.stderr.flush()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _share_of_gpus(index: int, count: int) -> dict[str, str]:

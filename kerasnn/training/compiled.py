@@ -234,6 +234,42 @@ def evaluate(
         return model.evaluate(examples, callbacks=hooks, **options)
 
 
+def predict(
+    model: keras.Model,
+    x: Any,
+    batch_size: int | None = None,
+    verbose: str | int = "auto",
+    steps: int | None = None,
+    callbacks: Any = None,
+) -> Any:
+    """What a Keras model answers, as `model.predict` gives it, worked out by all replicas of the model's strategy.
+
+    With several processes all must ask, for the same examples, and all get the whole answer.
+
+    Args:
+        model: any built Keras model.
+        x, batch_size, verbose, steps, callbacks: as in `keras.Model.predict`.
+
+    Returns:
+        The outputs, arrays of shape `(examples, …)`, in the examples' order.
+
+    Raises:
+        ConnectionError: another process is gone.
+    """
+    strategy = model.distribute_strategy
+    options: dict[str, Any] = {"verbose": verbose, "steps": steps, "callbacks": callbacks}
+    if strategy.num_replicas_in_sync == 1:
+        return model.predict(x, batch_size=batch_size, **options)
+    examples = distributed.spread(strategy, False, x, batch_size=batch_size, steps=steps)
+    kept, steps_per_execution = model.predict_function, model.steps_per_execution
+    try:
+        model.predict_function, model.steps_per_execution = distributed.predictor(model), 1
+        with watching_peers(strategy):
+            return model.predict(examples, **options)
+    finally:
+        model.predict_function, model.steps_per_execution = kept, steps_per_execution
+
+
 class NotCompilableError(ValueError):
     """Why a model and its data cannot run as compiled epochs, in one line."""
 
@@ -287,8 +323,6 @@ def _obstacle(model: keras.Model, arrays: Any) -> str | None:
     """Why a model cannot be compiled, as far as that is known without trying."""
     if model.run_eagerly or tf.config.functions_run_eagerly():
         return "the model runs eagerly"
-    if model._distribute_strategy is not None:
-        return f"the model was built under {type(model.distribute_strategy).__name__}"
     for layer in model._flatten_layers():
         if not layer.supports_jit:
             return f"layer {layer.name!r} ({type(layer).__name__}) does not support XLA"
@@ -323,7 +357,8 @@ def _blocks(
             stops=step == "train_step",
         )
     try:
-        model._symbolic_build(data_batch=examples.first_batch)
+        with model.distribute_strategy.scope():
+            model._symbolic_build(data_batch=examples.first_batch)
         program = _program(model, step)
         for steps in examples.no_steps():
             program(steps, rates=None if rates is None else tf.constant(rates))

@@ -18,7 +18,7 @@ from kerasnn.devices import over_processes, watching_peers
 from kerasnn.replicas import Slice, alone, as_one_device, optimizers_of, replica_number, sum_of_replicas
 from kerasnn.schema import short
 from kerasnn.signals import error_of
-from kerasnn.training.examples import Pass, ResidentExamples, Steps, StreamedExamples
+from kerasnn.training.examples import Pass, Passes, ResidentExamples, Steps, StreamedExamples
 from kerasnn.training.program import Blocks, each, of_unknown_size
 
 _MEANS = ("sum_over_batch_size", "mean")
@@ -163,20 +163,6 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
         yield
 
 
-class _Passes(tf.distribute.DistributedDataset):
-    """What Keras takes for data that is spread already: an iterable of passes."""
-
-    def __init__(self, begin: Callable[[], Iterator[Any]]) -> None:
-        self._begin = begin
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._begin()
-
-    @property
-    def element_spec(self) -> Any:
-        raise NotImplementedError
-
-
 class _ArrayPass(Pass):
     """A pass whose batches, where Keras asks for one, come from the host."""
 
@@ -195,8 +181,8 @@ class _ArrayPass(Pass):
 class _Spread(ResidentExamples):
     """Examples that Keras iterates over as they are, under any strategy."""
 
-    def get_tf_dataset(self) -> Any:
-        return _Passes(partial(_ArrayPass, self))
+    def get_tf_dataset(self) -> Passes:
+        return Passes(partial(_ArrayPass, self))
 
     def no_steps(self) -> list[Steps]:
         return []
@@ -241,8 +227,8 @@ class SpreadBatches(DataAdapter):
         self._dataset = self._adapter.get_tf_dataset()
         self.epoch = 0
 
-    def get_tf_dataset(self) -> Any:
-        return _Passes(lambda: _BatchPass(iter(self._dataset), self._adapter.num_batches))
+    def get_tf_dataset(self) -> Passes:
+        return Passes(lambda: _BatchPass(iter(self._dataset), self._adapter.num_batches))
 
     @property
     def num_batches(self) -> int | None:

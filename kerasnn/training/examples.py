@@ -1,6 +1,7 @@
 """Arrays as Keras's training loop takes them: in an order of ours; on the device, streamed, or for plain Keras."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -111,12 +112,9 @@ class ResidentExamples(Examples):
         super().__init__(*arrays, **options)
         self.data = _each(tf.identity, _each(_whole, self.arrays))
 
-    def get_tf_dataset(self) -> Any:
-        """Not a dataset: without tf.distribute, Keras iterates over whatever this is."""
-        return self
-
-    def __iter__(self) -> "Pass":
-        return Pass(self)
+    def get_tf_dataset(self) -> "Passes":
+        """Not a dataset: Keras iterates over whatever calls itself distributed already."""
+        return Passes(partial(Pass, self))
 
     def no_steps(self) -> list[Steps]:
         """Nothing to do, in each shape that steps come in."""
@@ -174,6 +172,25 @@ class StreamedExamples(ResidentExamples):
             return _each(lambda leaf: tf.ensure_shape(next(read_arrays), (rows, *leaf.shape[1:])), self.arrays)
 
         return tf.data.Dataset.range(first, -(-self.num_batches // self.chunk_steps)).map(load).prefetch(2)
+
+
+class Passes(tf.distribute.DistributedDataset):
+    """What Keras takes for data that is spread over a strategy's replicas already.
+
+    Args:
+        begin: begins a pass.
+    """
+
+    def __init__(self, begin: Callable[[], Iterator[Any]]) -> None:
+        self._begin = begin
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._begin()
+
+    @property
+    def element_spec(self) -> Any:
+        """Known to the passes alone."""
+        raise NotImplementedError
 
 
 class Pass:

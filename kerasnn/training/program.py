@@ -85,7 +85,10 @@ class Program:
         model = self._model()
         assert model is not None
         first_row, count, first_update = tf.unstack(span)
+        strategy = model._distribute_strategy
         step = getattr(model, self._step)
+        if strategy is not None:
+            step = partial(_on_its_replica, strategy, step)
 
         def batch(row: tf.Tensor) -> Any:
             if order is None:
@@ -189,6 +192,11 @@ class Blocks:
             return FIRST_BLOCK
         blocks = math.ceil(room * self._step_seconds / BLOCK_SECONDS)
         return math.ceil(room / max(1, blocks))
+
+
+def _on_its_replica(strategy: tf.distribute.Strategy, step: Any, data: Any) -> Any:
+    with strategy.scope():
+        return strategy.run(step, args=(data,))
 
 
 def _is_faster_without_xla(model: keras.Model) -> bool:

@@ -1,0 +1,84 @@
+"""Training on several devices, and in several processes, ends where training on one device ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasnn.training.compiled import fit
+from kerasnn.workers import addresses_here
+from tests.training.replicas import ALL, QUICK
+
+EVERYTHING = bool(os.environ.get("KERASNN_ALL_TESTS"))
+CASES = ALL if EVERYTHING else QUICK
+PROGRAM = Path(__file__).with_name("replicas.py")
+
+
+def _run(kind: str, count: int) -> dict[str, Any]:
+    """What the first of some processes says."""
+    names = list(CASES)
+    addresses = addresses_here(count)
+    processes = []
+    for index in range(count):
+        described = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, **({"TF_CONFIG": json.dumps(described)} if count > 1 else {})}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, PROGRAM, kind, *names],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL if index else None,
+                text=True,
+            )
+        )
+    try:
+        output, _ = processes[0].communicate(timeout=3000)
+        assert processes[0].returncode == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    return json.loads(output.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, Any]]:
+    """Differences to one device, by kind and case; at once for all, because each program takes seconds to start."""
+    return {"mirrored": _run("mirrored", 1), "workers": _run("workers", 2)}
+
+
+@pytest.mark.xdist_group("distributed")
+@pytest.mark.parametrize("kind", ["mirrored", "workers"])
+def test_replicas_end_where_one_device_ends(found, kind: str) -> None:
+    for name in CASES:
+        differences = found[kind][name]
+        assert isinstance(differences, dict), f"{name}: {differences}"
+        for part, difference in differences.items():
+            assert difference <= 1e-6, f"{name}: {part} differ by {difference}"
+    assert found[kind]["masks"]
+
+
+@pytest.fixture(scope="module", params=[tf.distribute.OneDeviceStrategy, tf.distribute.MirroredStrategy])
+def single(request) -> Any:
+    return request.param("CPU:0") if request.param is tf.distribute.OneDeviceStrategy else request.param(["CPU:0"])
+
+
+def test_one_replica_is_compiled_as_without_a_strategy(single) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    weights = []
+    for strategy in (tf.distribute.get_strategy(), single):
+        with strategy.scope():
+            kernel = keras.initializers.GlorotUniform(1)
+            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, kernel_initializer=kernel)])
+            model.compile("adam", "mse")
+        fit(model, x, x[:, :2], epochs=2, batch_size=8, verbose=0, compiled="on")
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
