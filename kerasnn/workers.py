@@ -196,11 +196,12 @@ def _send(processes: list[subprocess.Popen[str]], number: int) -> None:
 
 
 def _hand_on(stream: Any, index: int, said: set[str]) -> None:
-    for line in stream:
-        if line not in said:
-            said.add(line)
-            sys.stderr.write(line if index == 0 else f"worker {index}: {line}")
-            sys.stderr.flush()
+    with stream:
+        for line in stream:
+            if line not in said:
+                said.add(line)
+                sys.stderr.write(line if index == 0 else f"worker {index}: {line}")
+                sys.stderr.flush()
 
 
 def _share_of_gpus(index: int, count: int) -> dict[str, str]:

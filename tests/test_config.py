@@ -112,6 +112,13 @@ def test_task_decides_loss_output_and_metrics(task, one_hot, loss, activation, m
         ({"data": {"validation_share": 1.0}}, "data.validation_share must be less than 1"),
         ({"data": {"name": "csv"}}, "path must name the file when name is 'csv'"),
         ({"devices": {"deterministic": True, "jit_compile": True}}, "deterministic switches XLA off"),
+        (
+            {"devices": {"device": ["CPU:0", "CPU:1"], "strategy": "one_device"}},
+            "several devices are for strategy auto",
+        ),
+        ({"devices": {"device": ["CPU:0", "CPU:0"]}}, "device must name each device once"),
+        ({"devices": {"workers": 2, "strategy": "mirrored"}}, "workers are for strategy auto or multi_worker"),
+        ({"devices": {"workers": 2, "device": "CPU:0"}}, "so device must be null, received 'CPU:0'"),
         ({"seed": -1}, "seed must be greater than or equal to 0"),
         ({"trainin": {}}, "did you mean 'training'"),
     ],

@@ -29,6 +29,7 @@ LEVELS = {
     "kerasnn.callbacks": 5,
     "kerasnn.training": 6,
     "kerasnn.cli": 7,
+    "kerasnn.doctor": 8,
     "kerasnn.search": 8,
     "kerasnn.gallery": 8,
     "kerasnn.study": 9,

@@ -1,0 +1,134 @@
+"""Processes that train as one: who they are, how they meet, start and stop."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kerasnn import workers
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = [sys.executable, str(ROOT / "scripts" / "train.py"), "--devices.workers", "2", "--report.graph", "false"]
+slow = pytest.mark.skipif(not os.environ.get("KERASNN_ALL_TESTS"), reason="starts TensorFlow several times")
+
+
+def cluster(jobs, kind, index):
+    return json.dumps({"cluster": jobs, "task": {"type": kind, "index": index}})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", None),
+        ("{}", None),
+        (cluster({"worker": ["a:1"]}, "worker", 0), None),
+        (cluster({"worker": ["a:1", "b:2"]}, "worker", 1), (("a:1", "b:2"), 1)),
+        (cluster({"worker": ["b:2"], "chief": ["a:1"]}, "worker", 0), (("a:1", "b:2"), 1)),
+        (cluster({"worker": ["b:2"], "chief": ["a:1"]}, "chief", 0), (("a:1", "b:2"), 0)),
+    ],
+)
+def test_cluster_is_read_from_tf_config(monkeypatch, text, expected):
+    monkeypatch.setenv("TF_CONFIG", text)
+    assert workers.cluster() == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "worker",
+        "[]",
+        cluster({"worker": ["a:1", "b:2"]}, "worker", 2),
+        cluster({"worker": ["a:1", "b:2"]}, "chief", 0),
+        cluster({"worker": ["a:1"], "ps": ["b:2"]}, "worker", 0),
+        json.dumps({"cluster": {"worker": ["a:1", "b:2"]}}),
+    ],
+)
+def test_other_descriptions_are_refused_in_one_line(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=r"^TF_CONFIG must be like .*, received .*$"):
+        workers.cluster()
+
+
+def test_a_process_that_does_not_start_is_an_error_in_time():
+    here, there = workers.addresses_here(2)
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=rf"within devices.worker_wait, 0.3 s, received no answer from {there}"):
+        workers.meet(workers.Cluster((here, there), 0), 0.3)
+    assert time.monotonic() - start < 3
+
+
+def test_processes_that_listen_meet():
+    here, there = workers.addresses_here(2)
+    with socket.create_server(("127.0.0.1", int(there.rpartition(":")[2]))):
+        workers.meet(workers.Cluster((here, there), 0), 5)
+
+
+def test_launched_processes_know_each_other_and_fail_together(capfd):
+    program = (
+        "import sys; from kerasnn.workers import cluster; place = cluster(); print('number', place.number);"
+        "print('same line', file=sys.stderr); sys.exit(3 * place.number)"
+    )
+    assert workers.launch(2, [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}"]) == 3
+    said = capfd.readouterr()
+    assert said.out == "number 0\n"
+    assert said.err.count("same line") == 1
+
+
+def test_signal_is_noted_once_and_then_raises():
+    with workers.signals_stop_all():
+        assert workers.stop_signal() == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert workers.stop_signal() == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_two_processes_leave_the_folder_of_one(tmp_path):
+    options = ["--network.hidden", "[8]", "--training.epochs", "2", "--training.batch_size", "128"]
+    options += ["--optimizer.gradient_accumulation_steps", "2", "--regularization.batch_norm", "true"]
+    for name, command in {"two": TRAIN, "one": [*TRAIN[:2], *TRAIN[4:]]}.items():
+        done = subprocess.run(
+            [*command, *options, "--run_dir", name],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+    files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("one", "two")]
+    assert files[0] == files[1]
+    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
+    assert "process 1 of 2 with 2 replicas" in two["device"]
+    for name, value in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(value, abs=1e-5)
+    assert len(list((tmp_path / "two" / "train").iterdir())) == 1
+
+
+@slow
+@pytest.mark.parametrize("target", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_lost_and_stopped_processes_stop_all(tmp_path, number, target):
+    launcher = subprocess.Popen(
+        [*TRAIN, "--training.epochs", "2000", "--run_dir", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    history = tmp_path / "run" / "history.csv"
+    while launcher.poll() is None and not history.exists():
+        time.sleep(0.1)
+    children = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True)
+    os.kill(sorted(map(int, children.stdout.split()))[target], number)
+    start = time.monotonic()
+    _, errors = launcher.communicate(timeout=60)
+    assert time.monotonic() - start < 60
+    assert launcher.returncode != 0
+    expected = "another of the processes that train together is gone" if number == signal.SIGKILL else "SIGTERM"
+    assert expected in errors
+    assert len(errors.splitlines()) <= 2
+    if number == signal.SIGTERM:
+        assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
