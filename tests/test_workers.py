@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kerasnn import workers
+from kerasnn import RunConfig, replace_at, train, workers
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN = [sys.executable, str(ROOT / "scripts" / "train.py"), "--devices.workers", "2", "--report.graph", "false"]
+TRAIN = [sys.executable, str(ROOT / "scripts" / "train.py"), "--devices.workers", "2"]
 slow = pytest.mark.skipif(not os.environ.get("KERASNN_ALL_TESTS"), reason="starts TensorFlow several times")
 
 
@@ -90,25 +90,18 @@ def test_signal_is_noted_once_and_then_raises():
 
 
 def test_two_processes_leave_the_folder_of_one(tmp_path):
-    options = ["--network.hidden", "[8]", "--training.epochs", "2", "--training.batch_size", "128"]
-    options += ["--optimizer.gradient_accumulation_steps", "2", "--regularization.batch_norm", "true"]
-    for name, command in {"two": TRAIN, "one": [*TRAIN[:2], *TRAIN[4:]]}.items():
-        done = subprocess.run(
-            [*command, *options, "--run_dir", name],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr
-    files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("one", "two")]
-    assert files[0] == files[1]
-    one, two = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
-    assert "process 1 of 2 with 2 replicas" in two["device"]
-    for name, value in one["metrics"].items():
-        assert two["metrics"][name] == pytest.approx(value, abs=1e-5)
-    assert len(list((tmp_path / "two" / "train").iterdir())) == 1
+    options = {"network.hidden": [8], "training.epochs": 2, "training.batch_size": 128, "report.graph": False}
+    flags = [part for key, value in options.items() for part in (f"--{key}", json.dumps(value))]
+    two, one = tmp_path / "two", tmp_path / "one"
+    done = subprocess.run([*TRAIN, *flags, "--run_dir", two], capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    alone = train(replace_at(RunConfig(), options), one)
+    assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
+    result = json.loads((two / "result.json").read_text())
+    assert "process 1 of 2 with 2 replicas" in result["device"]
+    assert result["metrics"] == pytest.approx(alone.metrics, abs=1e-6)
+    assert done.stdout.count("Epoch 2/2") == 1
+    assert len(list((two / "train").iterdir())) == 1
 
 
 @slow
@@ -116,7 +109,10 @@ def test_two_processes_leave_the_folder_of_one(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_lost_and_stopped_processes_stop_all(tmp_path, number, target):
     launcher = subprocess.Popen(
-        [*TRAIN, "--training.epochs", "2000", "--run_dir", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [*TRAIN, "--report.graph", "false", "--training.epochs", "2000", "--run_dir", "run"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     history = tmp_path / "run" / "history.csv"
     while launcher.poll() is None and not history.exists():

@@ -16,8 +16,9 @@ from kerasnn.training.compiled import fit
 from kerasnn.workers import addresses_here
 from tests.training.replicas import ALL, QUICK
 
-EVERYTHING = bool(os.environ.get("KERASNN_ALL_TESTS"))
-CASES = ALL if EVERYTHING else QUICK
+# Two processes are in the quick suite through tests/test_workers.py.
+KINDS = ["mirrored", "workers"] if os.environ.get("KERASNN_ALL_TESTS") else ["mirrored"]
+CASES = ALL if os.environ.get("KERASNN_ALL_TESTS") else QUICK
 PROGRAM = Path(__file__).with_name("replicas.py")
 
 
@@ -48,21 +49,15 @@ def _run(kind: str, count: int) -> dict[str, Any]:
     return json.loads(output.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, dict[str, Any]]:
-    """Differences to one device, by kind and case; at once for all, because each program takes seconds to start."""
-    return {"mirrored": _run("mirrored", 1), "workers": _run("workers", 2)}
-
-
-@pytest.mark.xdist_group("distributed")
-@pytest.mark.parametrize("kind", ["mirrored", "workers"])
-def test_replicas_end_where_one_device_ends(found, kind: str) -> None:
+# One program for all cases, because it takes seconds to start.
+@pytest.mark.parametrize("kind", KINDS)
+def test_replicas_end_where_one_device_ends(kind: str) -> None:
+    found = _run(kind, count=2 if kind == "workers" else 1)
     for name in CASES:
-        differences = found[kind][name]
-        assert isinstance(differences, dict), f"{name}: {differences}"
-        for part, difference in differences.items():
+        assert isinstance(found[name], dict), f"{name}: {found[name]}"
+        for part, difference in found[name].items():
             assert difference <= 1e-6, f"{name}: {part} differ by {difference}"
-    assert found[kind]["masks"]
+    assert found["masks"]
 
 
 @pytest.fixture(scope="module", params=[tf.distribute.OneDeviceStrategy, tf.distribute.MirroredStrategy])
