@@ -74,6 +74,8 @@ def use(devices: DevicesConfig) -> Iterator[Place]:
             "devices.strategy multi_worker needs the processes' addresses in TF_CONFIG, or devices.workers; received "
             "neither"
         )
+    if cluster is None and (devices.workers or 1) > 1:
+        raise ValueError(f"devices.workers are started by scripts/train.py alone, received {devices.workers}")
     for gpu in tf.config.list_physical_devices("GPU"):
         # Once TensorFlow has started this can no longer change; a second run in one process keeps the first one's.
         with suppress(RuntimeError):

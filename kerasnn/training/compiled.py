@@ -58,7 +58,8 @@ def fit(
     Keras's own `fit` runs, with the weights, logs and callbacks that it gives for the same order of examples. Batch
     hooks are called once a block of steps, as with Keras's `steps_per_execution`: with the number of the block's first
     step, and of its last. The learning rate and momentum of a `LearningRate` callback change at every update within a
-    block.
+    block. A model of a `tf.distribute` strategy is trained by all its replicas, on arrays or batches of tf.data,
+    with the numbers of one device.
 
     Args:
         model: any compiled Keras model.

@@ -439,14 +439,6 @@ def test_where_it_cannot_compile_plain_keras_runs_and_says_why(
     assert record.message.startswith("plain Keras runs instead of compiled epochs: ")
 
 
-def test_a_strategy_is_left_to_keras() -> None:
-    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
-        model = sequential()
-    with pytest.raises(NotCompilableError, match="the model was built under OneDeviceStrategy"):
-        fit(model, X, Y, verbose=0, compiled="on")
-    fit(model, X, Y, verbose=0)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
