@@ -46,6 +46,7 @@ def write_trial(
     values: Mapping[str, Any],
     status: str,
     seeds: Sequence[tuple[Mapping[str, Sequence[float]], tuple[float, int] | None]],
+    name: str | None = None,
 ) -> None:
     """A trial's values, curves, score and status, one run for each of its seeds.
 
@@ -56,8 +57,9 @@ def write_trial(
         values: dotted key to value, of the keys that are active.
         status: "completed", "stopped" or "failed".
         seeds: each seed's logged values by epoch, with its best objective and the epoch of that, from 1 on.
+        name: of the trial's run; None takes its number.
     """
-    name = f"{number:04d}"
+    name = name or f"{number:04d}"
     trial = folder / "trials" / name
     if trial.exists():
         shutil.rmtree(trial)

@@ -82,8 +82,10 @@ class StudyConfig(Described):
     @property
     def search(self) -> SearchConfig:
         """The grid search that trains the study."""
+        # Of more than 40 runs TensorBoard shows none at first: a study's has one for each combination, not each seed.
+        quiet = self.run.report.model_copy(update={"tensorboard": False})
         return SearchConfig(
-            run=self.run,
+            run=self.run.model_copy(update={"report": quiet}),
             space={key: Choice(choices=levels) for key, levels in self.factors.items()},
             oracle=Grid(),
             trials=self.cells,

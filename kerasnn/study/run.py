@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from kerasnn import events, figures
 from kerasnn.data import Data
 from kerasnn.files import write_text
+from kerasnn.search import hparams
 from kerasnn.search.config import as_text
 from kerasnn.search.report import short_names
 from kerasnn.search.run import read_search, search
@@ -66,8 +68,9 @@ def study(
     """Train every combination of some factors' levels with the same seeds, and compare them.
 
     The folder holds `config.json` (the study), `table.csv`, the pictures `heat_map.png`, `differences.png` and
-    `learning_curves.png`, all of them for TensorBoard too, each combination's mean curve in `means/`, and in `search/`
-    the grid search that trains it: a study that was ended anywhere goes on when called again with the same folder.
+    `learning_curves.png`, all of them for TensorBoard too, where `trials/` has each combination's mean curve and its
+    line of HParams, and in `search/` the grid search that trains it: a study that was ended anywhere goes on when
+    called again with the same folder.
 
     Args:
         config: the study; None is the default study on the digits.
@@ -136,17 +139,20 @@ def _write(result: StudyResult) -> None:
     values = [events.text("table", "\n".join(lines)), events.text("config", f"```json\n{config.to_json()}\n```")]
     values += [events.image(name, (folder / f"{name}.png").read_bytes()) for name in pictures]
     events.write(folder, [(0, values)])
-    objective = config.search.objective_name
+    # Written again, a combination may have another place and so another name.
+    shutil.rmtree(folder / "trials", ignore_errors=True)
+    hparams.write_search(folder, config.search, [])
     for number, cell in enumerate(result.cells):
-        if cell.scores:
-            curve = bands(padded(cell.curves))
-            name = f"{number:03d} " + ", ".join(level_text(level) for level in cell.levels.values())
-            tags = [f"{objective}/{part}" for part in ("low", "mean", "high")]
-            events.write(
-                # A level's text may hold anything, a folder's name not.
-                folder / "means" / re.sub(r"[^\w ,.=-]", "_", name)[:80],
-                [(epoch, list(map(events.scalar, tags, at.tolist()))) for epoch, at in enumerate(curve.T)],
-            )
+        name = f"{number:02d} " + ", ".join(level_text(level) for level in cell.levels.values())
+        curves: dict[str, list[float]] = {}
+        if cell.curves:
+            tags = [f"{config.search.objective_name}/{part}" for part in ("low", "mean", "high")]
+            curves = dict(zip(tags, bands(padded(cell.curves)).tolist(), strict=True))
+        best = None if cell.score is None else (cell.score.mean, max(map(len, cell.curves)))
+        status = "failed" if cell.score is None else "completed"
+        # A level's text may hold anything, a folder's name not.
+        run = re.sub(r"[^\w ,.=-]", "_", name)[:80]
+        hparams.write_trial(folder, number, config.search, cell.levels, status, [(curves, best)], run)
 
 
 def _to_csv(result: StudyResult) -> str:

@@ -208,7 +208,7 @@ def test_a_study_leaves_its_table_and_goes_on_where_it_was_ended(
         "differences.png",
         "learning_curves.png",
     }
-    assert len(list((tmp_path / "study" / "means").iterdir())) == 4
+    assert len(list((tmp_path / "study" / "trials").iterdir())) == 4
     # Half of the journal, as a kill leaves it: the other half is trained again, to the same scores.
     journal = tmp_path / "study" / "search" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
