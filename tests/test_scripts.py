@@ -127,6 +127,12 @@ def test_a_search_that_is_killed_goes_on_and_its_best_run_finds_its_score_again(
         ("search", ["--space", '{"seeds": {"choices": [1, 2]}}'], 2, "space must hold valid runs only"),
         ("search", ["--oracle", "rando"], 2, "oracle.name must be one of random, grid, bayesian, hyperband"),
         ("search", ["--run.data.name", "arrays"], 2, "run.data.name 'arrays' is for search() in Python"),
+        ("study", ["--seeds", "1"], 2, "seeds must be greater than or equal to 2, received"),
+        ("study", ["--factors", '{"network.activaton": ["relu", "tanh"]}'], 2, "did you mean 'activation'"),
+        ("study", ["--study_dir", "/dev/null"], 1, "study_dir must be new, empty or a study's folder"),
+        ("gallery", ["activatons"], 2, "did you mean 'activations'?"),
+        ("report", ["nothing"], 1, "folder must be a run's, a search's or a study's with config.json"),
+        ("report", [], 2, "the following arguments are required: FOLDER"),
         ("evaluate", ["nothing"], 1, "config must be a JSON file or a run folder"),
         ("evaluate", [], 2, "the following arguments are required: run_dir"),
         ("evaluate", ["x", "--batch_size", "0"], 2, "--batch_size must be at least 1, received 0"),
@@ -141,7 +147,9 @@ def test_errors_are_one_line_with_the_customary_code(tmp_path, name, arguments, 
     assert not (tmp_path / "logs").exists()
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "find_learning_rate"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "search", "find_learning_rate", "study", "gallery", "report", "chaos", "doctor"]
+)
 def test_help_needs_no_tensorflow(tmp_path, name):
     program = (
         "import sys, runpy\nsys.argv = [sys.argv[1], '--help']\n"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from kerasnn.cli import DONE, Parser, guarded, import_tensorflow
 from kerasnn.config import RunConfig
 from kerasnn.gallery import PICTURES
+from kerasnn.schema import one_of
 
 PROGRAM = "gallery.py"
 
@@ -33,6 +34,9 @@ def _gallery(arguments: Sequence[str] | None) -> int:
         "--config", help="JSON file or run folder whose data and network are shown (default: the digits)"
     )
     options = parser.parse_args(arguments)
+    for name in options.pictures:
+        if name not in PICTURES:
+            parser.error(one_of("picture", name, PICTURES))
     config = RunConfig() if options.config is None else RunConfig.load(options.config)
     import_tensorflow()
     from kerasnn.gallery.run import draw
