@@ -125,7 +125,7 @@ def run_case(case: Case, folder: Path, tell: Callable[[], None]) -> Found:
         RunConfig(),
         {
             "data.name": "arrays", "network.hidden": [12], "training.epochs": 12, "optimizer.learning_rate": 0.01,
-            "report.progress": "silent", "report.graph": False, "report.images_every": 0, "report.gradients": False,
+            "report.progress": "silent", "report.graph": False, "report.images_every": 0, "report.health": False,
             "data.test_share": 0,
             "training.compiled": "on" if compiled else "off", **FEATURES[case.feature],
         },

@@ -149,7 +149,7 @@ def _health(run: Run) -> Markup:
             found = events.Scalars(tag)
             groups.setdefault(what, {})[layer] = ([each.step for each in found], [each.value for each in found])
     if not groups:
-        return html.paragraph("The run's event files have no values by layer (report.gradients is false).", "note")
+        return html.paragraph("The run's event files have no values by layer (report.health is false).", "note")
     return html.pictures((what.replace("_", " "), pictures.by_layer(what, layers)) for what, layers in groups.items())
 
 

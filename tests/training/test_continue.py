@@ -31,7 +31,7 @@ CONFIG = replace_at(
         "report.progress": "silent",
         "report.images_every": 0,
         "report.graph": False,
-        "report.gradients": False,
+        "report.health": False,
     },
 )
 X = np.random.default_rng(0).normal(size=(160, 5))
