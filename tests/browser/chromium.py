@@ -130,7 +130,7 @@ class Browser:
             raise RuntimeError(found["exceptionDetails"]["exception"].get("description", "exception"))
         return found["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 30) -> Any:
+    def wait(self, expression: str, seconds: float = 90) -> Any:
         """The value of an expression as soon as it is true.
 
         Raises:

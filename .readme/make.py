@@ -1,0 +1,66 @@
+"""Makes the README's pictures anew: `python .readme/make.py`. It needs Chromium (Debian's package chromium)."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from kerasnn import RunConfig, replace_at, train
+from kerasnn.gallery.run import draw
+from kerasnn.report import report
+from kerasnn.search import SearchConfig, search
+from kerasnn.study import study
+from tests.browser.chromium import Browser
+
+GALLERY = ("activations", "signal_variance", "optimizer_animation")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        logs = Path(temporary) / "logs"
+        for path in draw(logs / "gallery", pictures=GALLERY):
+            shutil.copy(path, HERE / path.name)
+        study(study_dir=logs / "study")
+        shutil.copy(logs / "study" / "differences.png", HERE / "study.png")
+        quiet = {"report.progress": "silent"}
+        train(replace_at(RunConfig(), {**quiet, "schedule.name": "cosine"}), logs / "runs" / "first")
+        search(SearchConfig(run=replace_at(SearchConfig().run, quiet), trials=40), logs / "search")
+        with Browser(Path(temporary) / "profile") as browser:
+            browser.open(report(logs / "runs" / "first").as_uri())
+            browser.wait("text().includes('By class')")
+            browser.screenshot(HERE / "report.png")
+            for name, tab, shown in (
+                ("runs", "scalars", "gradient_norm"),
+                ("search", "hparams", "matching session groups"),
+            ):
+                show(browser, logs / name, tab, shown, HERE / f"{'dashboard' if tab == 'scalars' else tab}.png")
+
+
+def show(browser: Browser, folder: Path, tab: str, shown: str, path: Path) -> None:
+    """A picture of TensorBoard."""
+    program = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0"]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as board:
+        try:
+            assert board.stderr is not None
+            line = next(line for line in board.stderr if "http://" in line)
+            address = re.search(r"http://127\.0\.0\.1:\d+/", line)
+            assert address is not None
+            browser.open(f"{address[0]}#{tab}")
+            browser.wait(f"text().includes({shown!r})")
+            time.sleep(3)  # for the curves to be drawn
+            browser.screenshot(path)
+        finally:
+            board.terminate()
+
+
+if __name__ == "__main__":
+    main()
