@@ -254,28 +254,6 @@ def _train(
     return Result(model, history.history, values, folder)
 
 
-def _models(config: RunConfig, data: Data, place: devices.Place) -> tuple[keras.Model, keras.Model]:
-    """The compiled network, and the same behind what prepares raw examples."""
-    network = build_model(
-        config.network.model_copy(update={"output_activation": config.output_activation}),
-        data.input_shape,
-        data.outputs,
-        style=config.style,
-        seed=config.seed,
-        task=config.task,
-        regularization=config.regularization,
-    )
-    if place.strategy is not None and config.devices.synchronized_batch_norm:
-        for layer in network._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = True
-    compile_model(network, config)
-    model = with_preprocessing(network, data.preprocessing(), data.raw_shape)
-    if model is not network:
-        compile_model(model, config, optimizer=network.optimizer)
-    return network, model
-
-
 def _check_fit(config: RunConfig, data: Data) -> None:
     if data.task != config.task:
         raise ValueError(f"data must be for the run's task {config.task!r}, received data for {data.task!r}")
