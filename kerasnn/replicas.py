@@ -62,9 +62,17 @@ def as_one_device(model: keras.Model, slices: dict[int, Slice]) -> Iterator[None
             share = slices[replica_number()].share
             grads = [None if grad is None else tf.convert_to_tensor(grad) for grad in grads]
             some = [grad * tf.cast(share, grad.dtype) for grad in grads if grad is not None]
-            total = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, some) if some else [])
+            # Those of one type are sent together.
+            totals = {
+                kind: iter(
+                    context.all_reduce(tf.distribute.ReduceOp.SUM, [grad for grad in some if grad.dtype == kind])
+                )
+                for kind in dict.fromkeys(grad.dtype for grad in some)
+            }
             with alone(strategy):
-                return apply([None if grad is None else next(total) for grad in grads], trainable_variables)
+                return apply(
+                    [None if grad is None else next(totals[grad.dtype]) for grad in grads], trainable_variables
+                )
 
         return reduced
 

@@ -117,7 +117,9 @@ class ReplicaProgram:
             _, logs = tf.while_loop(lambda done, _: done < count, body, (tf.constant(0), empty))
             if self._step == "train_step":
                 _average(model, strategy)
-            return logs if own_logs else model.get_metrics_result()
+            results = model.get_metrics_result()
+            # Of a step's own logs, those that are metrics are known over all replicas.
+            return {name: results.get(name, log) for name, log in logs.items()} if own_logs else results
 
 
 class ReplicaBlocks(Blocks):
