@@ -78,7 +78,7 @@ FIT = {
     "batch_size True": ({"batch_size": True}, {}, "batch_size must be a whole number; received True"),
     "negative epochs": ({"epochs": -1}, {}, "epochs must be 0 or above; received -1"),
     "broken epochs": ({"epochs": 1.5}, {}, "epochs must be a whole number; received 1.5"),
-    "initial_epoch after the end": ({"initial_epoch": 2}, {}, "initial_epoch must be at most epochs, 1; received 2"),
+    "negative initial_epoch": ({"initial_epoch": -2}, {}, "initial_epoch must be 0 or above; received -2"),
     "negative seed": ({"seed": -1}, {}, "seed must be 0 or above; received -1"),
     "no steps": ({"steps_per_epoch": 0}, {}, "steps_per_epoch must be at least 1; received 0"),
     "validation_split 1": (

@@ -148,7 +148,7 @@ def test_errors_are_one_line_with_the_customary_code(tmp_path, name, arguments, 
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "evaluate", "search", "find_learning_rate", "study", "gallery", "report", "chaos", "doctor"]
+    "name", ["train", "evaluate", "search", "find_learning_rate", "study", "gallery", "report", "doctor"]
 )
 def test_help_needs_no_tensorflow(tmp_path, name):
     program = (

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +47,6 @@ def _benchmark(arguments: Sequence[str] | None) -> int:
     for name in ("repeats", "trials"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, received {getattr(options, name)}")
-    logging.getLogger("kerasnn").setLevel(logging.ERROR)
     peers = []
     for peer in options.peers:
         if (package := missing(peer)) is not None:

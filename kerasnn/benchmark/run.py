@@ -125,7 +125,8 @@ def _work(connection: Connection, peer: str, workload: Workload, file: Path) -> 
             arrays = {name: archive[name] for name in archive.files}
         if peer.startswith("keras"):
             import_tensorflow()
-            logging.getLogger("tensorflow").setLevel(logging.ERROR)
+            for name in ("tensorflow", "kerasnn"):
+                logging.getLogger(name).setLevel(logging.ERROR)
         importlib.import_module(IMPORTS[peer.split("-")[0]])
         start = time.perf_counter()
         run = PEERS[peer](workload, arrays)

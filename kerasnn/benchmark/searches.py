@@ -199,6 +199,7 @@ def search_table(workload: SearchWorkload, found: dict[str, dict[str, Any]]) -> 
 
 def _timed(peer: str, workload: SearchWorkload, trials: int) -> float:
     import_tensorflow()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    for name in ("tensorflow", "kerasnn"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         return SEARCH_PEERS[peer](workload, trials, Path(folder) / "search")

@@ -115,12 +115,12 @@ class Measurement:
             values[f"gradient_ratio/{layer}"] = weights.gradient_ratio
             values[f"update_ratio/{layer}"] = weights.update_ratio
         for layer, outputs in self.activations.items():
-            values[f"activation_mean/{layer}"] = outputs.mean
-            values[f"activation_std/{layer}"] = outputs.std
+            values[f"outputs_mean/{layer}"] = outputs.mean
+            values[f"outputs_std/{layer}"] = outputs.std
             for tag, value in (
-                ("dead_units", outputs.dead),
-                ("saturated_outputs", outputs.saturated),
-                ("activation_gradient_norm", outputs.gradient),
+                ("units_dead", outputs.dead),
+                ("outputs_saturated", outputs.saturated),
+                ("outputs_gradient_norm", outputs.gradient),
             ):
                 if not np.isnan(value):
                     values[f"{tag}/{layer}"] = value

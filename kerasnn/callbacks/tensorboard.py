@@ -52,8 +52,8 @@ class TensorBoard(keras.callbacks.Callback):
 
     - `learning_rate`: what the epoch ended with; `learning_rate_per_update`, whose step is the global update.
     - `gradient_norm`, `gradient_norm/<layer>`, `gradient_ratio/<layer>` = ‖g‖ / ‖w‖, `update_ratio/<layer>` =
-      ‖Δw‖ / ‖w‖, `activation_mean/<layer>`, `activation_std/<layer>`, `activation_gradient_norm/<layer>`,
-      `dead_units/<layer>`, `saturated_outputs/<layer>`: from one real training step on the probe after each epoch, with
+      ‖Δw‖ / ‖w‖, `outputs_mean/<layer>`, `outputs_std/<layer>`, `outputs_gradient_norm/<layer>`,
+      `units_dead/<layer>`, `outputs_saturated/<layer>`: from one real training step on the probe after each epoch, with
       its dropout, penalties and optimizer, undone to the last bit. The norm is that before clipping.
     - `weights/<layer>/<variable>` and, of the probe, `gradients/<layer>/<variable>` and `activations/<layer>`
       (histograms), `graph` and `config`.

@@ -40,8 +40,6 @@ def check_epochs(epochs: Any, initial_epoch: Any, seed: Any) -> None:
     """
     for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch), ("seed", seed)):
         _check_whole(name, value, 0)
-    if initial_epoch > epochs:
-        raise ValueError(f"initial_epoch must be at most epochs, {epochs}; received {initial_epoch}")
 
 
 def check_model(model: keras.Model) -> None:

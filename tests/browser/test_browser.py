@@ -99,7 +99,12 @@ def drawn(kind: str, count: int) -> str:
             "scalars",
             drawn("VZ-LINE-CHART2", 2) + says("tag: epoch_accuracy", "gradient_norm", "learning_rate", "val_accuracy"),
         ),
-        ("shown", "histograms", drawn("VZ-HISTOGRAM-TIMESERIES", 4) + says(f"weights/dense_1/kernel {NAME}/train")),
+        (
+            "shown",
+            "histograms",
+            drawn("VZ-HISTOGRAM-TIMESERIES", 4)
+            + says(f"activations/dense_1 {NAME}/train", "gradients/output/bias", "weights"),
+        ),
         (
             "shown",
             "images",

@@ -171,9 +171,9 @@ def test_a_shared_probe_measures_once_for_each_state_of_the_model():
     assert probe.measure(model) is not first
     assert set(first.scalars()) == {
         "gradient_norm",
-        *(f"{tag}/{layer}" for tag in ("gradient_norm", "gradient_ratio", "update_ratio", "activation_mean",
-            "activation_std", "activation_gradient_norm") for layer in ("hidden", "norm", "out")),
-        "dead_units/hidden", "saturated_outputs/out",
+        *(f"{tag}/{layer}" for tag in ("gradient_norm", "gradient_ratio", "update_ratio", "outputs_mean",
+            "outputs_std", "outputs_gradient_norm") for layer in ("hidden", "norm", "out")),
+        "units_dead/hidden", "outputs_saturated/out",
     }  # fmt: skip
 
 

@@ -174,13 +174,13 @@ def test_parallel_coordinates_draw_each_trial_the_best_on_top() -> None:
     assert inside(figure)
 
 
-@pytest.mark.parametrize("name", ["loss", "gradient_norm", "dead_units"])
+@pytest.mark.parametrize("name", ["loss", "gradient_norm", "units_dead"])
 def test_curves_are_whole(name: str) -> None:
     history = {"loss": [2.0, 1.0], "val_loss": [1.5, float("nan")], "learning_rate": [0.1, 0.05]}
     drawn = {
         "loss": pictures.curves({"a $x_ run with a very long name indeed": history, "b": history}, "loss"),
         "gradient_norm": pictures.by_layer("gradient_norm", {f"dense_{n}": ([0, 1], [1.0, 1e-4]) for n in range(14)}),
-        "dead_units": pictures.by_layer("dead_units", {"dense_1": ([0, 1], [0.0, 0.5])}),
+        "units_dead": pictures.by_layer("units_dead", {"dense_1": ([0, 1], [0.0, 0.5])}),
     }[name]
     assert inside(drawn)
     assert inside(pictures.rates({"a": history}))

@@ -216,7 +216,7 @@ def test_a_study_leaves_its_table_and_goes_on_where_it_was_ended(
     again = study(StudyConfig.load(tmp_path / "study"), tmp_path / "study")
     assert again.table() == first.table()
     # Nothing is left to train, and another baseline is only another look at the same numbers.
-    monkeypatch.setattr("kerasnn.search.run.train_jobs", None)
+    monkeypatch.setattr("kerasnn.search.trials.Trainer.train", None)
     other = study(config(baseline={"network.activation": "tanh"}), tmp_path / "study")
     assert {cell.scores for cell in other.cells} == {cell.scores for cell in first.cells}
     assert other.table() != first.table()
