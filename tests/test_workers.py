@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kerasnn import RunConfig, replace_at, train, workers
+from kerasnn.signals import TerminatedError
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = [sys.executable, str(ROOT / "scripts" / "train.py"), "--devices.workers", "2"]
