@@ -19,7 +19,9 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from kerasnn.models import build_model
 from kerasnn.search import SearchConfig, search
 from kerasnn.signals import TerminatedError
 from kerasnn.training import state
+from kerasnn.training.compiled import fit
 from kerasnn.training.run import compile_model, early_stopping, train
 from kerasnn.training.state_file import StateFolder, encode
 
@@ -67,7 +70,7 @@ class Case:
     Args:
         data: "arrays" (a whole run of `train`) or "tf.data" (`model.fit` with callbacks).
         feature: one of `FEATURES`.
-        mode: "plain" or "compiled".
+        mode: "plain", "compiled" or "2 devices", which are logical CPUs.
     """
 
     data: str
@@ -80,7 +83,7 @@ class Case:
 
 CASES = [
     Case(data, feature, mode)
-    for mode in ("plain", "compiled")
+    for mode in ("plain", "compiled", "2 devices")
     for data in ("arrays", "tf.data")
     for feature in FEATURES
 ]
@@ -120,14 +123,17 @@ def run_case(case: Case, folder: Path, tell: Callable[[], None]) -> Found:
     Returns:
         Hashes of all that it ends with.
     """
-    compiled = case.mode == "compiled"
+    if case.mode == "2 devices":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     config = replace_at(
         RunConfig(),
         {
             "data.name": "arrays", "network.hidden": [12], "training.epochs": 12, "optimizer.learning_rate": 0.01,
             "report.progress": "silent", "report.graph": False, "report.images_every": 0, "report.health": False,
             "data.test_share": 0,
-            "training.compiled": "on" if compiled else "off", **FEATURES[case.feature],
+            "training.compiled": "off" if case.mode == "plain" else "on",
+            "devices.strategy": "mirrored" if case.mode == "2 devices" else "one_device", **FEATURES[case.feature],
         },
     )  # fmt: skip
     generator = np.random.default_rng(0)
@@ -138,7 +144,7 @@ def run_case(case: Case, folder: Path, tell: Callable[[], None]) -> Found:
         result = train(config, folder, data, callbacks=[_Begun(tell)])
         whole, history = result.model, result.history
     else:
-        whole, history = _train_dataset(config, data, folder, compiled, tell)
+        whole, history = _train_dataset(config, data, folder, case.mode, tell)
     best = keras.saving.load_model(folder / "best.keras")
     return {
         "weights": _hash(variable.numpy() for variable in whole.variables),
@@ -150,10 +156,14 @@ def run_case(case: Case, folder: Path, tell: Callable[[], None]) -> Found:
 
 
 def _train_dataset(
-    config: RunConfig, data: Data, folder: Path, compiled: bool, tell: Callable[[], None]
+    config: RunConfig, data: Data, folder: Path, mode: str, tell: Callable[[], None]
 ) -> tuple[keras.Model, Any]:
-    model = build_model(config.network, data.input_shape, data.outputs, seed=1, regularization=config.regularization)
-    compile_model(model, replace_at(config, {"devices.jit_compile": compiled}))
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if mode == "2 devices" else None
+    with nullcontext() if strategy is None else strategy.scope():
+        model = build_model(
+            config.network, data.input_shape, data.outputs, seed=1, regularization=config.regularization
+        )
+        compile_model(model, replace_at(config, {"devices.jit_compile": mode == "compiled"}))
     folder.mkdir(exist_ok=True)
     rate = LearningRate(config.schedule, config.optimizer.learning_rate, config.training.plateau)
     callbacks = [rate, BestModel(folder / "best.keras", config.monitor), HistoryFile(folder / "history.csv")]
@@ -163,7 +173,7 @@ def _train_dataset(
     saved = state.TrainingState(folder / "state")
     dataset = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train)).shuffle(EXAMPLES, seed=7).batch(32)
     with saved.on_signals():
-        history = model.fit(
+        history = (model.fit if strategy is None else partial(fit, model))(
             epochs=config.training.epochs,
             verbose=0,
             validation_data=(data.x_validation, data.y_validation),

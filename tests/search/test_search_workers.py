@@ -132,7 +132,7 @@ def test_a_silent_workers_trials_are_tried_again_then_alone_then_fail(played, mo
     last = {outcome.number: outcome for each in run.result() for outcome in each}[0]
     assert last.status == "failed"
     assert last.error == "each of 3 workers that trained it died, the last one was not heard of for 0.3 s"
-    assert played.said[0] == "worker a was not heard of for 0.3 s; 1 trials are tried again"
+    assert "worker a was not heard of for 0.3 s; 1 trials are tried again" in played.said
 
 
 def test_a_worker_sends_the_weights_that_may_be_kept():
