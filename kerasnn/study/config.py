@@ -10,7 +10,7 @@ from kerasnn.schema import one_of, short
 from kerasnn.search.config import Choice, Grid, Objective, ObjectiveConfig, SearchConfig, as_text
 
 FACTORS: dict[str, tuple[Any, ...]] = {
-    "network.activation": ("relu", "tanh", "sigmoid"),
+    "network.activation": ("relu", "tanh"),
     "network.kernel_initializer": ("glorot_normal", "he_normal", "orthogonal", "standard_uniform", "random_normal"),
 }
 # As deep as it takes to tell initializers apart; half of the digits to learn from, so that the rest tell small
