@@ -163,6 +163,9 @@ def _train_dataset(
         model = build_model(
             config.network, data.input_shape, data.outputs, seed=1, regularization=config.regularization
         )
+        for layer in model._flatten_layers():
+            if strategy is not None and isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True
         compile_model(model, replace_at(config, {"devices.jit_compile": mode == "compiled"}))
     folder.mkdir(exist_ok=True)
     rate = LearningRate(config.schedule, config.optimizer.learning_rate, config.training.plateau)

@@ -248,8 +248,10 @@ class TrainingState(keras.callbacks.Callback):
         if self._skipping:
             assert self._tree is not None
             if batch + 1 >= self._tree["step"]:
-                # Again: the skipped steps have been counted.
+                # Again: the skipped steps have been counted, and their learning rates set.
                 self._restore_callbacks()
+                optimizer = {"optimizer": _variables(self.model)["optimizer"]}
+                _assign(optimizer, {"optimizer": self._tree["variables"]["optimizer"]})
                 self._skipping, self._tree = False, None
             return
         due = self.signal is not None or time.monotonic() - self._saved > self.seconds

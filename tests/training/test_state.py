@@ -14,6 +14,7 @@ import tensorflow as tf
 import kerasnn
 from kerasnn.callbacks.divergence import DivergenceError
 from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.schedules import OneCycle
 from kerasnn.signals import TerminatedError
 from kerasnn.training.state import TrainingState
 from kerasnn.training.state_file import StateFolder
@@ -119,6 +120,29 @@ def test_an_end_anywhere_changes_nothing(tmp_path, fit, monkeypatch):
     with pytest.raises(Dead):
         train(fit, tmp_path / "ended", 6)
     assert train(fit, tmp_path / "ended") == whole
+
+
+class DieAfterLastStep(Die):
+    """Ends everything between the first epoch's last step and its end."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        pass
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.left:
+            raise self.error
+
+
+def test_an_end_after_an_epochs_last_step_keeps_its_learning_rate(tmp_path):
+    def run(folder, dies):
+        model, state = network(), TrainingState(tmp_path / folder, seconds=0)
+        callbacks = [LearningRate(OneCycle(), 0.02), DieAfterLastStep(dies)]
+        return outcome(model, compiled(model, state, callbacks, epochs=2))
+
+    whole = run("whole", dies=False)
+    with pytest.raises(Dead):
+        run("ended", dies=True)
+    assert run("ended", dies=False) == whole
 
 
 class Counter(keras.callbacks.Callback):
