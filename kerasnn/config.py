@@ -331,7 +331,7 @@ class DevicesConfig(Schema):
     CPU."""
     workers: PositiveInt | None = None
     """Processes of this machine that `scripts/train.py` starts to train as one; null starts none."""
-    worker_wait: float = Field(default=120.0, gt=0)
+    worker_wait: float = Field(default=50.0, gt=0)
     """Seconds that a process waits for the others to start."""
     synchronized_batch_norm: bool = True
     """Whether batch normalization on several devices takes the whole batch's statistics, as one device does, or each
