@@ -188,7 +188,8 @@ class TensorBoard(keras.callbacks.Callback):
             if self._train is not None and self.images_every and epoch is not None and epoch != self._drawn:
                 self._draw(epoch)
             self._close()
-        self._measure = None
+        if self.probe is not None:
+            self.probe.forget()
 
     @contextmanager
     def _lossy(self) -> Iterator[None]:
@@ -229,8 +230,6 @@ class TensorBoard(keras.callbacks.Callback):
             if file is not None:
                 file.close()
         self._train = self._validation = None
-        if self.probe is not None:
-            self.probe.forget()
 
     @property
     def _validation_file(self) -> "_EventFile":
