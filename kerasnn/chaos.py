@@ -4,7 +4,6 @@ Every process is forked from one that has imported TensorFlow but not yet run an
 the import.
 """
 
-import argparse
 import errno
 import hashlib
 import json
@@ -34,7 +33,7 @@ from kerasnn.callbacks.best_model import BestModel
 from kerasnn.callbacks.history import HistoryFile
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.callbacks.tensorboard import TensorBoard
-from kerasnn.cli import DONE, FAILED, INTERRUPTED, TERMINATED, USAGE, guarded
+from kerasnn.cli import DONE, FAILED, INTERRUPTED, TERMINATED, Parser, guarded
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.data import Data, from_arrays
 from kerasnn.files import write_text
@@ -469,7 +468,7 @@ def chaos(arguments: Sequence[str] | None = None) -> int:
 
 
 def _chaos(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         description="Kill trainings, searches and saves at random moments and let them go on; compare weights, "
         "optimizer, history, best model and events with those of runs that were never killed.",
@@ -485,7 +484,7 @@ def _chaos(arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     for name in ("kills", "saves", "faults", "limits"):
         if getattr(options, name) < 0:
-            parser.exit(USAGE, f"{PROGRAM}: error: --{name} must be 0 or above, received {getattr(options, name)}\n")
+            parser.error(f"--{name} must be 0 or above, received {getattr(options, name)}")
     draw, until = random.Random(options.seed), time.monotonic() + 60 * options.minutes
     wrong: list[str] = []
     total = Score()

@@ -1,6 +1,5 @@
 """What there is to compute with, and whether it computes right: `scripts/doctor.py`."""
 
-import argparse
 import os
 import platform
 import subprocess
@@ -9,7 +8,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 
 from kerasnn import workers
-from kerasnn.cli import DONE, FAILED, guarded, import_tensorflow
+from kerasnn.cli import DONE, FAILED, Parser, guarded, import_tensorflow
 
 PROGRAM = "doctor.py"
 TOLERANCE = 1e-4
@@ -31,7 +30,7 @@ def doctor(arguments: Sequence[str] | None = None) -> int:
 
 
 def _doctor(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Look at devices and try them.", allow_abbrev=False)
+    parser = Parser(prog=PROGRAM, description="Look at devices and try them.", allow_abbrev=False)
     parser.add_argument("--replicas", type=int, help="how many to compare with one (default: the GPUs, at least 2)")
     options = parser.parse_args(arguments)
     if options.replicas is not None and options.replicas < 2:

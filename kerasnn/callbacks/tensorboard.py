@@ -23,6 +23,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from kerasnn import figures
 from kerasnn.callbacks.probe import Probe, as_batch, path
+from kerasnn.events import image, scalar
 from kerasnn.schema import one_of, short
 
 TASKS = ("binary", "multiclass", "multilabel", "regression")
@@ -154,15 +155,15 @@ class TensorBoard(keras.callbacks.Callback):
         rate = logs.pop("learning_rate", None)
         if rate is None and self.model.optimizer is not None:
             rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        values = [] if rate is None else [_scalar("learning_rate", rate)]
-        values += [_scalar(f"epoch_{name}", value) for name, value in logs.items() if not name.startswith("val_")]
+        values = [] if rate is None else [scalar("learning_rate", rate)]
+        values += [scalar(f"epoch_{name}", value) for name, value in logs.items() if not name.startswith("val_")]
         histograms_due = self.histograms_every and (epoch + 1) % self.histograms_every == 0
         if histograms_due:
             for weight in self.model.weights:
                 values += _histogram(f"weights/{path(self.model, weight)}", keras.ops.convert_to_numpy(weight))
         if self.probe is not None:
             measured = self.probe.measure(self.model)
-            values += [_scalar(tag, value) for tag, value in measured.scalars().items()]
+            values += [scalar(tag, value) for tag, value in measured.scalars().items()]
             if histograms_due:
                 values += [value for tag, sample in measured.samples() for value in _histogram(tag, sample)]
         self._train.write(epoch, values)
@@ -170,7 +171,7 @@ class TensorBoard(keras.callbacks.Callback):
             self._train.write_course("learning_rate_per_update", epoch * len(self._rates), self._rates)
 
         held_out = [
-            _scalar(f"epoch_{name.removeprefix('val_')}", value)
+            scalar(f"epoch_{name.removeprefix('val_')}", value)
             for name, value in logs.items()
             if name.startswith("val_")
         ]
@@ -246,7 +247,7 @@ class TensorBoard(keras.callbacks.Callback):
         outputs = np.concatenate([self._answer(x[at : at + ROWS]) for at in range(0, len(x), ROWS)])
         if self.task == "regression":
             self._validation_file.write(
-                epoch, [_image("predicted_against_true", figures.predicted_against_true(y, outputs))]
+                epoch, [_picture("predicted_against_true", figures.predicted_against_true(y, outputs))]
             )
             return
         y_true, probabilities = _classified(
@@ -259,7 +260,7 @@ class TensorBoard(keras.callbacks.Callback):
         np.add.at(matrix, (y_true, y_predicted), 1)
         page = figures.mistakes(x, y_true, y_predicted, probabilities, names, self.image_shape)
         self._validation_file.write(
-            epoch, [_image("confusion_matrix", figures.confusion_matrix(matrix, names)), _image("mistakes", page)]
+            epoch, [_picture("confusion_matrix", figures.confusion_matrix(matrix, names)), _picture("mistakes", page)]
         )
 
     def _answer(self, x: Any) -> Any:
@@ -320,7 +321,7 @@ class _EventFile:
 
     def write_course(self, tag: str, first_step: int, values: NDArray[Any]) -> None:
         """One scalar at each of many steps; one event is written again and again, which takes microseconds a step."""
-        event = Event(wall_time=time.time(), summary=Summary(value=[_scalar(tag, 0)]))
+        event = Event(wall_time=time.time(), summary=Summary(value=[scalar(tag, 0)]))
         slot = event.summary.value[0]
         for step, value in enumerate(values.tolist(), first_step):
             event.step = step
@@ -338,15 +339,8 @@ def _unwritable(folder: Path, reason: str | None) -> str:
     return f"log_dir must be writable, received {str(folder)!r} ({reason})"
 
 
-def _scalar(tag: str, value: Any) -> Summary.Value:
-    return Summary.Value(tag=tag, simple_value=float(value))
-
-
-def _image(tag: str, figure: Figure) -> Summary.Value:
-    png = figures.to_png(figure)
-    # A PNG file tells its width and height at bytes 16 and 20.
-    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
-    return Summary.Value(tag=tag, image=Summary.Image(width=width, height=height, encoded_image_string=png))
+def _picture(tag: str, figure: Figure) -> Summary.Value:
+    return image(tag, figures.to_png(figure))
 
 
 def _histogram(tag: str, values: NDArray[Any]) -> list[Summary.Value]:

@@ -3,6 +3,8 @@
 `load(DataConfig)` reads a named data set or a file, `from_arrays` takes arrays; both give `Data`.
 """
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from kerasnn.schema import short
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["Data", "check_examples", "check_sample_weight", "from_arrays", "load", "read_examples"]
+__all__ = ["Data", "check_examples", "check_sample_weight", "fingerprint", "from_arrays", "load", "read_examples"]
 
 SOURCE_KEYS = {
     "digits": (),
@@ -88,6 +90,22 @@ class Data:
         """New Keras layers that prepare raw examples as `prepare` does; put in front of the network they let it
         predict from data as its user has it. None where nothing is to be done."""
         return self.preparation.layers()
+
+
+def fingerprint(data: Data, some: int | None = None) -> str:
+    """A digest of the examples that are learned from, and of their shapes and types.
+
+    Args:
+        data: the data.
+        some: about how many bytes of a larger part are looked at, evenly spread; None looks at all.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for part in ("x_train", "y_train", "x_validation", "y_validation"):
+        array = getattr(data, part)
+        if array is not None:
+            stride = 1 if some is None else max(1, math.ceil(array.nbytes / some))
+            digest.update(str((array.dtype.name, array.shape)).encode() + array[::stride].tobytes())
+    return digest.hexdigest()
 
 
 def load(config: DataConfig, task: str = "multiclass") -> Data:

@@ -12,8 +12,7 @@ from kerasnn.data import Data
 from kerasnn.models import with_preprocessing
 from kerasnn.search.report import Trial
 from kerasnn.search.trials import DataOf, Outcome
-from kerasnn.training.fused.template import build, shapes_of
-from kerasnn.training.run import compile_model
+from kerasnn.training.run import compile_model, network_of
 
 
 class BestModels:
@@ -81,7 +80,7 @@ class BestModels:
 
 def _save(run: RunConfig, weights: list[np.ndarray], data: Data, path: Path) -> None:
     with devices.use(run.devices):
-        network = build(run, shapes_of(data))
+        network = network_of(run, data)
         network.set_weights(weights)
         model = with_preprocessing(network, data.preprocessing(), data.raw_shape)
         compile_model(model, run)

@@ -145,7 +145,7 @@ class _Search:
             config.direction,
             list(config.space),
             config.trials,
-            "auto" if config.run.report.progress == "auto" else config.run.report.progress,
+            config.run.report.progress,
         )
 
     def run(self) -> SearchResult:

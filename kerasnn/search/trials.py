@@ -1,7 +1,6 @@
 """Trains trials: those of one program as one fused network, the others one by one."""
 
 import functools
-import hashlib
 import math
 import tempfile
 import time
@@ -14,7 +13,7 @@ import keras
 import numpy as np
 
 from kerasnn.config import DataConfig, RunConfig, Task, replace_at
-from kerasnn.data import Data, load
+from kerasnn.data import Data, fingerprint, load
 from kerasnn.schema import short
 from kerasnn.search.config import Hyperband, SearchConfig
 from kerasnn.search.proposals import Proposal
@@ -100,12 +99,7 @@ class DataOf:
 
     def fingerprint(self, run: RunConfig) -> str:
         """What two machines, or two days, must share to train on the same examples."""
-        data, digest = self(run), hashlib.blake2b(digest_size=8)
-        for part in ("x_train", "y_train", "x_validation", "y_validation"):
-            array = getattr(data, part)
-            if array is not None:
-                digest.update(str(array.shape).encode() + array.tobytes())
-        return digest.hexdigest()
+        return fingerprint(self(run))
 
     @staticmethod
     def _read(task: Task, data: DataConfig) -> Data:

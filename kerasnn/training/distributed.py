@@ -1,7 +1,7 @@
 """Training spread over replicas, devices of one process or of several, with the numbers of one device."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from kerasnn.replicas import Slice, alone, as_one_device, optimizers_of, replica
 from kerasnn.schema import short
 from kerasnn.signals import error_of
 from kerasnn.training.examples import Pass, Passes, ResidentExamples, Steps, StreamedExamples
-from kerasnn.training.program import Blocks, each, of_unknown_size
+from kerasnn.training.program import Blocks, each, logs_are_metrics, of_unknown_size, zeros_like_logs
 
 _MEANS = ("sum_over_batch_size", "mean")
 
@@ -74,10 +74,7 @@ class ReplicaProgram:
         strategy = model.distribute_strategy
         row, count, batch_size, first_update = tf.unstack(span)
         step = getattr(model, self._step)
-        own_logs = not all(
-            getattr(type(model), name) is getattr(keras.Model, name) and name not in vars(model)
-            for name in (self._step, "compute_metrics", "get_metrics_result")
-        )
+        own_logs = not logs_are_metrics(model, self._step)
 
         def spread(batch: Any, row: tf.Tensor) -> Any:
             """One step, from outside of the replicas."""
@@ -113,7 +110,7 @@ class ReplicaProgram:
             return done + 1, spread(batch(), row + done * batch_size)
 
         with strategy.scope():
-            empty = _zeros_like_logs(lambda: spread(batch(), row)) if own_logs else {}
+            empty = zeros_like_logs(lambda: spread(batch(), row)) if own_logs else {}
             _, logs = tf.while_loop(lambda done, _: done < count, body, (tf.constant(0), empty))
             if self._step == "train_step":
                 _average(model, strategy)
@@ -400,8 +397,3 @@ def _rows(array: tf.Tensor, order: tf.Tensor | None, first: tf.Tensor, size: tf.
 
 def _weighted_sum(logs: Any, share: tf.Tensor) -> Any:
     return tf.nest.map_structure(lambda log: sum_of_replicas(tf.cast(log, tf.float32) * share), logs)
-
-
-def _zeros_like_logs(step: Callable[[], Any]) -> Any:
-    outputs = tf.function(step, autograph=False).get_concrete_function()
-    return tf.nest.map_structure(lambda log: tf.zeros(log.shape, log.dtype), outputs.structured_outputs)

@@ -3,6 +3,7 @@
 import math
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -101,10 +102,7 @@ class Program:
 
         # Logs are needed after the last step only. Where they are the metrics' results, as in Keras's own steps, they
         # are worked out there from the metrics' variables.
-        deferred = all(
-            getattr(type(model), name) is getattr(keras.Model, name) and name not in vars(model)
-            for name in (self._step, "compute_metrics", "get_metrics_result")
-        )
+        deferred = logs_are_metrics(model, self._step)
 
         def body(row: tf.Tensor, update: tf.Tensor, logs: Any) -> tuple[tf.Tensor, tf.Tensor, Any]:
             if rates is not None:
@@ -116,7 +114,7 @@ class Program:
 
         # The position is a value of the loop: XLA would compile anew for each place to slice at that is fixed in it.
         end = first_row + count * batch_size
-        begin = (first_row, first_update, {} if deferred else _zeros_like_logs(step, batch))
+        begin = (first_row, first_update, {} if deferred else zeros_like_logs(lambda: step(batch(tf.constant(0)))))
         # Where plain Keras runs under XLA too, it has XLA's random numbers.
         with same_numbers() if self.xla and not model.jit_compile else nullcontext():
             _, _, logs = tf.while_loop(lambda row, *_: row < end, body, begin)
@@ -214,9 +212,17 @@ def of_unknown_size(array: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.PlaceholderWithDefault(input=array, shape=[None, *array.shape[1:]])
 
 
-def _zeros_like_logs(step: Any, batch: Any) -> Any:
-    """Logs for the loop to begin with, of the structure that the step will give."""
-    outputs = tf.function(lambda: step(batch(tf.constant(0))), autograph=False).get_concrete_function()
+def logs_are_metrics(model: keras.Model, step: str) -> bool:
+    """Whether the logs of a model's step are its metrics' results, as in Keras's own steps."""
+    return all(
+        getattr(type(model), name) is getattr(keras.Model, name) and name not in vars(model)
+        for name in (step, "compute_metrics", "get_metrics_result")
+    )
+
+
+def zeros_like_logs(step: Callable[[], Any]) -> Any:
+    """Logs for a loop to begin with, of the structure that the step will give."""
+    outputs = tf.function(step, autograph=False).get_concrete_function()
     return tf.nest.map_structure(lambda log: tf.zeros(log.shape, log.dtype), outputs.structured_outputs)
 
 

@@ -1,9 +1,7 @@
 """One run, whole: a config in, a trained model and a run folder out."""
 
-import hashlib
 import json
 import logging
-import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +25,7 @@ from kerasnn.callbacks.probe import Probe
 from kerasnn.callbacks.progress import Progress
 from kerasnn.callbacks.tensorboard import TensorBoard
 from kerasnn.config import RunConfig
-from kerasnn.data import Data, load
+from kerasnn.data import Data, fingerprint, load
 from kerasnn.files import PARTIAL, alone_in, write_text
 from kerasnn.models import build_model, with_preprocessing
 from kerasnn.models.lsuv import lsuv
@@ -99,14 +98,14 @@ def train(
         return _train(config, folder, data, callbacks, place, class_weight)
 
 
-def compiled_network(config: RunConfig, data: Data) -> keras.Model:
-    """The network that a config describes, with its initial weights, compiled; it takes prepared examples.
+def network_of(config: RunConfig, data: Any) -> keras.Model:
+    """The network that a config describes, with its initial weights; it takes prepared examples.
 
     Args:
         config: the run.
-        data: its prepared data.
+        data: its prepared data, or whatever has their `input_shape` and `outputs`.
     """
-    network = build_model(
+    return build_model(
         config.network.model_copy(update={"output_activation": config.output_activation}),
         data.input_shape,
         data.outputs,
@@ -115,6 +114,16 @@ def compiled_network(config: RunConfig, data: Data) -> keras.Model:
         task=config.task,
         regularization=config.regularization,
     )
+
+
+def compiled_network(config: RunConfig, data: Data) -> keras.Model:
+    """The network that a config describes, with its initial weights, compiled; it takes prepared examples.
+
+    Args:
+        config: the run.
+        data: its prepared data.
+    """
+    network = network_of(config, data)
     if config.devices.synchronized_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         for layer in network._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -184,7 +193,11 @@ def _train(
     every = [*own, *callbacks, progress]
     if settings.save_state and devices.over_processes(place.strategy):
         _hand_out_state(StateFolder(folder / "state"), place)
-    state = TrainingState(folder / "state", fingerprint=_fingerprint(data)) if settings.save_state else None
+    state = (
+        TrainingState(folder / "state", fingerprint=fingerprint(data, FINGERPRINT_BYTES))
+        if settings.save_state
+        else None
+    )
     arguments = {"callbacks": every} if state is None else state.resume(network, every)
     if progress.style != "silent":
         print(plan(config, data, network, learning_rate, str(place), folder))
@@ -333,17 +346,6 @@ def _begin(folder: Path, config: RunConfig) -> None:
 def _may_change(key: str) -> bool:
     """Whether a continued run may change a setting."""
     return key == "training.epochs" or key.startswith("report.")
-
-
-def _fingerprint(data: Data) -> str:
-    """Of the data's shapes and labels and, of large parts, some of the examples."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in ("x_train", "y_train", "x_validation", "y_validation"):
-        array = getattr(data, part)
-        if array is not None:
-            some = array[:: max(1, math.ceil(array.nbytes / FINGERPRINT_BYTES))]
-            digest.update(str((array.dtype.name, array.shape)).encode() + some.tobytes())
-    return digest.hexdigest()
 
 
 def early_stopping(config: RunConfig) -> keras.callbacks.EarlyStopping:

@@ -16,8 +16,8 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config import OptimizerConfig, RunConfig
 from kerasnn.data import Data
 from kerasnn.schedules import more_is_better
-from kerasnn.training.fused.template import build, shapes_of
-from kerasnn.training.run import early_stopping
+from kerasnn.training.fused.template import shapes_of
+from kerasnn.training.run import early_stopping, network_of
 
 Logs = dict[str, float]
 Direction = Literal["auto", "min", "max"]
@@ -98,7 +98,7 @@ class Member:
 
     def model(self) -> keras.Model:
         """A plain Keras model with the final weights; it takes prepared examples."""
-        model = build(self.config, self._shapes)
+        model = network_of(self.config, self._shapes)
         model.set_weights(self.weights)
         return model
 

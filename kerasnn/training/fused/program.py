@@ -25,13 +25,12 @@ from kerasnn.training.fused.template import (
     OPTIMIZER_NUMBERS,
     Shapes,
     activations_of,
-    build,
     cycles_momentum,
     is_chosen_freely,
     numbers_of,
 )
 from kerasnn.training.random import same_numbers
-from kerasnn.training.run import compile_model
+from kerasnn.training.run import compile_model, network_of
 
 SIZES = 3
 """Numbers of members for which a program is compiled freely."""
@@ -132,7 +131,7 @@ class Program:
         self.config = config
         self._choices = choices
         self._shapes = shapes
-        self.model = model = build(config, shapes)
+        self.model = model = network_of(config, shapes)
         compile_model(model, config)
         self.optimizer = optimizer = model.optimizer
         labels = tf.TensorSpec((2, *shapes.label_shape), shapes.label_dtype)

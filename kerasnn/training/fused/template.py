@@ -4,12 +4,9 @@ import json
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-import keras
-
 from kerasnn import catalog
 from kerasnn.config import RunConfig
 from kerasnn.data import Data
-from kerasnn.models import build_model
 from kerasnn.schedules import Constant, OneCycle
 
 # Arguments of an optimizer that may differ among members; whether they are set at all may not.
@@ -150,16 +147,3 @@ class Shapes(NamedTuple):
 def shapes_of(data: Data) -> Shapes:
     """The shapes of prepared data."""
     return Shapes(data.input_shape, data.outputs, data.y_train.shape[1:], str(data.y_train.dtype))
-
-
-def build(config: RunConfig, shapes: Shapes) -> keras.Model:
-    """A run's network; it takes prepared examples."""
-    return build_model(
-        config.network.model_copy(update={"output_activation": config.output_activation}),
-        shapes.input_shape,
-        shapes.outputs,
-        style=config.style,
-        seed=config.seed,
-        task=config.task,
-        regularization=config.regularization,
-    )
