@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ class Oracle:
     def __init__(self, config: SearchConfig) -> None:
         self._config = config
         self._space = dict(config.ordered_space())
-        with _quiet():
+        with self._quiet():
             self._oracle = _build(config, _hyperparameters(self._space))
         # Its files are not read again: a journal and replay survive kills that they don't.
         self._oracle.save = lambda: None
@@ -71,7 +71,7 @@ class Oracle:
             brackets = range(self._oracle._get_num_brackets())
             count = min(count, sum(self._oracle._get_size(bracket, 0) for bracket in brackets))
         proposals: list[Proposal] = []
-        with _quiet():
+        with self._quiet():
             while len(proposals) < count:
                 trial = self._oracle.create_trial(f"{self._count}")
                 if trial.status != "RUNNING":
@@ -90,13 +90,22 @@ class Oracle:
             epoch: epoch of that score.
         """
         trial = self._open.pop(number)
-        with _quiet():
+        with self._quiet():
             if score is None:
                 trial.status = "FAILED"
             else:
                 self._oracle.update_trial(trial.trial_id, {self._config.objective_name: score}, step=epoch)
                 trial.status = "COMPLETED"
             self._oracle.end_trial(trial)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Without warnings of what Python deprecates and of the Gaussian process's convergence, and with that on one
+        thread: its matrices are so small that threads take longer to meet than to compute."""
+        limit = threadpool_limits(1) if isinstance(self._config.oracle, Bayesian) else nullcontext()
+        with warnings.catch_warnings(), limit:
+            warnings.simplefilter("ignore")
+            yield
 
     def _proposal(self, number: int, found: Mapping[str, Any]) -> Proposal:
         values = {key: _value(parameter, found[key]) for key, parameter in self._space.items() if key in found}
@@ -149,12 +158,11 @@ def _hyperparameters(space: Mapping[str, Parameter]) -> keras_tuner.HyperParamet
     found = keras_tuner.HyperParameters()
     for key, parameter in space.items():
         with _scopes(found, parameter.when):
-            if parameter.values:
-                # Steps too: keras-tuner's own lose the last one to rounding. Its choices are of one simple type: text.
+            if _is_chosen(parameter):
                 found.Choice(key, [as_text(value) for value in parameter.values])
             elif isinstance(parameter, Range):
                 make = found.Int if parameter.whole else found.Float
-                make(key, parameter.min, parameter.max, sampling=parameter.sampling)
+                make(key, parameter.min, parameter.max, parameter.step, parameter.sampling)
     return found
 
 
@@ -168,18 +176,19 @@ def _scopes(space: keras_tuner.HyperParameters, when: Mapping[str, tuple[Any, ..
         yield
 
 
-def _value(parameter: Choice | Range, proposed: Any) -> Any:
-    if isinstance(parameter, Choice) or parameter.step is not None:
+def _is_chosen(parameter: Parameter) -> bool:
+    """Whether keras-tuner knows it as a choice, which is of one simple type: text.
+
+    Steps too, but for whole ones: keras-tuner's own lose the last one to rounding.
+    """
+    if isinstance(parameter, Choice):
+        return True
+    return parameter.step is not None and not (parameter.whole and parameter.sampling == "linear")
+
+
+def _value(parameter: Parameter, proposed: Any) -> Any:
+    if isinstance(parameter, Choice) or _is_chosen(parameter):
         return json.loads(proposed)
     # A power of a ratio may end a rounding beyond the range.
     inside = min(max(proposed, parameter.min), parameter.max)
     return int(inside) if parameter.whole else float(inside)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings of what Python deprecates and of the Gaussian process's convergence, and on one thread: its
-    matrices are so small that threads take longer to meet than to compute."""
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore")
-        yield

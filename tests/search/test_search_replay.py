@@ -109,6 +109,14 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(trainer, tmp_path, oracle
         assert (tmp_path / "whole" / name).read_text() == (tmp_path / "killed" / name).read_text()
 
 
+@pytest.mark.parametrize(("oracle", "count"), [("random", 40), ("grid", 3)])
+def test_whole_steps_are_proposed_to_the_last(oracle, count):
+    config = config_of(oracle, space={"training.batch_size": {"min": 8, "max": 24, "step": 8}})
+    found = [proposal.values["training.batch_size"] for proposal in Oracle(config).ask(count)]
+    assert set(found) == {8, 16, 24}
+    assert {type(value) for value in found} == {int}
+
+
 def test_results_that_are_half_on_disk_count_as_none(trainer, tmp_path):
     trainer()
     whole = search(config_of(), tmp_path)

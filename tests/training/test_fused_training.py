@@ -5,6 +5,7 @@ its own, so most run only where the environment has KERASNN_ALL_TESTS=1.
 """
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -184,10 +185,31 @@ def test_a_group_too_large_for_memory_is_split(data, monkeypatch):
     monkeypatch.setattr(groups, "device_memory", lambda: 150_000)
     sizes = []
     group = groups.Group.run
-    monkeypatch.setattr(groups.Group, "run", lambda self, *a: sizes.append(len(self.rows)) or group(self, *a))
+    monkeypatch.setattr(groups.Group, "run", lambda self, **a: sizes.append(len(self.rows)) or group(self, **a))
     split = train_fused(configs, data)
     assert max(sizes) < 5
     for one, other in zip(together, split, strict=True):
+        for name, values in one.history.items():
+            assert other.history[name] == pytest.approx(values, rel=1e-5)
+
+
+def test_groups_run_at_once_on_the_cores_of_a_cpu(data, monkeypatch):
+    configs = runs({}, {}, {}, {}, regularization__dropout=0.2)
+    together = train_fused(configs, data)
+    monkeypatch.setattr(groups, "MEMBERS_PER_CORE", 2)
+    monkeypatch.setattr(groups.os, "cpu_count", lambda: 8)
+    met, group = threading.Barrier(2, timeout=30), groups.Group.run
+
+    def run(self, **arguments):
+        if arguments["epoch"]:
+            met.wait()
+        return group(self, **arguments)
+
+    monkeypatch.setattr(groups.Group, "run", run)
+    logs = []
+    at_once = train_fused(configs, data, on_epoch=lambda epoch, found: logs.append(list(found)))
+    assert logs == [[0, 1, 2, 3]] * EPOCHS
+    for one, other in zip(together, at_once, strict=True):
         for name, values in one.history.items():
             assert other.history[name] == pytest.approx(values, rel=1e-5)
 
@@ -196,10 +218,10 @@ def test_stopped_members_leave_and_the_rest_go_on(data, monkeypatch, tmp_path):
     sizes = []
     group = groups.Group.run
 
-    def run(self, *arguments):
+    def run(self, **arguments):
         sizes.append(len(self.rows))
         self.program.build_seconds = 1e-9
-        return group(self, *arguments)
+        return group(self, **arguments)
 
     monkeypatch.setattr(groups.Group, "run", run)
     program.program_of.cache_clear()

@@ -1,8 +1,11 @@
 """Members trained together: groups that fit on the device, epoch by epoch."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +21,8 @@ from kerasnn.training.run import class_weights
 
 MEMORY_SHARE = 0.25
 """Share of the device's memory that members' weights, optimizer variables and activations may take together."""
+MEMBERS_PER_CORE = 16
+"""Members that keep a core of the CPU busy; with fewer, it is beginning each operation that takes the time."""
 
 
 class Group:
@@ -57,9 +62,10 @@ class Group:
         courses = [member.courses(epoch) for member in members]
         stacked = {name: tf.constant(np.stack([each[name] for each in courses])) for name in courses[0]}
         start = time.perf_counter()
-        self.state, results = self.program.run(
-            self.state, self.numbers, tf.constant(np.stack(orders)), stacked, train, validation
-        )
+        with tf.device(self.state[0].device):
+            self.state, results = self.program.run(
+                self.state, self.numbers, tf.constant(np.stack(orders)), stacked, train, validation
+            )
         values = {name: value.numpy().tolist() for name, value in results.items()}
         seconds = time.perf_counter() - start
         if self.epoch_seconds:
@@ -133,7 +139,8 @@ def train_fused(
         raise ValueError(f"members must go on from the same epoch, received epochs {sorted(begun)}")
     members = [Member(config, data, state, direction) for config, state in zip(configs, states, strict=True)]
     program = program_of(template_of(configs).to_json(), choices_of(configs), shapes_of(data))
-    size = _group_size(program, len(members))
+    at_once = _groups_at_once(len(members))
+    size = _group_size(program, len(members), at_once)
     numbered = dict(enumerate(members))
     groups = [
         Group(program, {number: numbered[number] for number in range(first, min(first + size, len(members)))}, size)
@@ -142,9 +149,8 @@ def train_fused(
     train, validation = _arrays(configs[0], data)
     epochs = configs[0].training.epochs
     for epoch in range(begun.pop(), epochs):
-        logs: dict[int, Logs] = {}
-        for group in groups:
-            logs |= group.run(epoch, train, validation)
+        run = partial(Group.run, epoch=epoch, train=train, validation=validation)
+        logs = _run_each(groups, run, at_once)
         for number in (on_epoch(epoch, logs) if on_epoch is not None else None) or ():
             if members[number].status == "running":
                 members[number].status = "stopped"
@@ -154,6 +160,16 @@ def train_fused(
         if not groups:
             break
     return members
+
+
+def _run_each(groups: Sequence[Group], run: Callable[[Group], dict[int, Logs]], at_once: int) -> dict[int, Logs]:
+    """Run groups, some at once, but for those that a program is compiled for: tracing is not for threads."""
+    new = {(group.program, len(group.rows)): group for group in groups if not group.epoch_seconds}.values()
+    rest = [group for group in groups if group not in new]
+    found = {group: run(group) for group in new}
+    with ThreadPoolExecutor(at_once) as threads:
+        found |= zip(rest, threads.map(run, rest), strict=True)
+    return {number: log for group in groups for number, log in found[group].items()}
 
 
 def _arrays(config: RunConfig, data: Data) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
@@ -166,10 +182,17 @@ def _arrays(config: RunConfig, data: Data) -> tuple[list[tf.Tensor], list[tf.Ten
     return [tf.constant(array) for array in train], [tf.constant(array) for array in validation]
 
 
-def _group_size(program: Program, members: int) -> int:
-    """How many members train at once: groups of one size that fit into memory."""
+def _groups_at_once(members: int) -> int:
+    """How many groups train at once: on a CPU the operations of one group leave cores idle between them."""
+    if tf.config.list_logical_devices("GPU"):
+        return 1
+    return max(1, min(os.cpu_count() or 1, members // MEMBERS_PER_CORE))
+
+
+def _group_size(program: Program, members: int, at_once: int) -> int:
+    """How many members a group has: groups of one size, as many at once as fit into memory."""
     floats = 4 * sum(math.prod(variable.shape) for variable in program.variables)
     units = sum(math.prod(layer.output.shape[1:]) for layer in program.model.layers)
     floats += 4 * units * max(program.config.training.batch_size, VALIDATION_ROWS)
-    room = max(1, int(MEMORY_SHARE * device_memory() / (4 * floats)))
-    return program.size_for(math.ceil(members / math.ceil(members / room)), room)
+    room = max(1, int(MEMORY_SHARE * device_memory() / (4 * floats * at_once)))
+    return program.size_for(math.ceil(members / max(at_once, math.ceil(members / room))), room)

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import string
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -111,6 +112,17 @@ def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) 
     )
 
 
+def _penalty(regularizer: Any, x: Any) -> Any:
+    """Keras's L1 and L2 penalty; XLA takes a sum of squares in one pass where it is written as a product."""
+    weights, penalty = tf.convert_to_tensor(x), tf.constant(0.0)
+    if regularizer.l1:
+        penalty += regularizer.l1 * tf.reduce_sum(tf.abs(weights))
+    if regularizer.l2:
+        axes = string.ascii_lowercase[: weights.shape.rank]
+        penalty += regularizer.l2 * tf.einsum(f"{axes},{axes}->", weights, weights)
+    return penalty
+
+
 class Program:
     """One epoch of training and validation, for any number of members, compiled by XLA as a whole.
 
@@ -155,6 +167,7 @@ class Program:
         self.weights = [places[id(weight)] for weight in model.weights]
         self.averages = [average_of.get(id(weight)) for weight in model.weights]
         self.metrics = model.metrics_variables
+        self._starts = [variable.numpy() for variable in self.variables]
         self._blank = [metric.numpy() for metric in self.metrics]
         self._mapped = [*self.variables, *self.metrics, *self.numbers.values()]
         self._train = over_members(self._train_step, self._mapped)
@@ -177,15 +190,15 @@ class Program:
             weighted = f"{'conv' if isinstance(layer, ConvLayer) else 'dense'}_{position}"
             if layer.dropout and config.regularization.dropout_kind != "gaussian_dropout":
                 own(f"dropout_{position}", vars(model.get_layer(f"dropout_{position}")), "rate")
-            if layer.l1 or layer.l2:
-                for kind in ("l1", "l2"):
+            for kind in ("l1", "l2"):
+                if getattr(layer, kind):
                     own(f"{kind}_{position}", vars(model.get_layer(weighted).kernel_regularizer), kind)
             if is_chosen_freely(self._choices[position - 1][0]):
                 separate = getattr(layer, "batch_norm", None)
                 place = model.get_layer(f"activation_{position}" if separate else weighted)
                 place.activation = _chosen(numbers, f"activation_{position}", self._choices[position - 1])
-        if config.regularization.output_l1 or config.regularization.output_l2:
-            for kind in ("l1", "l2"):
+        for kind in ("l1", "l2"):
+            if getattr(config.regularization, f"output_{kind}"):
                 own(f"{kind}_output", vars(model.get_layer("output").kernel_regularizer), kind)
         if config.loss.label_smoothing:
             attributes = vars(model.loss)
@@ -229,7 +242,7 @@ class Program:
         """
         starts = network_starts(config.network, config.seed)
         values = []
-        for name, variable in zip(self.names, self.variables, strict=True):
+        for name, variable, value in zip(self.names, self.variables, self._starts, strict=True):
             layer, _, kind = name.partition("/")
             belongs, _, position = layer.rpartition("_")
             start = starts[int(position) - 1 if position.isdecimal() else -1]
@@ -241,7 +254,7 @@ class Program:
                 seed = start.dropout_seed if belongs == "dropout" else start.activation_seed
                 values.append(np.array([seed, 0], variable.dtype))
             else:
-                values.append(variable.numpy())
+                values.append(value)
         return values
 
     def _forward(self, training: bool, x: Any, y: Any, sample_weight: Any) -> Any:
@@ -316,6 +329,7 @@ class Program:
             _without_distribution(),
             mock.patch.object(base_optimizer.ops, "cond", _both),
             mock.patch.object(keras.src.backend.random, "dropout", _dropout),
+            mock.patch.object(keras.regularizers.L1L2, "__call__", _penalty),
         ):
             # Of any batch size, so that a short last batch is not traced anew.
             step = tf.function(lambda now, *batch: self._train(now, *batch)[1][: ends[1]], autograph=False)
