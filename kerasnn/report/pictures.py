@@ -79,7 +79,7 @@ def by_layer(name: str, values: Mapping[str, tuple[Sequence[int], Sequence[float
     for (layer, (steps, course)), line in zip(values.items(), figures.line_styles(len(values)), strict=True):
         axes.plot(np.asarray(steps) + 1, course, linewidth=1.6, label=_shortened(layer), **line)
     every = np.concatenate([np.asarray(course) for _, course in values.values()])
-    share = name.startswith(("dead", "saturated"))
+    share = name.endswith(("dead", "saturated"))
     if share:
         axes.set_ylim(-0.03, 1.03)
     elif len(every) and every.min() > 0 and every.max() / every.min() > 30:

@@ -94,7 +94,8 @@ def comparison_sections(runs: Sequence[Run]) -> Iterator[tuple[str, Markup]]:
     yield from _alarms(runs)
     yield "Learning curves", html.pictures(_curves({run.name: run.history for run in runs if run.history}))
     for run in runs:
-        yield run.name, html.joined([html.tiles(_tiles(run)), html.folded("config.json", run.config.to_json())])
+        told = html.tiles(_tiles(run)), html.folded("config.json", run.config.to_json())
+        yield run.name, html.joined([*told, _health(run)])
 
 
 def _glance(run: Run) -> Markup:

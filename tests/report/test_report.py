@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from kerasnn import figures
+from kerasnn import events, figures
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.report import html, pictures, report
 from kerasnn.report.run import kind_of
@@ -97,6 +97,23 @@ def test_runs_are_compared_side_by_side(tmp_path: Path) -> None:
     assert "learning rate by epoch" in text
     same = report([first, run_folder(tmp_path / "third")], tmp_path / "same.html").read_text()
     assert "The runs have the same configuration." in same
+
+
+def test_runs_are_compared_with_the_health_of_each(tmp_path: Path) -> None:
+    folders = [run_folder(tmp_path / name) for name in ("first", "second", "unmeasured")]
+    for folder in folders[:2]:
+        events.write(folder / "train", [(step, [events.scalar("units_dead/dense_1", 0.1)]) for step in range(2)])
+    text = report(folders, tmp_path / "all.html").read_text()
+    _, first, second, unmeasured = re.split(r"<h2>(?:first|second|unmeasured)</h2>", text)
+    for section in (first, second):
+        assert "units dead" in section
+        assert "wrote no event files" not in section
+    assert "The run wrote no event files" in unmeasured
+
+
+def test_shares_of_a_layer_are_drawn_from_nothing_to_all() -> None:
+    for name in ("units dead", "outputs saturated"):
+        assert pictures.by_layer(name, {"dense_1": ([0, 1], [0.2, 0.21])}).axes[0].get_ylim() == (-0.03, 1.03)
 
 
 def test_what_is_no_folder_of_ours_is_refused(tmp_path: Path) -> None:
