@@ -14,6 +14,7 @@ from kerasnn import catalog
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.data import Data, from_arrays
 from kerasnn.training.fused import Member, groups, program, program_key, train_fused, why_not
+from kerasnn.training.fused.template import Shapes, choices_of, template_of
 from kerasnn.training.run import train
 
 EPOCHS = 3
@@ -43,6 +44,10 @@ def mostly_skipped(cases, kept):
     """Parameters of which only those kept run every time."""
     skip = pytest.mark.skipif("KERASNN_ALL_TESTS" not in os.environ, reason="compiles long; set KERASNN_ALL_TESTS=1")
     return [pytest.param(case, id=name, marks=() if name in kept else skip) for name, case in cases.items()]
+
+
+def program_arguments(configs):
+    return template_of(configs), choices_of(configs), Shapes((4,), 3, (), "int32")
 
 
 def runs(*changes: dict, **common: object) -> list[RunConfig]:
@@ -196,6 +201,7 @@ def test_a_group_too_large_for_memory_is_split(data, monkeypatch):
 def test_groups_run_at_once_on_the_cores_of_a_cpu(data, monkeypatch):
     configs = runs({}, {}, {}, {}, regularization__dropout=0.2)
     together = train_fused(configs, data)
+    program.kept.clear()
     monkeypatch.setattr(groups, "MEMBERS_PER_CORE", 2)
     monkeypatch.setattr(groups.os, "cpu_count", lambda: 8)
     met, group = threading.Barrier(2, timeout=30), groups.Group.run
@@ -214,6 +220,30 @@ def test_groups_run_at_once_on_the_cores_of_a_cpu(data, monkeypatch):
             assert other.history[name] == pytest.approx(values, rel=1e-5)
 
 
+def test_a_program_that_offers_more_activations_is_used_again():
+    program.kept.clear()
+    template, choices, shapes = program_arguments(runs({}, {"network.activation": "relu"}))
+    assert {len(each) for each in choices} == {2}
+    both = program.program_of(template.to_json(), choices, shapes)
+    for fewer in ({}, {"network.activation": "relu"}):
+        assert program.program_of(template.to_json(), choices_of(runs(fewer)), shapes) is both
+    other = program.program_of(template.to_json(), choices_of(runs({"network.activation": "gelu"})), shapes)
+    assert other is not both
+    assert len(program.kept) == 2
+
+
+def test_a_size_is_compiled_once_its_lack_has_cost_as_much():
+    kept = program.Program(*program_arguments(runs({}, {})))
+    assert kept.size_for(20, room=100, epochs=10) == 20
+    kept.sizes, kept.build_seconds = {20: 0.1}, 3.0
+    # Two groups of 20 instead of 24 members: 0.8 of an epoch of 0.1 s, ten times.
+    assert [kept.size_for(24, room=100, epochs=10) for _ in range(4)] == [20, 20, 20, 30]
+    # Never more than there is room for, and not without end.
+    assert kept.size_for(5, room=15, epochs=10) == 5
+    kept.sizes = {20: 0.1, 30: 0.1, 40: 0.2}
+    assert [kept.size_for(24, room=100, epochs=1000) for _ in range(3)] == [30, 30, 30]
+
+
 def test_stopped_members_leave_and_the_rest_go_on(data, monkeypatch, tmp_path):
     sizes = []
     group = groups.Group.run
@@ -224,11 +254,11 @@ def test_stopped_members_leave_and_the_rest_go_on(data, monkeypatch, tmp_path):
         return group(self, **arguments)
 
     monkeypatch.setattr(groups.Group, "run", run)
-    program.program_of.cache_clear()
+    program.kept.clear()
     members = train_fused(runs({}, {}, {}), data, on_epoch=lambda epoch, logs: [0, 2] if epoch == 0 else None)
     assert [member.status for member in members] == ["stopped", "finished", "stopped"]
     assert [len(member.history["loss"]) for member in members] == [1, EPOCHS, 1]
-    assert sizes == [3, 2, 2]
+    assert sizes == [3, 1, 1]
     assert_as_alone([members[1]], data, tmp_path)
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from kerasnn.config import RunConfig
 from kerasnn.data import Data
 from kerasnn.training.fused.member import Direction, Logs, Member, MemberState
-from kerasnn.training.fused.program import VALIDATION_ROWS, Program, program_of
+from kerasnn.training.fused.program import SIZES, VALIDATION_ROWS, Program, program_of
 from kerasnn.training.fused.template import choices_of, program_key, shapes_of, template_of, why_not
 from kerasnn.training.memory import device_memory
 from kerasnn.training.order import epoch_order
@@ -48,7 +48,7 @@ class Group:
     def _arrange(self, kept: Sequence[int], size: int) -> None:
         """Go on with some of the rows, filled up to a size."""
         kept = [*kept, *[kept[-1]] * (size - len(kept))]
-        self.program.sizes.add(size)
+        self.program.sizes.setdefault(size, 0.0)
         self.rows = [self.rows[row] for row in kept]
         self.state = [tf.gather(value, kept) for value in self.state]
         own = [self.program.own(member.config) for _, member in self.rows]
@@ -70,6 +70,7 @@ class Group:
         seconds = time.perf_counter() - start
         if self.epoch_seconds:
             self.program.build_seconds = max(self.program.build_seconds, self.epoch_seconds - seconds)
+            self.program.sizes[len(self.rows)] = seconds
         self.epoch_seconds = seconds
         weights = [self.state[place].numpy() for place in self.program.weights]
         logs = {}
@@ -92,9 +93,13 @@ class Group:
             self.running.pop(number).end(dict(zip(program.names, state, strict=True)), averages)
         if not self.running:
             return
-        size = program.size_for(len(self.running), len(self.rows))
-        saved = (1 - size / len(self.rows)) * self.epoch_seconds * epochs_left
-        if saved > (0 if size in program.sizes else program.build_seconds) and program.build_seconds > 0:
+        # To a size that is compiled it costs nothing to go.
+        left, size = len(self.running), len(self.rows)
+        size = min(each for each in program.sizes if left <= each <= size)
+        saved = (size - left) / len(self.rows) * self.epoch_seconds * epochs_left
+        if len(program.sizes) < SIZES and saved > program.build_seconds > 0:
+            size = left
+        if size < len(self.rows):
             self._arrange([place_of[number] for number in self.running], size)
 
 
@@ -139,16 +144,16 @@ def train_fused(
         raise ValueError(f"members must go on from the same epoch, received epochs {sorted(begun)}")
     members = [Member(config, data, state, direction) for config, state in zip(configs, states, strict=True)]
     program = program_of(template_of(configs).to_json(), choices_of(configs), shapes_of(data))
+    first_epoch, epochs = begun.pop(), configs[0].training.epochs
     at_once = _groups_at_once(len(members))
-    size = _group_size(program, len(members), at_once)
+    size = _group_size(program, len(members), at_once, epochs - first_epoch)
     numbered = dict(enumerate(members))
     groups = [
         Group(program, {number: numbered[number] for number in range(first, min(first + size, len(members)))}, size)
         for first in range(0, len(members), size)
     ]
     train, validation = _arrays(configs[0], data)
-    epochs = configs[0].training.epochs
-    for epoch in range(begun.pop(), epochs):
+    for epoch in range(first_epoch, epochs):
         run = partial(Group.run, epoch=epoch, train=train, validation=validation)
         logs = _run_each(groups, run, at_once)
         for number in (on_epoch(epoch, logs) if on_epoch is not None else None) or ():
@@ -189,10 +194,10 @@ def _groups_at_once(members: int) -> int:
     return max(1, min(os.cpu_count() or 1, members // MEMBERS_PER_CORE))
 
 
-def _group_size(program: Program, members: int, at_once: int) -> int:
+def _group_size(program: Program, members: int, at_once: int, epochs: int) -> int:
     """How many members a group has: groups of one size, as many at once as fit into memory."""
     floats = 4 * sum(math.prod(variable.shape) for variable in program.variables)
     units = sum(math.prod(layer.output.shape[1:]) for layer in program.model.layers)
     floats += 4 * units * max(program.config.training.batch_size, VALIDATION_ROWS)
     room = max(1, int(MEMORY_SHARE * device_memory() / (4 * floats * at_once)))
-    return program.size_for(math.ceil(members / max(at_once, math.ceil(members / room))), room)
+    return program.size_for(math.ceil(members / max(at_once, math.ceil(members / room))), room, epochs)
