@@ -76,10 +76,7 @@ def use(devices: DevicesConfig) -> Iterator[Place]:
         )
     if cluster is None and (devices.workers or 1) > 1:
         raise ValueError(f"devices.workers are started by scripts/train.py alone, received {devices.workers}")
-    for gpu in tf.config.list_physical_devices("GPU"):
-        # Once TensorFlow has started this can no longer change; a second run in one process keeps the first one's.
-        with suppress(RuntimeError):
-            tf.config.experimental.set_memory_growth(gpu, devices.memory_growth)
+    _let_memory_grow(devices)
     if devices.deterministic:
         tf.config.experimental.enable_op_determinism()
     policy = keras.config.dtype_policy()
@@ -147,23 +144,43 @@ def from_chief(place: Place, content: bytes) -> bytes:
     return on_all(np.frombuffer(padded, np.int32)).tobytes()[:size] if size else b""
 
 
-def _local(devices: DevicesConfig) -> Place:
-    names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
+def chosen(devices: DevicesConfig) -> list[str]:
+    """Names of this process's devices that a config asks for.
+
+    Raises:
+        ValueError: one line with the devices there are, where one asked for is missing.
+    """
+    _let_memory_grow(devices)
+    names = _names()
     gpus = [name for name in names if name.startswith("GPU")]
-    chosen = [devices.device] if isinstance(devices.device, str) else list(devices.device or ())
-    for name in chosen:
+    wanted = [devices.device] if isinstance(devices.device, str) else list(devices.device or ())
+    for name in wanted:
         if name not in names:
             raise ValueError(one_of("devices.device", name, names))
-    if not chosen:
-        several = devices.strategy in ("auto", "mirrored")
-        chosen = (gpus if several else gpus[:1]) or (names if devices.strategy == "mirrored" else ["CPU:0"])
-    of = f"of {', '.join(names)}; {devices.precision}"
-    if devices.strategy == "one_device" or len(chosen) == 1:
-        return Place(f"{chosen[0]} {of}")
+    found = wanted or gpus or (names if devices.strategy == "mirrored" else ["CPU:0"])
+    return found[:1] if devices.strategy == "one_device" else found
+
+
+def _names() -> list[str]:
+    return [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
+
+
+def _let_memory_grow(devices: DevicesConfig) -> None:
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # Once TensorFlow has started this can no longer change; a second run in one process keeps the first one's.
+        with suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, devices.memory_growth)
+
+
+def _local(devices: DevicesConfig) -> Place:
+    names = chosen(devices)
+    of = f"of {', '.join(_names())}; {devices.precision}"
+    if len(names) == 1:
+        return Place(f"{names[0]} {of}")
     if devices.jit_compile is True:
-        raise ValueError(f"devices.jit_compile must be false or auto for {len(chosen)} devices, received true")
-    strategy = tf.distribute.MirroredStrategy(chosen)
-    return Place(f"{' + '.join(chosen)} {of}", strategy)
+        raise ValueError(f"devices.jit_compile must be false or auto for {len(names)} devices, received true")
+    strategy = tf.distribute.MirroredStrategy(names)
+    return Place(f"{' + '.join(names)} {of}", strategy)
 
 
 def _connect(cluster: workers.Cluster, devices: DevicesConfig) -> Place:

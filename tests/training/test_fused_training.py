@@ -4,11 +4,13 @@ Tolerance: weights and logs within 1e-5 absolute plus 1e-4 relative after three 
 its own, so most run only where the environment has KERASNN_ALL_TESTS=1.
 """
 
+import multiprocessing
 import os
 import threading
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerasnn import catalog
 from kerasnn.config import RunConfig, replace_at
@@ -28,8 +30,7 @@ BASE = RunConfig.model_validate(
 )
 
 
-@pytest.fixture(scope="module")
-def data() -> Data:
+def examples() -> Data:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(37, 4)).astype(np.float32)
     y = np.argmax(x[:, :3] + 0.3 * rng.normal(size=(37, 3)), axis=1)
@@ -38,6 +39,11 @@ def data() -> Data:
     return from_arrays(
         x, y, x_validation=x_validation, y_validation=y_validation, config=BASE.data, class_names=("a", "b", "c")
     )
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return examples()
 
 
 def mostly_skipped(cases, kept):
@@ -218,6 +224,39 @@ def test_groups_run_at_once_on_the_cores_of_a_cpu(data, monkeypatch):
     for one, other in zip(together, at_once, strict=True):
         for name, values in one.history.items():
             assert other.history[name] == pytest.approx(values, rel=1e-5)
+
+
+def trained_on(names):
+    """Where groups trained, and what came of it; TensorFlow takes two CPUs for granted only before it starts."""
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    found, group = [], groups.Group.run
+
+    def run(self, **arguments):
+        logs = group(self, **arguments)
+        found.append((self.state[0].device.rpartition("device:")[2], len(self.rows)))
+        return logs
+
+    groups.Group.run = run
+    configs = runs({}, {}, {}, regularization__dropout=0.2, devices__device=names)
+    return [member.history for member in train_fused(configs, examples())], sorted(found)
+
+
+def test_groups_are_spread_over_devices(data):
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        histories, found = process.apply(trained_on, (["CPU:0", "CPU:1"],))
+    assert found == sorted([("CPU:0", 2), ("CPU:1", 2)] * EPOCHS)
+    for member, history in zip(
+        train_fused(runs({}, {}, {}, regularization__dropout=0.2), data), histories, strict=True
+    ):
+        for name, values in member.history.items():
+            assert history[name] == pytest.approx(values, rel=1e-5)
+
+
+def test_a_device_that_is_not_there_is_refused(data):
+    with pytest.raises(ValueError, match=r"devices\.device must be one of CPU:0; received 'GPU:7'"):
+        train_fused(runs({}, devices__device="GPU:7"), data)
 
 
 def test_a_program_that_offers_more_activations_is_used_again():

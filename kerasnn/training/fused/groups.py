@@ -1,5 +1,6 @@
 """Members trained together: groups that fit on the device, epoch by epoch."""
 
+import itertools
 import math
 import os
 import time
@@ -10,6 +11,7 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
+from kerasnn import devices
 from kerasnn.config import RunConfig
 from kerasnn.data import Data
 from kerasnn.training.fused.member import Direction, Logs, Member, MemberState
@@ -25,6 +27,10 @@ MEMBERS_PER_CORE = 16
 """Members that keep a core of the CPU busy; with fewer, it is beginning each operation that takes the time."""
 
 
+Examples = dict[str, tuple[list[tf.Tensor], list[tf.Tensor]]]
+"""Training's x, y and perhaps weights, and validation's x and y, by the device that they lie on."""
+
+
 class Group:
     """Members whose values lie on the device together.
 
@@ -32,15 +38,18 @@ class Group:
         program: steps them.
         members: those that run, by number.
         size: members that there is room for; the last one's copies fill it up, so that all groups share one program.
+        device: its name.
     """
 
-    def __init__(self, program: Program, members: dict[int, Member], size: int) -> None:
+    def __init__(self, program: Program, members: dict[int, Member], size: int, device: str) -> None:
         self.program = program
+        self.device = device
         starts = [
             program.start(member.config, {} if member.state is None else member.state.variables)
             for member in members.values()
         ]
-        self.state = [tf.constant(np.stack(values)) for values in zip(*starts, strict=True)]
+        with tf.device(device):
+            self.state = [tf.constant(np.stack(values)) for values in zip(*starts, strict=True)]
         self.rows = list(members.items())
         self.running = dict(members)
         self._arrange(range(len(starts)), size)
@@ -50,19 +59,21 @@ class Group:
         kept = [*kept, *[kept[-1]] * (size - len(kept))]
         self.program.sizes.setdefault(size, 0.0)
         self.rows = [self.rows[row] for row in kept]
-        self.state = [tf.gather(value, kept) for value in self.state]
         own = [self.program.own(member.config) for _, member in self.rows]
-        self.numbers = {name: tf.constant([each[name] for each in own], tf.float32) for name in own[0]}
+        with tf.device(self.device):
+            self.state = [tf.gather(value, kept) for value in self.state]
+            self.numbers = {name: tf.constant([each[name] for each in own], tf.float32) for name in own[0]}
         self.epoch_seconds = 0.0
 
-    def run(self, epoch: int, train: list[tf.Tensor], validation: list[tf.Tensor]) -> dict[int, Logs]:
+    def run(self, epoch: int, examples: Examples) -> dict[int, Logs]:
         """One epoch; the logs of members that ran, by number."""
+        train, validation = examples[self.device]
         members = [member for _, member in self.rows]
         orders = [epoch_order(train[0].shape[0], member.config.seed, epoch) for member in members]
         courses = [member.courses(epoch) for member in members]
-        stacked = {name: tf.constant(np.stack([each[name] for each in courses])) for name in courses[0]}
         start = time.perf_counter()
-        with tf.device(self.state[0].device):
+        with tf.device(self.device):
+            stacked = {name: tf.constant(np.stack([each[name] for each in courses])) for name in courses[0]}
             self.state, results = self.program.run(
                 self.state, self.numbers, tf.constant(np.stack(orders)), stacked, train, validation
             )
@@ -112,8 +123,9 @@ def train_fused(
 ) -> list[Member]:
     """Train runs of one key as one network; each comes out as if it had been trained alone.
 
-    All members take an epoch before any takes the next one. Those that don't fit into memory together are split into
-    groups of one size, one after the other within each epoch. A member that early stopping, `on_epoch` or NaN ends
+    All members take an epoch before any takes the next one. They are split into groups of one size, which train at once
+    on the devices that `devices` names, one on each, or on the cores of a CPU; where they don't fit into memory
+    together, one after the other within each epoch. A member that early stopping, `on_epoch` or NaN ends
     leaves its group; the rest go on in a smaller program as soon as that saves more than compiling it costs.
 
     Args:
@@ -145,17 +157,16 @@ def train_fused(
     members = [Member(config, data, state, direction) for config, state in zip(configs, states, strict=True)]
     program = program_of(template_of(configs).to_json(), choices_of(configs), shapes_of(data))
     first_epoch, epochs = begun.pop(), configs[0].training.epochs
-    at_once = _groups_at_once(len(members))
-    size = _group_size(program, len(members), at_once, epochs - first_epoch)
-    numbered = dict(enumerate(members))
+    places = _places(configs[0], len(members))
+    size = _group_size(program, len(members), places, epochs - first_epoch)
+    numbered = list(enumerate(members))
     groups = [
-        Group(program, {number: numbered[number] for number in range(first, min(first + size, len(members)))}, size)
-        for first in range(0, len(members), size)
+        Group(program, dict(numbered[first : first + size]), size, device)
+        for first, device in zip(range(0, len(members), size), itertools.cycle(places), strict=False)
     ]
-    train, validation = _arrays(configs[0], data)
+    examples = {device: _arrays(configs[0], data, device) for device in places}
     for epoch in range(first_epoch, epochs):
-        run = partial(Group.run, epoch=epoch, train=train, validation=validation)
-        logs = _run_each(groups, run, at_once)
+        logs = _run_each(groups, partial(Group.run, epoch=epoch, examples=examples), len(places))
         for number in (on_epoch(epoch, logs) if on_epoch is not None else None) or ():
             if members[number].status == "running":
                 members[number].status = "stopped"
@@ -169,7 +180,7 @@ def train_fused(
 
 def _run_each(groups: Sequence[Group], run: Callable[[Group], dict[int, Logs]], at_once: int) -> dict[int, Logs]:
     """Run groups, some at once, but for those that a program is compiled for: tracing is not for threads."""
-    new = {(group.program, len(group.rows)): group for group in groups if not group.epoch_seconds}.values()
+    new = {(group.device, len(group.rows)): group for group in groups if not group.epoch_seconds}.values()
     rest = [group for group in groups if group not in new]
     found = {group: run(group) for group in new}
     with ThreadPoolExecutor(at_once) as threads:
@@ -177,27 +188,29 @@ def _run_each(groups: Sequence[Group], run: Callable[[Group], dict[int, Logs]], 
     return {number: log for group in groups for number, log in found[group].items()}
 
 
-def _arrays(config: RunConfig, data: Data) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Training's x, y and perhaps weights, and validation's x and y, on the device."""
+def _arrays(config: RunConfig, data: Data, device: str) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     train = [data.x_train, data.y_train]
     if (weights := class_weights(config, data)) is not None:
         labels = data.y_train.argmax(axis=1) if data.y_train.ndim == 2 else data.y_train.astype(int)
         train.append(np.array([weights[label] for label in labels.tolist()], np.float32))
     validation = [] if data.x_validation is None else [data.x_validation, data.y_validation]
-    return [tf.constant(array) for array in train], [tf.constant(array) for array in validation]
+    with tf.device(device):
+        return [tf.constant(array) for array in train], [tf.constant(array) for array in validation]
 
 
-def _groups_at_once(members: int) -> int:
-    """How many groups train at once: on a CPU the operations of one group leave cores idle between them."""
-    if tf.config.list_logical_devices("GPU"):
-        return 1
-    return max(1, min(os.cpu_count() or 1, members // MEMBERS_PER_CORE))
+def _places(config: RunConfig, members: int) -> list[str]:
+    """A device for each of the groups that train at once."""
+    names = devices.chosen(config.devices)
+    if names != ["CPU:0"]:
+        return names[:members]
+    # The operations of a single group leave cores idle between them.
+    return names * max(1, min(os.cpu_count() or 1, members // MEMBERS_PER_CORE))
 
 
-def _group_size(program: Program, members: int, at_once: int, epochs: int) -> int:
+def _group_size(program: Program, members: int, places: Sequence[str], epochs: int) -> int:
     """How many members a group has: groups of one size, as many at once as fit into memory."""
     floats = 4 * sum(math.prod(variable.shape) for variable in program.variables)
     units = sum(math.prod(layer.output.shape[1:]) for layer in program.model.layers)
     floats += 4 * units * max(program.config.training.batch_size, VALIDATION_ROWS)
-    room = max(1, int(MEMORY_SHARE * device_memory() / (4 * floats * at_once)))
-    return program.size_for(math.ceil(members / max(at_once, math.ceil(members / room))), room, epochs)
+    room = max(1, int(MEMORY_SHARE * device_memory() / (4 * floats * places.count(places[0]))))
+    return program.size_for(math.ceil(members / max(len(places), math.ceil(members / room))), room, epochs)
