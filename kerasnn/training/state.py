@@ -17,6 +17,7 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_g
 
 from kerasnn.callbacks.divergence import DivergenceError, is_finite
 from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.devices import over_processes
 from kerasnn.signals import caught, error_of
 from kerasnn.training.hooks import flat
 from kerasnn.training.state_file import StateFolder, logger
@@ -255,6 +256,8 @@ class TrainingState(keras.callbacks.Callback):
                 self._skipping, self._tree = False, None
             return
         due = self.signal is not None or time.monotonic() - self._saved > self.seconds
+        # Within an epoch each process has metrics of its own, of which the chief's state knows nothing.
+        due = due and not over_processes(self.model._distribute_strategy)
         # An epoch that a callback has cut short can't be gone on with; it ends here.
         if due and not self.model.stop_training:
             self._save(self._epoch, batch + 1)
@@ -323,8 +326,9 @@ class TrainingState(keras.callbacks.Callback):
     def _read(self, variables: dict[str, list[keras.Variable]]) -> dict[str, list[np.ndarray]]:
         """The variables' values; all in one graph, which takes a tenth of the time that one after the other takes."""
         every = [variable for group in variables.values() for variable in group]
+        values: Iterator[np.ndarray]
         if self.model._distribute_strategy is not None:
-            values = iter([np.asarray(variable.numpy()) for variable in every])
+            values = map(_value, every)
         else:
             if [id(variable) for variable in every] != [id(variable) for variable in self._readable]:
                 self._readable = every
@@ -439,7 +443,7 @@ def _assign(variables: dict[str, list[keras.Variable]], values: dict[str, list[n
             )
         for variable, array in zip(group, arrays, strict=True):
             if (
-                tuple(variable.shape) != array.shape
+                tuple(variable.shape) != (array.shape[1:] if _is_by_replica(variable, array) else array.shape)
                 or keras.backend.standardize_dtype(variable.dtype) != array.dtype.name
             ):
                 raise ValueError(
@@ -448,7 +452,30 @@ def _assign(variables: dict[str, list[keras.Variable]], values: dict[str, list[n
                 )
     for name, group in variables.items():
         for variable, array in zip(group, values[name], strict=False):
-            variable.assign(array)
+            parts = _parts(variable)
+            if not _is_by_replica(variable, array):
+                variable.assign(array)
+            elif len(array) == len(parts):
+                for part, value in zip(parts, array, strict=True):
+                    part.assign(value)
+            else:
+                variable.assign(array.sum(axis=0, dtype=array.dtype))
+
+
+def _parts(variable: keras.Variable) -> Sequence[tf.Variable]:
+    """A variable on each of this process's replicas."""
+    value = variable.value
+    return tuple(value.values) if isinstance(value, tf.distribute.DistributedValues) else (value,)
+
+
+def _value(variable: keras.Variable) -> np.ndarray:
+    """A variable's value; each replica's where they have their own, as metrics do, whose sum would be rounded."""
+    parts = [np.asarray(part.numpy()) for part in _parts(variable)]
+    return np.stack(parts) if variable.synchronization == "on_read" and len(parts) > 1 else parts[0]
+
+
+def _is_by_replica(variable: keras.Variable, array: np.ndarray) -> bool:
+    return variable.synchronization == "on_read" and array.ndim == len(variable.shape) + 1
 
 
 def _random() -> dict[str, Any]:

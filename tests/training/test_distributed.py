@@ -56,7 +56,9 @@ def test_replicas_end_where_one_device_ends(kind: str) -> None:
     for name in CASES:
         assert isinstance(found[name], dict), f"{name}: {found[name]}"
         for part, difference in found[name].items():
-            assert difference <= 1e-6, f"{name}: {part} differ by {difference}"
+            # Moments are of gradients, which a rate has not yet made small.
+            limit = 2e-6 if part == "optimizer" else 1e-6
+            assert difference <= limit, f"{name}: {part} differ by {difference}"
     assert found["masks"]
 
 

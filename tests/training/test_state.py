@@ -1,6 +1,7 @@
 """A training that ends anywhere and is called again ends with the bits that it would have ended with."""
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ from kerasnn.callbacks.divergence import DivergenceError
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.schedules import OneCycle
 from kerasnn.signals import TerminatedError
+from kerasnn.training import state
 from kerasnn.training.state import TrainingState
 from kerasnn.training.state_file import StateFolder
 
@@ -143,6 +145,30 @@ def test_an_end_after_an_epochs_last_step_keeps_its_learning_rate(tmp_path):
     with pytest.raises(Dead):
         run("ended", dies=True)
     assert run("ended", dies=False) == whole
+
+
+def metrics_put_back():
+    """A metric's total on each of two replicas: as it was, and put back on two and on one."""
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        total = keras.metrics.Mean().total
+    alone = keras.metrics.Mean().total
+    for part, value in zip(total.value.values, (0.1, 1e8), strict=True):
+        part.assign(value)
+    kept = {"metrics": [state._value(total)]}
+    for variable in (total, alone):
+        variable.assign(7.0)
+        state._assign({"metrics": [variable]}, kept)
+    return [float(part.numpy()) for part in total.value.values], float(alone.numpy())
+
+
+def test_each_replica_has_its_own_metrics_again():
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        parts, alone = process.apply(metrics_put_back)
+    assert parts == [np.float32(0.1), 1e8]
+    assert alone == 1e8
 
 
 class Counter(keras.callbacks.Callback):
