@@ -272,6 +272,7 @@ def _at(nested: Any, key: str) -> Any:
 def import_tensorflow() -> None:
     """Import TensorFlow without its greetings, notes about the processor and missing drivers; an error shows them."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as greetings:
         os.dup2(greetings.fileno(), 2)

@@ -38,7 +38,7 @@ def watched(config, data, epochs=3, examples=None):
         return health
     kerasnn.fit(
         model, data.x_train[:examples], data.y_train[:examples], batch_size=config.training.batch_size, epochs=epochs,
-        verbose=0, callbacks=[health], seed=config.seed, compiled="off",
+        verbose=0, callbacks=[health], seed=config.seed, compiled="on" if epochs > 10 else "off",
     )  # fmt: skip
     return health
 
