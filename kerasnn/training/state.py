@@ -64,7 +64,8 @@ class TrainingState(keras.callbacks.Callback):
     Args:
         folder: where the states are; made where it is missing.
         keep: how many states stay, at least 1.
-        seconds: seconds between states within an epoch; None is `SECONDS`.
+        seconds: seconds between states within an epoch; None is `SECONDS`. Over several processes only whole epochs
+            are saved.
         fingerprint: of what is learned from; a state with another one is refused.
 
     Raises:
