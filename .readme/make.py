@@ -56,7 +56,7 @@ def show(browser: Browser, folder: Path, tab: str, shown: str, path: Path) -> No
             assert address is not None
             browser.open(f"{address[0]}#{tab}")
             browser.wait(f"text().includes({shown!r})")
-            time.sleep(3)  # for the curves to be drawn
+            time.sleep(8)  # for the curves to be drawn
             browser.screenshot(path)
         finally:
             board.terminate()
