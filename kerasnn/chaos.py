@@ -37,12 +37,11 @@ from kerasnn.cli import DONE, FAILED, INTERRUPTED, TERMINATED, Parser, guarded
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.data import Data, from_arrays
 from kerasnn.files import write_text
-from kerasnn.models import build_model
 from kerasnn.search import SearchConfig, search
 from kerasnn.signals import TerminatedError
 from kerasnn.training import state
 from kerasnn.training.compiled import fit
-from kerasnn.training.run import compile_model, early_stopping, train
+from kerasnn.training.run import compiled_network, early_stopping, train
 from kerasnn.training.state_file import StateFolder, encode
 
 PROGRAM = "chaos.py"
@@ -159,13 +158,7 @@ def _train_dataset(
 ) -> tuple[keras.Model, Any]:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if mode == "2 devices" else None
     with nullcontext() if strategy is None else strategy.scope():
-        model = build_model(
-            config.network, data.input_shape, data.outputs, seed=1, regularization=config.regularization
-        )
-        for layer in model._flatten_layers():
-            if strategy is not None and isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = True
-        compile_model(model, replace_at(config, {"devices.jit_compile": mode == "compiled"}))
+        model = compiled_network(replace_at(config, {"seed": 1, "devices.jit_compile": mode == "compiled"}), data)
     folder.mkdir(exist_ok=True)
     rate = LearningRate(config.schedule, config.optimizer.learning_rate, config.training.plateau)
     callbacks = [rate, BestModel(folder / "best.keras", config.monitor), HistoryFile(folder / "history.csv")]

@@ -1,6 +1,5 @@
 """The command line of the benchmark."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from kerasnn.benchmark.peers import PEERS
 from kerasnn.benchmark.run import compare, machine, missing, table
 from kerasnn.benchmark.searches import SEARCHES, compare_searches, search_table
 from kerasnn.benchmark.workloads import WORKLOADS
-from kerasnn.cli import DONE, guarded
+from kerasnn.cli import DONE, Parser, guarded
 from kerasnn.files import write_text
 
 PROGRAM = "benchmark.py"
@@ -29,7 +28,7 @@ def benchmark(arguments: Sequence[str] | None = None) -> int:
 
 def _benchmark(arguments: Sequence[str] | None) -> int:
     names = [*WORKLOADS, *SEARCHES]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         description="Time epochs of kerasnn beside plain Keras, PyTorch, JAX and NumPy, searches beside keras-tuner "
         "and Optuna: each in its own process, in turn, medians over all turns. Those not installed are left "
