@@ -337,29 +337,33 @@ class SearchConfig(Described):
             self._check_whole(key, parameter)
         return self
 
+    def one_at_a_time(self) -> Iterator[dict[str, Any]]:
+        """Values in which each key in turn takes each of its choices, or its least and its greatest."""
+        first = {key: parameter.extremes[0] for key, parameter in self.ordered_space()}
+        for key in first:
+            for value in self.space[key].extremes:
+                yield self.active({**first, **self._parents(key), key: value})
+
     def _combinations(self) -> Iterator[dict[str, Any]]:
         """Values to try: all combinations of extremes, or each extreme alone and a fixed sample of combinations."""
         extremes = {key: parameter.extremes for key, parameter in self.ordered_space()}
-        first = {key: values[0] for key, values in extremes.items()}
         seen: set[str] = set()
 
-        def fresh(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-            active = self.active(values)
+        def fresh(active: dict[str, Any]) -> Iterator[dict[str, Any]]:
             if (text := as_text(active)) not in seen:
                 seen.add(text)
                 yield active
 
         # One key at a time first: its error says which.
-        for key, values in extremes.items():
-            for value in values:
-                yield from fresh({**first, **self._parents(key), key: value})
+        for values in self.one_at_a_time():
+            yield from fresh(values)
         if math.prod(map(len, extremes.values())) <= COMBINATIONS:
             for combination in itertools.product(*extremes.values()):
-                yield from fresh(dict(zip(extremes, combination, strict=True)))
+                yield from fresh(self.active(dict(zip(extremes, combination, strict=True))))
         else:
             draw = random.Random(0)
             for _ in range(COMBINATIONS):
-                yield from fresh({key: draw.choice(values) for key, values in extremes.items()})
+                yield from fresh(self.active({key: draw.choice(values) for key, values in extremes.items()}))
 
     def _parents(self, key: str) -> dict[str, Any]:
         """Values under which a key is active."""

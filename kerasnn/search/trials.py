@@ -171,6 +171,7 @@ def train_jobs(
     Yields:
         The outcomes of trials that ended together; every trial once.
     """
+    kin = [config.run_with(values) for values in config.one_at_a_time()]
     groups: dict[Hashable, list[Job]] = {}
     for job in jobs:
         groups.setdefault(place_of(job.runs[0], job.number, job.start), []).append(job)
@@ -179,7 +180,7 @@ def train_jobs(
             yield [_alone(group[0], data_of, config, watch, reason)]
             continue
         try:
-            yield _together(group, data_of, config, watch)
+            yield _together(group, data_of, config, watch, kin)
         except Exception as error:
             # One of them may be to blame, or their number: each gets its own chance, and its own error.
             for job in group:
@@ -187,7 +188,11 @@ def train_jobs(
 
 
 def _together(
-    jobs: Sequence[Job], data_of: Callable[[RunConfig], Data], config: SearchConfig, watch: Watch
+    jobs: Sequence[Job],
+    data_of: Callable[[RunConfig], Data],
+    config: SearchConfig,
+    watch: Watch,
+    kin: Sequence[RunConfig],
 ) -> list[Outcome]:
     members = [
         (job, seed) for job in jobs for seed in range(len(job.runs)) if job.before is None or not job.before.ended[seed]
@@ -215,6 +220,7 @@ def _together(
             on_epoch=on_epoch,
             initial=[job.before.states[seed] if job.before else None for job, seed in members],
             direction=config.direction,
+            kin=kin,
         )
     seconds = (time.perf_counter() - begin) / len(jobs)
     trained = {(job.number, seed): member for (job, seed), member in zip(members, found, strict=True)}

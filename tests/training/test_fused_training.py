@@ -4,6 +4,7 @@ Tolerance: weights and logs within 1e-5 absolute plus 1e-4 relative after three 
 its own, so most run only where the environment has KERASNN_ALL_TESTS=1.
 """
 
+import json
 import multiprocessing
 import os
 import threading
@@ -207,7 +208,6 @@ def test_a_group_too_large_for_memory_is_split(data, monkeypatch):
 def test_groups_run_at_once_on_the_cores_of_a_cpu(data, monkeypatch):
     configs = runs({}, {}, {}, {}, regularization__dropout=0.2)
     together = train_fused(configs, data)
-    program.kept.clear()
     monkeypatch.setattr(groups, "MEMBERS_PER_CORE", 2)
     monkeypatch.setattr(groups.os, "cpu_count", lambda: 8)
     met, group = threading.Barrier(2, timeout=30), groups.Group.run
@@ -238,7 +238,7 @@ def trained_on(names):
         found.append((self.state[0].device.rpartition("device:")[2], len(self.rows)))
         return logs
 
-    groups.Group.run = run
+    groups.Group.run, groups.PADDING = run, 0
     configs = runs({}, {}, {}, regularization__dropout=0.2, devices__device=names)
     return [member.history for member in train_fused(configs, examples())], sorted(found)
 
@@ -259,28 +259,55 @@ def test_a_device_that_is_not_there_is_refused(data):
         train_fused(runs({}, devices__device="GPU:7"), data)
 
 
-def test_a_program_that_offers_more_activations_is_used_again():
-    program.kept.clear()
-    template, choices, shapes = program_arguments(runs({}, {"network.activation": "relu"}))
-    assert {len(each) for each in choices} == {2}
-    both = program.program_of(template.to_json(), choices, shapes)
-    for fewer in ({}, {"network.activation": "relu"}):
-        assert program.program_of(template.to_json(), choices_of(runs(fewer)), shapes) is both
-    other = program.program_of(template.to_json(), choices_of(runs({"network.activation": "gelu"})), shapes)
-    assert other is not both
-    assert len(program.kept) == 2
+def test_a_program_offers_what_kin_will_ask_for():
+    relu, layered = {"network.activation": "relu"}, {"network.hidden": [{"units": 6, "activation": "gelu"}]}
+    kin = runs({}, relu, layered, {"network.activation": "softmax"})
+    names = [[json.loads(each)["name"] for each in choices] for choices in choices_of(runs({}), kin)]
+    assert names == [["gelu", "relu", "tanh"], ["relu", "tanh"]]
+    # What is not chosen freely is part of the program itself.
+    names = [[json.loads(each)["name"] for each in choices] for choices in choices_of(kin[3:], kin)]
+    assert names == [["softmax"], ["softmax"]]
 
 
-def test_a_size_is_compiled_once_its_lack_has_cost_as_much():
-    kept = program.Program(*program_arguments(runs({}, {})))
-    assert kept.size_for(20, room=100, epochs=10) == 20
-    kept.sizes, kept.build_seconds = {20: 0.1}, 3.0
-    # Two groups of 20 instead of 24 members: 0.8 of an epoch of 0.1 s, ten times.
-    assert [kept.size_for(24, room=100, epochs=10) for _ in range(4)] == [20, 20, 20, 30]
-    # Never more than there is room for, and not without end.
-    assert kept.size_for(5, room=15, epochs=10) == 5
-    kept.sizes = {20: 0.1, 30: 0.1, 40: 0.2}
-    assert [kept.size_for(24, room=100, epochs=1000) for _ in range(3)] == [30, 30, 30]
+def test_programs_are_used_again(data):
+    program.program_of.cache_clear()
+    for index in range(3):
+        train_fused(runs({"seed": index}), data, kin=runs({}, {"network.activation": "relu"}))
+    train_fused(runs({"network.activation": "relu"}), data, kin=runs({}))
+    assert program.program_of.cache_info()[:2] == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("work", "members", "usual"),
+    [
+        (0.01, 1, 16),  # a small network's time goes into beginning operations
+        (0.01, 17, 32),
+        (0.5, 17, 20),  # 4 members · 10 epochs · 0.5 are a fifth of 100
+        (2, 17, 17),
+        (0.01, 99, 100),  # no more than there is room for
+    ],
+)
+def test_groups_have_few_different_sizes(work, members, usual):
+    assert groups.Sizes(work, epochs=10, compiling=100, room=100).usual(members) == usual
+
+
+def test_a_group_goes_on_smaller_where_that_saves_more_than_compiling():
+    sizes = groups.Sizes(work=1e9, epochs=30, compiling=1e11, room=100)
+    assert sizes.after(20, members=10, epochs_left=10) == 20
+    assert sizes.after(20, members=10, epochs_left=11) == 10
+
+
+def test_results_do_not_depend_on_what_was_trained_before(data):
+    configs = runs({}, {}, {})
+    kin = runs({"network.activation": "relu"})
+    first = train_fused(configs, data, kin=kin)
+    train_fused([*configs, *kin], data)
+    for _ in range(3):
+        train_fused(configs[:2], data, kin=kin, on_epoch=lambda epoch, logs: [0])
+    again = train_fused(configs, data, kin=kin)
+    for one, other in zip(first, again, strict=True):
+        assert one.history == other.history
+        assert all(np.array_equal(a, b) for a, b in zip(one.weights, other.weights, strict=True))
 
 
 def test_stopped_members_leave_and_the_rest_go_on(data, monkeypatch, tmp_path):
@@ -289,11 +316,10 @@ def test_stopped_members_leave_and_the_rest_go_on(data, monkeypatch, tmp_path):
 
     def run(self, **arguments):
         sizes.append(len(self.rows))
-        self.program.build_seconds = 1e-9
         return group(self, **arguments)
 
     monkeypatch.setattr(groups.Group, "run", run)
-    program.kept.clear()
+    monkeypatch.setattr(groups, "COMPILING", {"CPU": 0})
     members = train_fused(runs({}, {}, {}), data, on_epoch=lambda epoch, logs: [0, 2] if epoch == 0 else None)
     assert [member.status for member in members] == ["stopped", "finished", "stopped"]
     assert [len(member.history["loss"]) for member in members] == [1, EPOCHS, 1]

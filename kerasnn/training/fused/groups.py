@@ -3,9 +3,9 @@
 import itertools
 import math
 import os
-import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from kerasnn import devices
 from kerasnn.config import RunConfig
 from kerasnn.data import Data
 from kerasnn.training.fused.member import Direction, Logs, Member, MemberState
-from kerasnn.training.fused.program import SIZES, VALIDATION_ROWS, Program, program_of
+from kerasnn.training.fused.program import VALIDATION_ROWS, Program, program_of
 from kerasnn.training.fused.template import choices_of, program_key, shapes_of, template_of, why_not
 from kerasnn.training.memory import device_memory
 from kerasnn.training.order import epoch_order
@@ -25,6 +25,40 @@ MEMORY_SHARE = 0.25
 """Share of the device's memory that members' weights, optimizer variables and activations may take together."""
 MEMBERS_PER_CORE = 16
 """Members that keep a core of the CPU busy; with fewer, it is beginning each operation that takes the time."""
+COMPILING = {"CPU": 1e11, "GPU": 1e13}
+"""Multiplications and additions that take about as long as compiling a program, by kind of device. A size is compiled
+or not by this count and never by a clock, because results may differ with it in their last digits."""
+PADDING = 0.2
+"""Share of that which filling a group up to a usual size may cost."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many members groups have: few different numbers, because each is compiled for.
+
+    Args:
+        work: multiplications and additions of a member's epoch.
+        epochs: of a whole training.
+        compiling: multiplications and additions that take about as long as compiling.
+        room: the most members that fit.
+    """
+
+    work: float
+    epochs: int
+    compiling: float
+    room: int
+
+    def usual(self, members: int) -> int:
+        """So many members, filled up to a multiple of a power of two, as far as that costs little."""
+        step = 1
+        while 2 * step <= MEMBERS_PER_CORE and 2 * step * self.work * self.epochs <= PADDING * self.compiling:
+            step *= 2
+        return min(math.ceil(members / step) * step, self.room)
+
+    def after(self, size: int, members: int, epochs_left: int) -> int:
+        """The size with which a group goes on that has no more than so many members left."""
+        smaller = self.usual(members)
+        return smaller if (size - smaller) * self.work * epochs_left > self.compiling else size
 
 
 Examples = dict[str, tuple[list[tf.Tensor], list[tf.Tensor]]]
@@ -57,13 +91,12 @@ class Group:
     def _arrange(self, kept: Sequence[int], size: int) -> None:
         """Go on with some of the rows, filled up to a size."""
         kept = [*kept, *[kept[-1]] * (size - len(kept))]
-        self.program.sizes.setdefault(size, 0.0)
         self.rows = [self.rows[row] for row in kept]
         own = [self.program.own(member.config) for _, member in self.rows]
         with tf.device(self.device):
             self.state = [tf.gather(value, kept) for value in self.state]
             self.numbers = {name: tf.constant([each[name] for each in own], tf.float32) for name in own[0]}
-        self.epoch_seconds = 0.0
+        self.is_compiled = False
 
     def run(self, epoch: int, examples: Examples) -> dict[int, Logs]:
         """One epoch; the logs of members that ran, by number."""
@@ -71,18 +104,13 @@ class Group:
         members = [member for _, member in self.rows]
         orders = [epoch_order(train[0].shape[0], member.config.seed, epoch) for member in members]
         courses = [member.courses(epoch) for member in members]
-        start = time.perf_counter()
         with tf.device(self.device):
             stacked = {name: tf.constant(np.stack([each[name] for each in courses])) for name in courses[0]}
             self.state, results = self.program.run(
                 self.state, self.numbers, tf.constant(np.stack(orders)), stacked, train, validation
             )
         values = {name: value.numpy().tolist() for name, value in results.items()}
-        seconds = time.perf_counter() - start
-        if self.epoch_seconds:
-            self.program.build_seconds = max(self.program.build_seconds, self.epoch_seconds - seconds)
-            self.program.sizes[len(self.rows)] = seconds
-        self.epoch_seconds = seconds
+        self.is_compiled = True
         weights = [self.state[place].numpy() for place in self.program.weights]
         logs = {}
         for row, (number, member) in enumerate(self.rows):
@@ -91,7 +119,7 @@ class Group:
                 member.end_epoch(epoch, logs[number], [each[row] for each in weights])
         return logs
 
-    def settle(self, epochs_left: int) -> None:
+    def settle(self, epochs_left: int, sizes: Sizes) -> None:
         """Let members go that no longer run; go on without them where that saves more than compiling anew costs."""
         ended = [number for number, member in self.running.items() if member.status != "running"]
         if not ended:
@@ -104,12 +132,7 @@ class Group:
             self.running.pop(number).end(dict(zip(program.names, state, strict=True)), averages)
         if not self.running:
             return
-        # To a size that is compiled it costs nothing to go.
-        left, size = len(self.running), len(self.rows)
-        size = min(each for each in program.sizes if left <= each <= size)
-        saved = (size - left) / len(self.rows) * self.epoch_seconds * epochs_left
-        if len(program.sizes) < SIZES and saved > program.build_seconds > 0:
-            size = left
+        size = sizes.after(len(self.rows), len(self.running), epochs_left)
         if size < len(self.rows):
             self._arrange([place_of[number] for number in self.running], size)
 
@@ -120,6 +143,7 @@ def train_fused(
     on_epoch: Callable[[int, dict[int, Logs]], Collection[int] | None] | None = None,
     initial: Sequence[MemberState | None] | None = None,
     direction: Direction = "auto",
+    kin: Sequence[RunConfig] = (),
 ) -> list[Member]:
     """Train runs of one key as one network; each comes out as if it had been trained alone.
 
@@ -135,9 +159,10 @@ def train_fused(
             training's and validation's values and the learning rate; may return the numbers of members to stop.
         initial: for each run a state to go on from (a member's `state`), or None for all to start anew.
         direction: whether less or more is better of what decides the best epoch; "auto" reads it off its name.
+        kin: runs that may be trained later on, whose activations the program offers too, so that it will do for them.
 
     Returns:
-        A member for each run, in order.
+        A member for each run, in order. The same call gives the same to the bit, whatever was trained before.
 
     Raises:
         ValueError: no runs, runs that can't be fused or not with each other, states at different epochs.
@@ -155,10 +180,12 @@ def train_fused(
     if len(begun) > 1:
         raise ValueError(f"members must go on from the same epoch, received epochs {sorted(begun)}")
     members = [Member(config, data, state, direction) for config, state in zip(configs, states, strict=True)]
-    program = program_of(template_of(configs).to_json(), choices_of(configs), shapes_of(data))
+    program = program_of(template_of(configs).to_json(), choices_of(configs, kin), shapes_of(data))
     first_epoch, epochs = begun.pop(), configs[0].training.epochs
     places = _places(configs[0], len(members))
-    size = _group_size(program, len(members), places, epochs - first_epoch)
+    sizes = _sizes(program, places, len(data.x_train), epochs)
+    at_once = max(len(places), math.ceil(len(members) / sizes.room))
+    size = sizes.usual(math.ceil(len(members) / at_once))
     numbered = list(enumerate(members))
     groups = [
         Group(program, dict(numbered[first : first + size]), size, device)
@@ -171,7 +198,7 @@ def train_fused(
             if members[number].status == "running":
                 members[number].status = "stopped"
         for group in groups:
-            group.settle(epochs - epoch - 1)
+            group.settle(epochs - epoch - 1, sizes)
         groups = [group for group in groups if group.running]
         if not groups:
             break
@@ -180,7 +207,7 @@ def train_fused(
 
 def _run_each(groups: Sequence[Group], run: Callable[[Group], dict[int, Logs]], at_once: int) -> dict[int, Logs]:
     """Run groups, some at once, but for those that a program is compiled for: tracing is not for threads."""
-    new = {(group.device, len(group.rows)): group for group in groups if not group.epoch_seconds}.values()
+    new = {(group.device, len(group.rows)): group for group in groups if not group.is_compiled}.values()
     rest = [group for group in groups if group not in new]
     found = {group: run(group) for group in new}
     with ThreadPoolExecutor(at_once) as threads:
@@ -207,10 +234,9 @@ def _places(config: RunConfig, members: int) -> list[str]:
     return names * max(1, min(os.cpu_count() or 1, members // MEMBERS_PER_CORE))
 
 
-def _group_size(program: Program, members: int, places: Sequence[str], epochs: int) -> int:
-    """How many members a group has: groups of one size, as many at once as fit into memory."""
+def _sizes(program: Program, places: Sequence[str], examples: int, epochs: int) -> Sizes:
     floats = 4 * sum(math.prod(variable.shape) for variable in program.variables)
     units = sum(math.prod(layer.output.shape[1:]) for layer in program.model.layers)
     floats += 4 * units * max(program.config.training.batch_size, VALIDATION_ROWS)
     room = max(1, int(MEMORY_SHARE * device_memory() / (4 * floats * places.count(places[0]))))
-    return program.size_for(math.ceil(members / max(len(places), math.ceil(members / room))), room, epochs)
+    return Sizes(program.work * examples, epochs, COMPILING[places[0].partition(":")[0]], room)

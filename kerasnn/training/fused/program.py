@@ -33,8 +33,6 @@ from kerasnn.training.fused.template import (
 from kerasnn.training.random import same_numbers
 from kerasnn.training.run import compile_model, network_of
 
-SIZES = 3
-"""The most numbers of members for which a program is compiled."""
 KEPT = 8
 """Programs that are kept for further groups."""
 VALIDATION_ROWS = 1024
@@ -137,8 +135,7 @@ class Program:
         names: what the values of a member's state are called, in order: weights, seeds, the optimizer's variables.
         weights: positions of `get_weights()` among them.
         averages: positions of the weights' moving averages among them, None where there is none.
-        build_seconds: what tracing and compiling took.
-        sizes: numbers of members that it was compiled for, and an epoch's seconds, 0 where they are not yet known.
+        work: multiplications and additions of one member's update, for each example.
     """
 
     def __init__(self, config: RunConfig, choices: tuple[tuple[str, ...], ...], shapes: Shapes) -> None:
@@ -176,9 +173,9 @@ class Program:
         self._results = over_members(model.get_metrics_result, self._mapped)
         # A partial, because TensorFlow takes retracing of one function for a mistake; ours is for other sizes.
         self.run = tf.function(functools.partial(self._epoch), jit_compile=True, autograph=False)
-        self.build_seconds = 0.0
-        self.sizes: dict[int, float] = {}
-        self._wasted = 0.0
+        kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]
+        # Forwards, and backwards to the inputs and to the kernel.
+        self.work = 6 * sum(math.prod((*layer.kernel.shape, *layer.output.shape[1:-1])) for layer in kernels)
 
     def _own_numbers(self) -> dict[str, keras.Variable]:
         """Variables in the place of the numbers that members have each their own of, by name."""
@@ -214,22 +211,6 @@ class Program:
             own("cycled", vars(self.optimizer), name)
             numbers.pop("momentum", None)
         return numbers
-
-    def size_for(self, members: int, room: int, epochs: int) -> int:
-        """Members to train at once where so many are wanted, for so many epochs, and there is room for `room`.
-
-        A size that is compiled already: several groups of it, or one that is not full. Once that has taken as much more
-        time than a size of their own as compiling takes, those who come get one. Each size takes memory for good.
-        """
-        known = {size: seconds for size, seconds in self.sizes.items() if size <= room}
-        if not known:
-            return min(members, room)
-        size = min(known, key=lambda size: (math.ceil(members / size) * known[size], size))
-        self._wasted += (math.ceil(members / size) - members / size) * known[size] * epochs
-        if self._wasted <= self.build_seconds or len(self.sizes) >= SIZES:
-            return size
-        self._wasted = 0.0
-        return min(math.ceil(1.25 * members), room)
 
     def own(self, config: RunConfig) -> dict[str, float]:
         """A member's own numbers; those that change from update to update are not among them."""
@@ -373,18 +354,7 @@ def _optimizer_variables(optimizer: Any) -> list[keras.Variable]:
     return [variable for variable in known.values() if not isinstance(variable, _Number)]
 
 
-kept: dict[tuple[str, tuple[tuple[str, ...], ...], Shapes], Program] = {}
-"""The last programs used, with what was compiled, by template, choices and shapes."""
-
-
+@functools.lru_cache(maxsize=KEPT)
 def program_of(template: str, choices: tuple[tuple[str, ...], ...], shapes: Shapes) -> Program:
-    """The program of a template, as JSON: one that is kept, though it may offer more choices, or a new one."""
-    for key in reversed(kept):
-        if (key[0], key[2]) == (template, shapes) and all(map(set.issubset, map(set, choices), map(set, key[1]))):
-            break
-    else:
-        key = template, choices, shapes
-        if len(kept) == KEPT:
-            del kept[next(iter(kept))]
-    kept[key] = kept.pop(key) if key in kept else Program(RunConfig.from_json(template), choices, shapes)
-    return kept[key]
+    """The program of a template, as JSON; the last ones used are kept, with what was compiled."""
+    return Program(RunConfig.from_json(template), choices, shapes)

@@ -75,9 +75,14 @@ def activations_of(config: RunConfig) -> list[str]:
     return found
 
 
-def choices_of(configs: Sequence[RunConfig]) -> tuple[tuple[str, ...], ...]:
-    """For each hidden layer the activations that runs of one key choose among."""
-    return tuple(tuple(sorted(set(each))) for each in zip(*map(activations_of, configs), strict=True))
+def choices_of(configs: Sequence[RunConfig], kin: Sequence[RunConfig] = ()) -> tuple[tuple[str, ...], ...]:
+    """For each hidden layer the activations that runs of one key, and others of their kin, choose among."""
+    asked, others = [activations_of(config) for config in configs], [activations_of(config) for config in kin]
+    choices = []
+    for position, own in enumerate(zip(*asked, strict=True)):
+        offered = {each[position] for each in others if position < len(each)} if is_chosen_freely(own[0]) else ()
+        choices.append(tuple(sorted({*own, *filter(is_chosen_freely, offered)})))
+    return tuple(choices)
 
 
 def template_of(configs: Sequence[RunConfig], blank: bool = False) -> RunConfig:
