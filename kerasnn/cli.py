@@ -4,6 +4,7 @@ TensorFlow is imported only once there is something to compute, so that `--help`
 """
 
 import argparse
+import gc
 import os
 import sys
 import tempfile
@@ -280,6 +281,8 @@ def import_tensorflow() -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+            # Collections need not walk TensorFlow's million objects over and over while programs are traced.
+            gc.freeze()
         except BaseException:
             greetings.seek(0)
             os.write(terminal, greetings.read())

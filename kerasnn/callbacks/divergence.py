@@ -12,9 +12,16 @@ class DivergenceError(ArithmeticError):
 
 def is_finite(value: np.ndarray) -> bool:
     """Whether an array, of any shape, holds neither NaN nor infinity; one that holds no floats does not."""
+    return bool(rows_are_finite(value[np.newaxis])[0])
+
+
+def rows_are_finite(values: np.ndarray) -> np.ndarray:
+    """The same for each part of an array along its first axis."""
+    if values.dtype.kind != "f":
+        return np.ones(len(values), bool)
     # Infinity minus infinity is NaN, so one sum finds either without a mask as large as the weights.
     with np.errstate(invalid="ignore"):
-        return value.dtype.kind != "f" or bool(np.isfinite(value.sum(dtype=np.float64)))
+        return np.isfinite(values.reshape(len(values), -1).sum(axis=1, dtype=np.float64))
 
 
 class StopOnDivergence(keras.callbacks.Callback):

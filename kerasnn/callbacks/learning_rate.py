@@ -190,7 +190,7 @@ class LearningRate(keras.callbacks.Callback):
             if self.plateau.monitor not in logs:
                 raise ValueError(one_of("plateau's monitor", self.plateau.monitor, logs))
             self._watch(self.plateau, float(logs[self.plateau.monitor]))
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
+        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def _watch(self, plateau: Plateau, value: float) -> None:
         if self.cooldown > 0:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
@@ -203,7 +204,7 @@ def _together(
         values: dict[int, list[float]] = {}
         for index, log in logs.items():
             values.setdefault(members[index][0].number, []).append(log[config.objective_name])
-        means = {number: float(np.mean(found)) for number, found in values.items()}
+        means = {number: statistics.fmean(found) for number, found in values.items()}
         stop = set(watch(epoch + 1, {number: mean for number, mean in means.items() if math.isfinite(mean)}))
         stopped.update(stop)
         stop |= {job.number for job in jobs if epoch + 1 >= job.epochs}

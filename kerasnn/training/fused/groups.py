@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasnn import devices
+from kerasnn.callbacks.divergence import rows_are_finite
 from kerasnn.config import RunConfig
 from kerasnn.data import Data
 from kerasnn.training.fused.member import Direction, Logs, Member, MemberState
@@ -112,11 +113,12 @@ class Group:
         values = {name: value.numpy().tolist() for name, value in results.items()}
         self.is_compiled = True
         weights = [self.state[place].numpy() for place in self.program.weights]
+        finite = np.logical_and.reduce([rows_are_finite(values) for values in weights])
         logs = {}
         for row, (number, member) in enumerate(self.rows):
             if self.running.get(number) is member and number not in logs:
                 logs[number] = {name: value[row] for name, value in values.items()}
-                member.end_epoch(epoch, logs[number], [each[row] for each in weights])
+                member.end_epoch(epoch, logs[number], [each[row] for each in weights], finite[row])
         return logs
 
     def settle(self, epochs_left: int, sizes: Sizes) -> None:
@@ -230,8 +232,8 @@ def _places(config: RunConfig, members: int) -> list[str]:
     names = devices.chosen(config.devices)
     if names != ["CPU:0"]:
         return names[:members]
-    # The operations of a single group leave cores idle between them.
-    return names * max(1, min(os.cpu_count() or 1, members // MEMBERS_PER_CORE))
+    # The operations of a single group leave cores idle between them, and so do those of one group for each core.
+    return names * max(1, min(2 * (os.cpu_count() or 1), members // MEMBERS_PER_CORE))
 
 
 def _sizes(program: Program, places: Sequence[str], examples: int, epochs: int) -> Sizes:

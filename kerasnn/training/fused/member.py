@@ -8,10 +8,8 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kerasnn import optimizers
-from kerasnn.callbacks.divergence import is_finite
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config import OptimizerConfig, RunConfig
 from kerasnn.data import Data
@@ -109,13 +107,13 @@ class Member:
     def courses(self, epoch: int) -> dict[str, np.ndarray]:
         """What changes with every update of an epoch, each `(updates,)`."""
         rates = self._learning_rate.rates(epoch, self._updates)
-        self._model.optimizer.learning_rate = tf.constant(rates[-1])
+        self._model.optimizer.learning_rate = rates[-1]
         momenta = self._learning_rate.momenta(epoch, self._updates)
         return {"learning_rate": rates} if momenta is None else {"learning_rate": rates, "cycled": momenta}
 
-    def end_epoch(self, epoch: int, logs: Logs, weights: list[np.ndarray]) -> None:
+    def end_epoch(self, epoch: int, logs: Logs, weights: list[np.ndarray], is_finite: bool) -> None:
         """Take an epoch's logs, to which the learning rate is added, and weights; decide whether to go on."""
-        if not all(map(math.isfinite, logs.values())) or not all(map(is_finite, weights)):
+        if not is_finite or not all(map(math.isfinite, logs.values())):
             self.status, self.state = "diverged", None
             return
         self.weights = [weight.copy() for weight in weights]

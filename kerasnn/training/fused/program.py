@@ -37,6 +37,8 @@ KEPT = 8
 """Programs that are kept for further groups."""
 VALIDATION_ROWS = 1024
 """About how many examples are validated at a time."""
+PADDED_FROM = 16
+"""Whole batches of an epoch from which on filling up a short last one costs less than a step compiled for it alone."""
 
 
 class _Number(keras.Variable):
@@ -169,8 +171,9 @@ class Program:
         self._starts = [variable.numpy() for variable in self.variables]
         self._blank = [metric.numpy() for metric in self.metrics]
         self._mapped = [*self.variables, *self.metrics, *self.numbers.values()]
-        self._train = over_members(self._train_step, self._mapped)
-        self._results = over_members(model.get_metrics_result, self._mapped)
+        # Statistics of a batch would count what fills it up.
+        self._fills_up = not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
+        self._results = tf.function(over_members(model.get_metrics_result, self._mapped), autograph=False)
         # A partial, because TensorFlow takes retracing of one function for a mistake; ours is for other sizes.
         self.run = tf.function(functools.partial(self._epoch), jit_compile=True, autograph=False)
         kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]
@@ -244,27 +247,44 @@ class Program:
                 values.append(value)
         return values
 
-    def _forward(self, training: bool, x: Any, y: Any, sample_weight: Any) -> Any:
+    def _forward(self, training: bool, x: Any, y: Any, sample_weight: Any, count: Any) -> Any:
         outputs = self.model(x, training=training)
         loss = self.model._compute_loss(x, y, outputs, sample_weight, training=training)
-        self.model._loss_tracker.update_state(loss, sample_weight=tf.shape(x)[0])
+        self.model._loss_tracker.update_state(loss, sample_weight=count)
         return outputs, loss
 
-    def _train_step(self, x: Any, y: Any, sample_weight: Any = None) -> None:
-        """Keras's `train_step`, on values instead of variables."""
+    def _train_step(self, real: Any, x: Any, y: Any, sample_weight: Any = None) -> None:
+        """Keras's `train_step`, on values instead of variables.
+
+        Args:
+            real: 1 for examples, 0 for what fills the batch up, `(batch,)`; None where nothing does.
+            x: inputs.
+            y: labels.
+            sample_weight: the loss's weights of the examples.
+        """
         weights = self.model.trainable_weights
         values = [weight.value for weight in weights]
+        count = tf.shape(x)[0]
+        if real is not None:
+            size, count = tf.cast(count, tf.float32), tf.reduce_sum(real)
+            # Keras divides by the batch's size, whatever the weights are.
+            share = real * (size / count)
+            sample_weight = share if sample_weight is None else sample_weight * share
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            outputs, loss = self._forward(True, x, y, sample_weight)
+            outputs, loss = self._forward(True, x, y, sample_weight, count)
             loss = self.optimizer.scale_loss(loss)
         self.optimizer.apply(tape.gradient(loss, values), weights)
-        self.model.compute_metrics(x, y, outputs, sample_weight)
+        self._update_metrics(y, outputs, real)
 
     def _test_step(self, x: Any, y: Any) -> None:
         """Keras's `test_step`; `x` and `y` are one batch for all members."""
-        outputs, _ = self._forward(False, x, y, None)
-        self.model.compute_metrics(x, y, outputs)
+        outputs, _ = self._forward(False, x, y, None, tf.shape(x)[0])
+        self._update_metrics(y, outputs, None)
+
+    def _update_metrics(self, y: Any, outputs: Any, real: Any) -> None:
+        for of_output in self.model._compile_metrics._flat_metrics:
+            of_output.update_state(y, outputs, sample_weight=real)
 
     def _epoch(
         self,
@@ -297,10 +317,19 @@ class Program:
             now = {**numbers, **{name: course[:, update] for name, course in courses.items()}}
             return [*carried, *(now[name] for name in self.numbers)]
 
+        fills_up = self._fills_up and examples >= PADDED_FROM * batch_size and examples % batch_size > 0
+        rows_in_all = -(-examples // batch_size) * batch_size if fills_up else examples
+        orders = tf.pad(orders, [[0, 0], [0, rows_in_all - examples]])
+
         def train_steps(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
             rows = tf.slice(orders, [0, row], [members, size])
             batch = [tf.gather(array, rows) for array in train]
-            return train_step(values(carried, row // batch_size), *batch)
+            real = [tf.cast(row + tf.range(size) < examples, tf.float32)] if fills_up else []
+            return train_step(values(carried, row // batch_size), *real, *batch)
+
+        def every_train_step(now: list[Any], *given: Any) -> list[Any]:
+            real, batch = (given[0], given[1:]) if fills_up else (None, given)
+            return over_members(functools.partial(self._train_step, real), self._mapped)(now, *batch)[1][: ends[1]]
 
         def test_steps(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
             # One batch for all members needs no leading axis: the network's shared inputs stay shared.
@@ -319,12 +348,12 @@ class Program:
             mock.patch.object(keras.regularizers.L1L2, "__call__", _penalty),
         ):
             # Of any batch size, so that a short last batch is not traced anew.
-            step = tf.function(lambda now, *batch: self._train(now, *batch)[1][: ends[1]], autograph=False)
-            train_step = step.get_concrete_function(
+            train_step = tf.function(every_train_step, autograph=False).get_concrete_function(
                 [tf.TensorSpec(value.shape, value.dtype) for value in values([*state, *blank], 0)],
+                *([tf.TensorSpec((None,), tf.float32)] if fills_up else []),
                 *(tf.TensorSpec((members, None, *array.shape[1:]), array.dtype) for array in train),
             )
-            carried = _in_batches(train_steps, [*state, *blank], examples, batch_size)
+            carried = _in_batches(train_steps, [*state, *blank], rows_in_all, batch_size)
             logs = results(carried)
             state = carried[: ends[0]]
             if validation:
