@@ -171,8 +171,6 @@ class Program:
         self._starts = [variable.numpy() for variable in self.variables]
         self._blank = [metric.numpy() for metric in self.metrics]
         self._mapped = [*self.variables, *self.metrics, *self.numbers.values()]
-        # Statistics of a batch would count what fills it up.
-        self._fills_up = not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
         self._results = tf.function(over_members(model.get_metrics_result, self._mapped), autograph=False)
         # A partial, because TensorFlow takes retracing of one function for a mistake; ours is for other sizes.
         self.run = tf.function(functools.partial(self._epoch), jit_compile=True, autograph=False)
@@ -257,19 +255,17 @@ class Program:
         """Keras's `train_step`, on values instead of variables.
 
         Args:
-            real: 1 for examples, 0 for what fills the batch up, `(batch,)`; None where nothing does.
+            real: 1 for examples, 0 for what fills the batch up, `(batch,)`.
             x: inputs.
             y: labels.
             sample_weight: the loss's weights of the examples.
         """
         weights = self.model.trainable_weights
         values = [weight.value for weight in weights]
-        count = tf.shape(x)[0]
-        if real is not None:
-            size, count = tf.cast(count, tf.float32), tf.reduce_sum(real)
-            # Keras divides by the batch's size, whatever the weights are.
-            share = real * (size / count)
-            sample_weight = share if sample_weight is None else sample_weight * share
+        # Keras divides by the batch's size, whatever the weights are.
+        count = tf.reduce_sum(real)
+        share = real * (tf.cast(tf.size(real), tf.float32) / count)
+        sample_weight = share if sample_weight is None else sample_weight * share
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             outputs, loss = self._forward(True, x, y, sample_weight, count)
@@ -317,18 +313,18 @@ class Program:
             now = {**numbers, **{name: course[:, update] for name, course in courses.items()}}
             return [*carried, *(now[name] for name in self.numbers)]
 
-        fills_up = self._fills_up and examples >= PADDED_FROM * batch_size and examples % batch_size > 0
-        rows_in_all = -(-examples // batch_size) * batch_size if fills_up else examples
-        orders = tf.pad(orders, [[0, 0], [0, rows_in_all - examples]])
+        # A batch's statistics would count what fills it up.
+        normalized = any(isinstance(layer, keras.layers.BatchNormalization) for layer in self.model.layers)
+        added = 0 if normalized or examples < PADDED_FROM * batch_size else -examples % batch_size
+        orders = tf.pad(orders, [[0, 0], [0, added]])
 
         def train_steps(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
             rows = tf.slice(orders, [0, row], [members, size])
             batch = [tf.gather(array, rows) for array in train]
-            real = [tf.cast(row + tf.range(size) < examples, tf.float32)] if fills_up else []
-            return train_step(values(carried, row // batch_size), *real, *batch)
+            real = tf.cast(row + tf.range(size) < examples, tf.float32)
+            return train_step(values(carried, row // batch_size), real, *batch)
 
-        def every_train_step(now: list[Any], *given: Any) -> list[Any]:
-            real, batch = (given[0], given[1:]) if fills_up else (None, given)
+        def train_step_of_each(now: list[Any], real: Any, *batch: Any) -> list[Any]:
             return over_members(functools.partial(self._train_step, real), self._mapped)(now, *batch)[1][: ends[1]]
 
         def test_steps(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
@@ -348,12 +344,12 @@ class Program:
             mock.patch.object(keras.regularizers.L1L2, "__call__", _penalty),
         ):
             # Of any batch size, so that a short last batch is not traced anew.
-            train_step = tf.function(every_train_step, autograph=False).get_concrete_function(
+            train_step = tf.function(train_step_of_each, autograph=False).get_concrete_function(
                 [tf.TensorSpec(value.shape, value.dtype) for value in values([*state, *blank], 0)],
-                *([tf.TensorSpec((None,), tf.float32)] if fills_up else []),
+                tf.TensorSpec((None,), tf.float32),
                 *(tf.TensorSpec((members, None, *array.shape[1:]), array.dtype) for array in train),
             )
-            carried = _in_batches(train_steps, [*state, *blank], rows_in_all, batch_size)
+            carried = _in_batches(train_steps, [*state, *blank], examples + added, batch_size)
             logs = results(carried)
             state = carried[: ends[0]]
             if validation:
