@@ -212,7 +212,7 @@ SPACE: dict[str, Parameter] = {
 
 
 class SearchConfig(Described):
-    """A search, whole: the same description proposes the same trials and finds the same scores.
+    """A search, whole: the same description proposes the same trials and finds the same scores, on one machine.
 
     Raises:
         ValueError: one line, also for a space that holds a run which is not valid.
@@ -248,7 +248,8 @@ class SearchConfig(Described):
     workers: PositiveInt = 1
     """Processes that train, each on a GPU of its own where there are several; 1 trains in the process that searches.
     Trials of one program are divided among them, so that `trials_at_once` is best a multiple. It may be changed when a
-    search is continued, and changes no proposal, unless through a stopper, which compares those that train together."""
+    search is continued. Results depend on it in their last digits, and through a stopper, which compares those that
+    train together."""
     listen: str | None = None
     """Address `host:port` at which other machines' workers join (`--join`), to be given on trusted networks only; null
     listens to this machine only."""

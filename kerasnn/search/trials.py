@@ -140,10 +140,10 @@ class Trainer:
 
     def _job(self, proposal: Proposal) -> Job:
         run = self._config.run_with(proposal.values)
-        runs = tuple(replace_at(run, {"seed": run.seed + index}) for index in range(self._config.seeds_per_trial))
+        others = (replace_at(run, {"seed": run.seed + index}) for index in range(1, self._config.seeds_per_trial))
         # Without its state, after a kill or on another machine, it is trained from the start: to the same end.
         _, before = self._kept.get(proposal.continues, (0, None)) if proposal.continues is not None else (0, None)
-        return Job(proposal.number, runs, proposal.epochs, before)
+        return Job(proposal.number, (run, *others), proposal.epochs, before)
 
 
 def place_of(run: RunConfig, number: int, start: int) -> Hashable:
