@@ -222,6 +222,7 @@ def _together(
             initial=[job.before.states[seed] if job.before else None for job, seed in members],
             direction=config.direction,
             kin=kin,
+            most=config.batch * config.seeds_per_trial,
         )
     seconds = (time.perf_counter() - begin) / len(jobs)
     trained = {(job.number, seed): member for (job, seed), member in zip(members, found, strict=True)}

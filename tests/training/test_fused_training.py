@@ -248,7 +248,7 @@ def trained_on(names):
         found.append((self.state[0].device.rpartition("device:")[2], len(self.rows)))
         return logs
 
-    groups.Group.run, groups.PADDING = run, 0
+    groups.Group.run = run
     configs = runs({}, {}, {}, regularization__dropout=0.2, devices__device=names)
     return [member.history for member in train_fused(configs, examples())], sorted(found)
 
@@ -294,15 +294,16 @@ def test_programs_are_used_again(data):
         (0.01, 17, 32),
         (0.5, 17, 20),  # 4 members · 10 epochs · 0.5 are a fifth of 100
         (2, 17, 17),
-        (0.01, 99, 100),  # no more than there is room for
+        (0.01, 91, 92),  # no more than are ever trained together
+        (0.01, 101, 100),  # nor than there is room for
     ],
 )
 def test_groups_have_few_different_sizes(work, members, usual):
-    assert groups.Sizes(work, epochs=10, compiling=100, room=100).usual(members) == usual
+    assert groups.Sizes(work, epochs=10, compiling=100, room=100, most=92).usual(members) == usual
 
 
 def test_a_group_goes_on_smaller_where_that_saves_more_than_compiling():
-    sizes = groups.Sizes(work=1e9, epochs=30, compiling=1e11, room=100)
+    sizes = groups.Sizes(work=1e9, epochs=30, compiling=1e11, room=100, most=0)
     assert sizes.after(20, members=10, epochs_left=10) == 20
     assert sizes.after(20, members=10, epochs_left=11) == 10
 
@@ -310,11 +311,11 @@ def test_a_group_goes_on_smaller_where_that_saves_more_than_compiling():
 def test_results_do_not_depend_on_what_was_trained_before(data):
     configs = runs({}, {}, {})
     kin = runs({"network.activation": "relu"})
-    first = train_fused(configs, data, kin=kin)
+    first = train_fused(configs, data, kin=kin, most=8)
     train_fused([*configs, *kin], data)
     for _ in range(3):
-        train_fused(configs[:2], data, kin=kin, on_epoch=lambda epoch, logs: [0])
-    again = train_fused(configs, data, kin=kin)
+        train_fused(configs[:2], data, kin=kin, most=8, on_epoch=lambda epoch, logs: [0])
+    again = train_fused(configs, data, kin=kin, most=8)
     for one, other in zip(first, again, strict=True):
         assert one.history == other.history
         assert all(np.array_equal(a, b) for a, b in zip(one.weights, other.weights, strict=True))

@@ -42,19 +42,21 @@ class Sizes:
         epochs: of a whole training.
         compiling: multiplications and additions that take about as long as compiling.
         room: the most members that fit.
+        most: the most members that any group is filled up to.
     """
 
     work: float
     epochs: int
     compiling: float
     room: int
+    most: int
 
     def usual(self, members: int) -> int:
         """So many members, filled up to a multiple of a power of two, as far as that costs little."""
         step = 1
         while 2 * step <= MEMBERS_PER_CORE and 2 * step * self.work * self.epochs <= PADDING * self.compiling:
             step *= 2
-        return min(math.ceil(members / step) * step, self.room)
+        return min(math.ceil(members / step) * step, max(members, self.most), self.room)
 
     def after(self, size: int, members: int, epochs_left: int) -> int:
         """The size with which a group goes on that has no more than so many members left."""
@@ -146,6 +148,7 @@ def train_fused(
     initial: Sequence[MemberState | None] | None = None,
     direction: Direction = "auto",
     kin: Sequence[RunConfig] = (),
+    most: int = 0,
 ) -> list[Member]:
     """Train runs of one key as one network; each comes out as if it had been trained alone.
 
@@ -162,6 +165,7 @@ def train_fused(
         initial: for each run a state to go on from (a member's `state`), or None for all to start anew.
         direction: whether less or more is better of what decides the best epoch; "auto" reads it off its name.
         kin: runs that may be trained later on, whose activations the program offers too, so that it will do for them.
+        most: how many may be trained together later on; groups are filled up to few different sizes for their sake.
 
     Returns:
         A member for each run, in order. The same call gives the same to the bit, whatever was trained before.
@@ -185,8 +189,11 @@ def train_fused(
     program = program_of(template_of(configs).to_json(), choices_of(configs, kin), shapes_of(data))
     first_epoch, epochs = begun.pop(), configs[0].training.epochs
     places = _places(configs[0], len(members))
-    sizes = _sizes(program, places, len(data.x_train), epochs)
-    at_once = max(len(places), math.ceil(len(members) / sizes.room))
+    room = _room(program, places)
+    sizes = Sizes(
+        program.work * len(data.x_train), epochs, COMPILING[places[0].partition(":")[0]], room=room, most=most
+    )
+    at_once = max(len(places), math.ceil(len(members) / room))
     size = sizes.usual(math.ceil(len(members) / at_once))
     numbered = list(enumerate(members))
     groups = [
@@ -236,9 +243,9 @@ def _places(config: RunConfig, members: int) -> list[str]:
     return names * max(1, min(2 * (os.cpu_count() or 1), members // MEMBERS_PER_CORE))
 
 
-def _sizes(program: Program, places: Sequence[str], examples: int, epochs: int) -> Sizes:
+def _room(program: Program, places: Sequence[str]) -> int:
+    """The members that a group may have, so that as many groups as train at once fit into memory."""
     floats = 4 * sum(math.prod(variable.shape) for variable in program.variables)
     units = sum(math.prod(layer.output.shape[1:]) for layer in program.model.layers)
     floats += 4 * units * max(program.config.training.batch_size, VALIDATION_ROWS)
-    room = max(1, int(MEMORY_SHARE * device_memory() / (4 * floats * places.count(places[0]))))
-    return Sizes(program.work * examples, epochs, COMPILING[places[0].partition(":")[0]], room)
+    return max(1, int(MEMORY_SHARE * device_memory() / (4 * floats * places.count(places[0]))))
