@@ -273,7 +273,7 @@ def test_a_program_offers_what_kin_will_ask_for():
     relu, layered = {"network.activation": "relu"}, {"network.hidden": [{"units": 6, "activation": "gelu"}]}
     kin = runs({}, relu, layered, {"network.activation": "softmax"})
     names = [[json.loads(each)["name"] for each in choices] for choices in choices_of(runs({}), kin)]
-    assert names == [["gelu", "relu", "tanh"], ["relu", "tanh"]]
+    assert names == [["gelu", "relu", "tanh"]] * 2
     # What is not chosen freely is part of the program itself.
     names = [[json.loads(each)["name"] for each in choices] for choices in choices_of(kin[3:], kin)]
     assert names == [["softmax"], ["softmax"]]
@@ -290,10 +290,10 @@ def test_programs_are_used_again(data):
 @pytest.mark.parametrize(
     ("work", "members", "usual"),
     [
-        (0.01, 1, 16),  # a small network's time goes into beginning operations
-        (0.01, 17, 32),
-        (0.5, 17, 20),  # 4 members · 10 epochs · 0.5 are a fifth of 100
-        (2, 17, 17),
+        (0.01, 1, 32),  # a small network's time goes into beginning operations
+        (0.01, 33, 64),
+        (1, 17, 20),  # 4 members · 10 epochs · 1 are less than half of 100, 8 are not
+        (3, 17, 17),
         (0.01, 91, 92),  # no more than are ever trained together
         (0.01, 101, 100),  # nor than there is room for
     ],

@@ -29,7 +29,7 @@ MEMBERS_PER_CORE = 16
 COMPILING = {"CPU": 1e11, "GPU": 1e13}
 """Multiplications and additions that take about as long as compiling a program, by kind of device. A size is compiled
 or not by this count and never by a clock, because results may differ with it in their last digits."""
-PADDING = 0.2
+PADDING = 0.5
 """Share of that which filling a group up to a usual size may cost."""
 
 
@@ -54,7 +54,7 @@ class Sizes:
     def usual(self, members: int) -> int:
         """So many members, filled up to a multiple of a power of two, as far as that costs little."""
         step = 1
-        while 2 * step <= MEMBERS_PER_CORE and 2 * step * self.work * self.epochs <= PADDING * self.compiling:
+        while step < 2 * MEMBERS_PER_CORE and 2 * step * self.work * self.epochs <= PADDING * self.compiling:
             step *= 2
         return min(math.ceil(members / step) * step, max(members, self.most), self.room)
 
@@ -239,8 +239,10 @@ def _places(config: RunConfig, members: int) -> list[str]:
     names = devices.chosen(config.devices)
     if names != ["CPU:0"]:
         return names[:members]
-    # The operations of a single group leave cores idle between them, and so do those of one group for each core.
-    return names * max(1, min(2 * (os.cpu_count() or 1), members // MEMBERS_PER_CORE))
+    # The operations of a single group leave cores idle between them, and so do those of one group for each core. By
+    # powers of two, for few different sizes.
+    at_once = max(1, min(2 * (os.cpu_count() or 1), members // MEMBERS_PER_CORE))
+    return names * 2 ** int(math.log2(at_once))
 
 
 def _room(program: Program, places: Sequence[str]) -> int:

@@ -76,13 +76,10 @@ def activations_of(config: RunConfig) -> list[str]:
 
 
 def choices_of(configs: Sequence[RunConfig], kin: Sequence[RunConfig] = ()) -> tuple[tuple[str, ...], ...]:
-    """For each hidden layer the activations that runs of one key, and others of their kin, choose among."""
-    asked, others = [activations_of(config) for config in configs], [activations_of(config) for config in kin]
-    choices = []
-    for position, own in enumerate(zip(*asked, strict=True)):
-        offered = {each[position] for each in others if position < len(each)} if is_chosen_freely(own[0]) else ()
-        choices.append(tuple(sorted({*own, *filter(is_chosen_freely, offered)})))
-    return tuple(choices)
+    """For each hidden layer the activations that runs of one key choose among; kin's are offered to any layer."""
+    offered = {name for config in kin for name in activations_of(config) if is_chosen_freely(name)}
+    asked = [set(names) for names in zip(*map(activations_of, configs), strict=True)]
+    return tuple(tuple(sorted(own | offered if all(map(is_chosen_freely, own)) else own)) for own in asked)
 
 
 def template_of(configs: Sequence[RunConfig], blank: bool = False) -> RunConfig:
