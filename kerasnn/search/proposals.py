@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras_tuner
+import numpy as np
 from keras_tuner.oracles import (
     BayesianOptimizationOracle,
     GridSearchOracle,
@@ -132,8 +133,8 @@ def _build(config: SearchConfig, space: keras_tuner.HyperParameters) -> Any:
     options: dict[str, Any] = {
         "objective": keras_tuner.Objective(config.objective_name, config.direction),
         "hyperparameters": space,
-        # keras-tuner takes 0 for no seed.
-        "seed": config.seed + 1,
+        # keras-tuner adds 1 for every value drawn: searches of seeds 1 and 5 would share all but one of their trials.
+        "seed": int(np.random.SeedSequence(config.seed).generate_state(1)[0] >> 1),
         "allow_new_entries": False,
         # Failed trials are the journal's matter; otherwise the third in a row ends the search.
         "max_consecutive_failed_trials": None,

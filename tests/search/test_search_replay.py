@@ -63,6 +63,11 @@ class Trainer:
             yield together
 
 
+def test_searches_of_different_seeds_share_no_trials():
+    found = [proposal.values for seed in range(8) for proposal in Oracle(config_of(seed=seed)).ask(8)]
+    assert len({values["optimizer.learning_rate"] for values in found}) == 64
+
+
 @pytest.fixture
 def trainer(monkeypatch):
     def use(**options):
