@@ -137,13 +137,16 @@ SHARED = {
     "moving average": {"optimizer__ema_momentum": 0.9, "optimizer__use_ema": True},
     "accumulation": {"optimizer__gradient_accumulation_steps": 2},
     "class weight": {"training__class_weight": "balanced"},
+    "no metrics": {"training__metrics": []},
     "prelu": {"network__activation": "prelu"},
     "gaussian dropout": {"regularization__dropout": 0.3, "regularization__dropout_kind": "gaussian_dropout"},
     "one-hot": {"data__one_hot": True, "loss__name": "categorical_crossentropy"},
 }
 
 
-@pytest.mark.parametrize("common", mostly_skipped(SHARED, ("batch norm", "global clipnorm", "moving average")))
+@pytest.mark.parametrize(
+    "common", mostly_skipped(SHARED, ("batch norm", "global clipnorm", "moving average", "no metrics"))
+)
 def test_members_share_what_they_must(common, data, tmp_path):
     if "data__one_hot" in common:
         config = replace_at(BASE, {"data.one_hot": True}).data

@@ -279,7 +279,7 @@ class Program:
         self._update_metrics(y, outputs, None)
 
     def _update_metrics(self, y: Any, outputs: Any, real: Any) -> None:
-        for of_output in self.model._compile_metrics._flat_metrics:
+        for of_output in filter(None, self.model._compile_metrics._flat_metrics):
             of_output.update_state(y, outputs, sample_weight=real)
 
     def _epoch(
