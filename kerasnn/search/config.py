@@ -340,10 +340,9 @@ class SearchConfig(Described):
 
     def one_at_a_time(self) -> Iterator[dict[str, Any]]:
         """Values in which each key in turn takes each of its choices, or its least and its greatest."""
-        first = {key: parameter.extremes[0] for key, parameter in self.ordered_space()}
-        for key in first:
-            for value in self.space[key].extremes:
-                yield self.active({**first, **self._parents(key), key: value})
+        for key, parameter in self.ordered_space():
+            for value in parameter.extremes:
+                yield self._with(key, value)
 
     def _combinations(self) -> Iterator[dict[str, Any]]:
         """Values to try: all combinations of extremes, or each extreme alone and a fixed sample of combinations."""
@@ -366,6 +365,11 @@ class SearchConfig(Described):
             for _ in range(COMBINATIONS):
                 yield from fresh(self.active({key: draw.choice(values) for key, values in extremes.items()}))
 
+    def _with(self, key: str, value: Any) -> dict[str, Any]:
+        """Values in which a key is active and has the given one; others have their first."""
+        first = {other: parameter.extremes[0] for other, parameter in self.space.items()}
+        return self.active({**first, **self._parents(key), key: value})
+
     def _parents(self, key: str) -> dict[str, Any]:
         """Values under which a key is active."""
         found: dict[str, Any] = {}
@@ -383,9 +387,8 @@ class SearchConfig(Described):
     def _check_whole(self, key: str, parameter: Choice | Range) -> None:
         if not isinstance(parameter, Range) or not parameter.whole or parameter.step is not None:
             return
-        first = {other: described.extremes[0] for other, described in self.space.items()}
         try:
-            self.run_with(self.active({**first, **self._parents(key), key: parameter.min + 0.5}))
+            self.run_with(self._with(key, parameter.min + 0.5))
         except ValueError:
             return
         raise ValueError(

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
@@ -117,6 +116,7 @@ class Trainer:
 
     def __init__(self, config: SearchConfig, data_of: DataOf) -> None:
         self._config, self._data_of = config, data_of
+        self._kin = [config.run_with(values) for values in config.one_at_a_time()]
         # What hyperband may continue: trials of the batch before and of this one.
         self._kept: dict[int, tuple[int, Outcome]] = {}
 
@@ -133,7 +133,7 @@ class Trainer:
         """
         self._kept = {number: kept for number, kept in self._kept.items() if kept[0] >= batch - 1}
         jobs = [self._job(proposal) for proposal in proposals]
-        for together in train_jobs(jobs, self._data_of, self._config, watch):
+        for together in train_jobs(jobs, self._data_of, self._config, watch, self._kin):
             if isinstance(self._config.oracle, Hyperband):
                 self._kept |= {each.number: (batch, each) for each in together if each.states}
             yield together
@@ -159,7 +159,11 @@ def place_of(run: RunConfig, number: int, start: int) -> Hashable:
 
 
 def train_jobs(
-    jobs: Sequence[Job], data_of: Callable[[RunConfig], Data], config: SearchConfig, watch: Watch
+    jobs: Sequence[Job],
+    data_of: Callable[[RunConfig], Data],
+    config: SearchConfig,
+    watch: Watch,
+    kin: Sequence[RunConfig],
 ) -> Iterator[list[Outcome]]:
     """Train trials, as many together as their programs allow.
 
@@ -168,11 +172,11 @@ def train_jobs(
         data_of: the data of a run; equal runs' data are the same object.
         config: the search, whose objective decides.
         watch: told after each epoch.
+        kin: runs such as other trials may be, which programs are compiled for too.
 
     Yields:
         The outcomes of trials that ended together; every trial once.
     """
-    kin = [config.run_with(values) for values in config.one_at_a_time()]
     groups: dict[Hashable, list[Job]] = {}
     for job in jobs:
         groups.setdefault(place_of(job.runs[0], job.number, job.start), []).append(job)
@@ -204,7 +208,7 @@ def _together(
         values: dict[int, list[float]] = {}
         for index, log in logs.items():
             values.setdefault(members[index][0].number, []).append(log[config.objective_name])
-        means = {number: statistics.fmean(found) for number, found in values.items()}
+        means = {number: sum(found) / len(found) for number, found in values.items()}
         stop = set(watch(epoch + 1, {number: mean for number, mean in means.items() if math.isfinite(mean)}))
         stopped.update(stop)
         stop |= {job.number for job in jobs if epoch + 1 >= job.epochs}

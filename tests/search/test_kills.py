@@ -38,7 +38,7 @@ def config_of(oracle):
     )
 
 
-def answer(jobs, data_of, config, watch):
+def answer(jobs, data_of, config, watch, kin):
     """In place of training, in pairs; it takes its time, so that kills hit it too."""
     from kerasnn.search.trials import Outcome
 

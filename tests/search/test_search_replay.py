@@ -45,7 +45,7 @@ class Trainer:
     def __init__(self, kill_after=None, fails=()):
         self.kill_after, self.fails, self.trained = kill_after, fails, []
 
-    def __call__(self, jobs, data_of, config, watch):
+    def __call__(self, jobs, data_of, config, watch, kin):
         for at in range(0, len(jobs), 2):
             if self.kill_after is not None and len(self.trained) >= self.kill_after:
                 raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from kerasnn import catalog
 from kerasnn.config import RunConfig, replace_at
 from kerasnn.data import Data, from_arrays
 from kerasnn.training.fused import Member, groups, program, program_key, train_fused, why_not
-from kerasnn.training.fused.template import Shapes, choices_of, template_of
+from kerasnn.training.fused.template import choices_of
 from kerasnn.training.run import train
 
 EPOCHS = 3
@@ -61,10 +61,6 @@ def mostly_skipped(cases, kept):
     """Parameters of which only those kept run every time."""
     skip = pytest.mark.skipif("KERASNN_ALL_TESTS" not in os.environ, reason="compiles long; set KERASNN_ALL_TESTS=1")
     return [pytest.param(case, id=name, marks=() if name in kept else skip) for name, case in cases.items()]
-
-
-def program_arguments(configs):
-    return template_of(configs), choices_of(configs), Shapes((4,), 3, (), "int32")
 
 
 def runs(*changes: dict, **common: object) -> list[RunConfig]:

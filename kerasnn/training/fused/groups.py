@@ -200,7 +200,7 @@ def train_fused(
         Group(program, dict(numbered[first : first + size]), size, device)
         for first, device in zip(range(0, len(members), size), itertools.cycle(places), strict=False)
     ]
-    examples = {device: _arrays(configs[0], data, device) for device in places}
+    examples = {device: _arrays(configs[0], data, device) for device in set(places)}
     for epoch in range(first_epoch, epochs):
         logs = _run_each(groups, partial(Group.run, epoch=epoch, examples=examples), len(places))
         for number in (on_epoch(epoch, logs) if on_epoch is not None else None) or ():
