@@ -91,9 +91,9 @@ def _bits_of_members(operation: Any) -> Any:
     first = _halves(counters[:, :1] + blocks)
     second = [tf.zeros_like(first[0]) + half for half in _halves(counters[:, 1:])]
     # Word by word, and only then in the order of the kernels: XLA works out contiguous pieces four times as fast.
-    words = tf.stack(_philox_rounds([*first, *second], _halves(keys)), axis=1)
-    members = tf.shape(words)[:1]
-    numbers = tf.transpose(words, (0, 2, 1))
+    words = _philox_rounds(tf.stack([*first, *second]), _halves(keys))
+    members = tf.shape(words)[1:2]
+    numbers = tf.transpose(words, (1, 2, 0))
     flat = tf.reshape(numbers, tf.concat([members, [-1]], 0))[:, :count]
     return pfor.wrap(tf.reshape(flat, tf.concat([members, shape], 0)), True)
 
@@ -103,16 +103,15 @@ def _bitcast_of_members(operation: Any) -> Any:
     return pfor.wrap(tf.bitcast(operation.stacked_input(0), operation.get_attr("type")), True)
 
 
-def _philox_rounds(counter: Sequence[tf.Tensor], key: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Ten rounds of Philox 4x32: four numbers of a counter's four words and a key's two, all uint32.
+def _philox_rounds(counter: tf.Tensor, key: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Ten rounds of Philox 4x32: four numbers of a counter's four words, each `(4, ...)`, and a key's two, all uint32.
 
     Reference: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011).
     """
     xor = tf.bitwise.bitwise_xor
-    shape = tf.shape(counter[0] + counter[2])
 
-    def two_rounds(done: tf.Tensor, words: list[tf.Tensor], keys: list[tf.Tensor]) -> Any:
-        first, second, third, fourth = words
+    def two_rounds(done: tf.Tensor, words: tf.Tensor, keys: list[tf.Tensor]) -> Any:
+        first, second, third, fourth = tf.unstack(words)
         for _ in range(2):
             low_0, high_0 = _halves(tf.cast(first, tf.uint64) * tf.constant(0xD2511F53, tf.uint64))
             low_1, high_1 = _halves(tf.cast(third, tf.uint64) * tf.constant(0xCD9E8D57, tf.uint64))
@@ -120,12 +119,10 @@ def _philox_rounds(counter: Sequence[tf.Tensor], key: Sequence[tf.Tensor]) -> li
             third, fourth = xor(xor(high_0, fourth), keys[1]), low_0
             steps = (0x9E3779B9, 0xBB67AE85)
             keys = [word + tf.constant(step, tf.uint32) for word, step in zip(keys, steps, strict=True)]
-        return done + 2, [first, second, third, fourth], keys
+        return done + 2, tf.stack([first, second, third, fourth]), keys
 
     # A loop, because XLA would work out all ten rounds anew for each of the four words, and compile them all.
-    begin = (0, [tf.broadcast_to(word, shape) for word in counter], list(key))
-    _, words, _ = tf.while_loop(lambda done, *_: done < 10, two_rounds, begin)
-    return list(words)
+    return tf.while_loop(lambda done, *_: done < 10, two_rounds, (0, counter, list(key)))[1]
 
 
 def _halves(wide: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
