@@ -206,7 +206,7 @@ def test_a_group_too_large_for_memory_is_split(data, monkeypatch):
     monkeypatch.setattr(groups, "device_memory", lambda: 150_000)
     sizes = []
     group = groups.Group.run
-    monkeypatch.setattr(groups.Group, "run", lambda self, **a: sizes.append(len(self.rows)) or group(self, **a))
+    monkeypatch.setattr(groups.Group, "run", lambda self, *a: sizes.append(len(self.rows)) or group(self, *a))
     split = train_fused(configs, data)
     assert max(sizes) < 5
     for one, other in zip(together, split, strict=True):
@@ -221,15 +221,19 @@ def test_groups_run_at_once_on_the_cores_of_a_cpu(data, monkeypatch):
     monkeypatch.setattr(groups.os, "cpu_count", lambda: 8)
     met, group = threading.Barrier(2, timeout=30), groups.Group.run
 
-    def run(self, **arguments):
-        if arguments["epoch"]:
-            met.wait()
-        return group(self, **arguments)
+    def run(self, epoch, examples):
+        met.wait()
+        return group(self, epoch, examples)
 
     monkeypatch.setattr(groups.Group, "run", run)
+    # What is traced must not be in the way of another thread: it patches Keras.
+    tracing, traced = program._for_members, []
+    monkeypatch.setattr(program, "_for_members", lambda: traced.append(threading.current_thread()) or tracing())
+    program.program_of.cache_clear()
     logs = []
     at_once = train_fused(configs, data, on_epoch=lambda epoch, found: logs.append(list(found)))
     assert logs == [[0, 1, 2, 3]] * EPOCHS
+    assert traced == 2 * [threading.main_thread()]
     for one, other in zip(together, at_once, strict=True):
         for name, values in one.history.items():
             assert other.history[name] == pytest.approx(values, rel=1e-5)
@@ -242,8 +246,8 @@ def trained_on(names):
     )
     found, group = [], groups.Group.run
 
-    def run(self, **arguments):
-        logs = group(self, **arguments)
+    def run(self, epoch, examples):
+        logs = group(self, epoch, examples)
         found.append((self.state[0].device.rpartition("device:")[2], len(self.rows)))
         return logs
 
@@ -324,9 +328,9 @@ def test_stopped_members_leave_and_the_rest_go_on(data, monkeypatch, tmp_path):
     sizes = []
     group = groups.Group.run
 
-    def run(self, **arguments):
+    def run(self, epoch, examples):
         sizes.append(len(self.rows))
-        return group(self, **arguments)
+        return group(self, epoch, examples)
 
     monkeypatch.setattr(groups.Group, "run", run)
     monkeypatch.setattr(groups, "COMPILING", {"CPU": 0})

@@ -3,10 +3,10 @@
 import itertools
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -99,21 +99,29 @@ class Group:
         with tf.device(self.device):
             self.state = [tf.gather(value, kept) for value in self.state]
             self.numbers = {name: tf.constant([each[name] for each in own], tf.float32) for name in own[0]}
-        self.is_compiled = False
+        self.is_traced = False
+
+    def trace(self, epoch: int, examples: Examples, threads: ThreadPoolExecutor) -> None:
+        """Trace what an epoch runs, which is not for threads; they compile validation's program meanwhile."""
+        if self.is_traced:
+            return
+        with tf.device(self.device):
+            if validation := examples[self.device][1]:
+                validate = self.program.validate
+                traces = validate.experimental_get_tracing_count()
+                validate.get_concrete_function(self.state, self.numbers, validation)
+                if validate.experimental_get_tracing_count() > traces:
+                    # XLA compiles at the first call.
+                    threads.submit(self._validate, examples)
+            self.program.train.get_concrete_function(*self._training(epoch, examples))
+        self.is_traced = True
 
     def run(self, epoch: int, examples: Examples) -> dict[int, Logs]:
         """One epoch; the logs of members that ran, by number."""
-        train, validation = examples[self.device]
-        members = [member for _, member in self.rows]
-        orders = [epoch_order(train[0].shape[0], member.config.seed, epoch) for member in members]
-        courses = [member.courses(epoch) for member in members]
         with tf.device(self.device):
-            stacked = {name: tf.constant(np.stack([each[name] for each in courses])) for name in courses[0]}
-            self.state, results = self.program.run(
-                self.state, self.numbers, tf.constant(np.stack(orders)), stacked, train, validation
-            )
+            self.state, results = self.program.train(*self._training(epoch, examples))
+        results |= self._validate(examples)
         values = {name: value.numpy().tolist() for name, value in results.items()}
-        self.is_compiled = True
         weights = [self.state[place].numpy() for place in self.program.weights]
         finite = np.logical_and.reduce([rows_are_finite(values) for values in weights])
         logs = {}
@@ -122,6 +130,21 @@ class Group:
                 logs[number] = {name: value[row] for name, value in values.items()}
                 member.end_epoch(epoch, logs[number], [each[row] for each in weights], finite[row])
         return logs
+
+    def _training(self, epoch: int, examples: Examples) -> tuple[Any, ...]:
+        """What the program takes for an epoch of training."""
+        train = examples[self.device][0]
+        members = [member for _, member in self.rows]
+        orders = [epoch_order(train[0].shape[0], member.config.seed, epoch) for member in members]
+        courses = [member.courses(epoch) for member in members]
+        with tf.device(self.device):
+            stacked = {name: tf.constant(np.stack([each[name] for each in courses])) for name in courses[0]}
+            return self.state, self.numbers, tf.constant(np.stack(orders)), stacked, train
+
+    def _validate(self, examples: Examples) -> dict[str, tf.Tensor]:
+        validation = examples[self.device][1]
+        with tf.device(self.device):
+            return self.program.validate(self.state, self.numbers, validation) if validation else {}
 
     def settle(self, epochs_left: int, sizes: Sizes) -> None:
         """Let members go that no longer run; go on without them where that saves more than compiling anew costs."""
@@ -196,13 +219,17 @@ def train_fused(
     at_once = max(len(places), math.ceil(len(members) / room))
     size = sizes.usual(math.ceil(len(members) / at_once))
     numbered = list(enumerate(members))
-    groups = [
-        Group(program, dict(numbered[first : first + size]), size, device)
-        for first, device in zip(range(0, len(members), size), itertools.cycle(places), strict=False)
-    ]
+    groups: list[Group] = []
+
+    def built() -> Iterator[Group]:
+        for first, device in zip(range(0, len(members), size), itertools.cycle(places), strict=False):
+            groups.append(Group(program, dict(numbered[first : first + size]), size, device))
+            yield groups[-1]
+
     examples = {device: _arrays(configs[0], data, device) for device in set(places)}
     for epoch in range(first_epoch, epochs):
-        logs = _run_each(groups, partial(Group.run, epoch=epoch, examples=examples), len(places))
+        # Groups are built while the first one's program is compiled.
+        logs = _run_each(groups or built(), epoch, examples, len(places))
         for number in (on_epoch(epoch, logs) if on_epoch is not None else None) or ():
             if members[number].status == "running":
                 members[number].status = "stopped"
@@ -214,14 +241,14 @@ def train_fused(
     return members
 
 
-def _run_each(groups: Sequence[Group], run: Callable[[Group], dict[int, Logs]], at_once: int) -> dict[int, Logs]:
-    """Run groups, some at once, but for those that a program is compiled for: tracing is not for threads."""
-    new = {(group.device, len(group.rows)): group for group in groups if not group.is_compiled}.values()
-    rest = [group for group in groups if group not in new]
-    found = {group: run(group) for group in new}
+def _run_each(groups: Iterable[Group], epoch: int, examples: Examples, at_once: int) -> dict[int, Logs]:
+    """An epoch of each group, some at once; the logs of members that ran, by number."""
     with ThreadPoolExecutor(at_once) as threads:
-        found |= zip(rest, threads.map(run, rest), strict=True)
-    return {number: log for group in groups for number, log in found[group].items()}
+        running = []
+        for group in groups:
+            group.trace(epoch, examples, threads)
+            running.append(threads.submit(group.run, epoch, examples))
+        return {number: log for each in running for number, log in each.result().items()}
 
 
 def _arrays(config: RunConfig, data: Data, device: str) -> tuple[list[tf.Tensor], list[tf.Tensor]]:

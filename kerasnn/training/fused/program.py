@@ -3,9 +3,8 @@
 import functools
 import json
 import math
-import string
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -115,18 +114,36 @@ def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) 
 
 
 def _penalty(regularizer: Any, x: Any) -> Any:
-    """Keras's L1 and L2 penalty; XLA takes a sum of squares in one pass where it is written as a product."""
+    """Keras's L1 and L2 penalty."""
     weights, penalty = tf.convert_to_tensor(x), tf.constant(0.0)
     if regularizer.l1:
-        penalty += regularizer.l1 * tf.reduce_sum(tf.abs(weights))
+        penalty += regularizer.l1 * _sum(tf.abs(weights))
     if regularizer.l2:
-        axes = string.ascii_lowercase[: weights.shape.rank]
-        penalty += regularizer.l2 * tf.einsum(f"{axes},{axes}->", weights, weights)
+        penalty += regularizer.l2 * _sum(tf.square(weights))
     return penalty
 
 
+def _sum(values: Any) -> Any:
+    """The sum of all values; XLA adds one after the other on a CPU, but works out many rows of a product at a time."""
+    rows = tf.reshape(values, (-1, values.shape[-1]))
+    return tf.reduce_sum(tf.linalg.matvec(rows, tf.ones(rows.shape[-1])))
+
+
+@contextmanager
+def _for_members() -> Iterator[None]:
+    """What is traced here can be turned into operations of many members."""
+    with (
+        same_numbers(),
+        _without_distribution(),
+        mock.patch.object(base_optimizer.ops, "cond", _both),
+        mock.patch.object(keras.src.backend.random, "dropout", _dropout),
+        mock.patch.object(keras.regularizers.L1L2, "__call__", _penalty),
+    ):
+        yield
+
+
 class Program:
-    """One epoch of training and validation, for any number of members, compiled by XLA as a whole.
+    """One epoch of training, and one of validation, for any number of members, each compiled by XLA as a whole.
 
     Args:
         config: the template of the members' runs.
@@ -171,9 +188,10 @@ class Program:
         self._starts = [variable.numpy() for variable in self.variables]
         self._blank = [metric.numpy() for metric in self.metrics]
         self._mapped = [*self.variables, *self.metrics, *self.numbers.values()]
-        self._results = tf.function(over_members(model.get_metrics_result, self._mapped), autograph=False)
-        # A partial, because TensorFlow takes retracing of one function for a mistake; ours is for other sizes.
-        self.run = tf.function(functools.partial(self._epoch), jit_compile=True, autograph=False)
+        self._results = tf.function(over_members(model.get_metrics_result, self.metrics), autograph=False)
+        # Partials, because TensorFlow takes retracing of one function for a mistake; ours is for other sizes.
+        self.train = tf.function(functools.partial(self._train), jit_compile=True, autograph=False)
+        self.validate = tf.function(functools.partial(self._validate), jit_compile=True, autograph=False)
         kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]
         # Forwards, and backwards to the inputs and to the kernel.
         self.work = 6 * sum(math.prod((*layer.kernel.shape, *layer.output.shape[1:-1])) for layer in kernels)
@@ -282,32 +300,24 @@ class Program:
         for of_output in filter(None, self.model._compile_metrics._flat_metrics):
             of_output.update_state(y, outputs, sample_weight=real)
 
-    def _epoch(
-        self,
-        state: list[Any],
-        numbers: dict[str, Any],
-        orders: Any,
-        courses: dict[str, Any],
-        train: Any,
-        validation: Any,
-    ) -> Any:
-        """One epoch.
+    def _train(
+        self, state: list[Any], numbers: dict[str, Any], orders: Any, courses: dict[str, Any], examples: Sequence[Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """One epoch of training.
 
         Args:
             state: values of the variables, each `(members, ...)`.
             numbers: the members' own, each `(members,)`.
             orders: rows in the order of each member's pass, `(members, examples)`.
             courses: numbers that change with every update, each `(members, updates)`.
-            train: x, y and perhaps sample weights, each `(examples, ...)`.
-            validation: x and y, or nothing.
+            examples: x, y and perhaps sample weights, each `(examples, ...)`.
 
         Returns:
             The new state, and the logs, each `(members,)`.
         """
-        members, examples = orders.shape
+        members, rows = orders.shape
         batch_size = self.config.training.batch_size
-        ends = len(state), len(state) + len(self.metrics)
-        blank = [tf.constant(np.stack([metric] * members)) for metric in self._blank]
+        end = len(state) + len(self.metrics)
 
         def values(carried: Sequence[Any], update: Any) -> list[Any]:
             now = {**numbers, **{name: course[:, update] for name, course in courses.items()}}
@@ -315,49 +325,49 @@ class Program:
 
         # A batch's statistics would count what fills it up.
         normalized = any(isinstance(layer, keras.layers.BatchNormalization) for layer in self.model.layers)
-        added = 0 if normalized or examples < PADDED_FROM * batch_size else -examples % batch_size
+        added = 0 if normalized or rows < PADDED_FROM * batch_size else -rows % batch_size
         orders = tf.pad(orders, [[0, 0], [0, added]])
 
-        def train_steps(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
-            rows = tf.slice(orders, [0, row], [members, size])
-            batch = [tf.gather(array, rows) for array in train]
-            real = tf.cast(row + tf.range(size) < examples, tf.float32)
-            return train_step(values(carried, row // batch_size), real, *batch)
+        def steps(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
+            order = tf.slice(orders, [0, row], [members, size])
+            batch = [tf.gather(array, order) for array in examples]
+            real = tf.cast(row + tf.range(size) < rows, tf.float32)
+            return step(values(carried, row // batch_size), real, *batch)
 
-        def train_step_of_each(now: list[Any], real: Any, *batch: Any) -> list[Any]:
-            return over_members(functools.partial(self._train_step, real), self._mapped)(now, *batch)[1][: ends[1]]
+        def step_of_each(now: list[Any], real: Any, *batch: Any) -> list[Any]:
+            return over_members(functools.partial(self._train_step, real), self._mapped)(now, *batch)[1][:end]
 
-        def test_steps(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
-            # One batch for all members needs no leading axis: the network's shared inputs stay shared.
-            batch = [tf.slice(array, [row] + [0] * (array.ndim - 1), [size, *array.shape[1:]]) for array in validation]
-            test = over_members(lambda: self._test_step(*batch), self._mapped)
-            return test(values(carried, 0))[1][: ends[1]]
-
-        def results(carried: Sequence[Any]) -> dict[str, Any]:
-            return self._results(values(carried, 0))[0]
-
-        with (
-            same_numbers(),
-            _without_distribution(),
-            mock.patch.object(base_optimizer.ops, "cond", _both),
-            mock.patch.object(keras.src.backend.random, "dropout", _dropout),
-            mock.patch.object(keras.regularizers.L1L2, "__call__", _penalty),
-        ):
+        begin = [*state, *self._blank_metrics(members)]
+        with _for_members():
             # Of any batch size, so that a short last batch is not traced anew.
-            train_step = tf.function(train_step_of_each, autograph=False).get_concrete_function(
-                [tf.TensorSpec(value.shape, value.dtype) for value in values([*state, *blank], 0)],
+            step = tf.function(step_of_each, autograph=False).get_concrete_function(
+                [tf.TensorSpec(value.shape, value.dtype) for value in values(begin, 0)],
                 tf.TensorSpec((None,), tf.float32),
-                *(tf.TensorSpec((members, None, *array.shape[1:]), array.dtype) for array in train),
+                *(tf.TensorSpec((members, None, *array.shape[1:]), array.dtype) for array in examples),
             )
-            carried = _in_batches(train_steps, [*state, *blank], examples + added, batch_size)
-            logs = results(carried)
-            state = carried[: ends[0]]
-            if validation:
-                rows = validation[0].shape[0]
-                size = -(-rows // -(-rows // VALIDATION_ROWS))
-                carried = _in_batches(test_steps, [*state, *blank], rows, size)
-                logs |= {f"val_{name}": value for name, value in results(carried).items()}
-        return state, logs
+            carried = _in_batches(steps, begin, rows + added, batch_size)
+            return carried[: len(state)], self._results(carried[len(state) :])[0]
+
+    def _validate(self, state: list[Any], numbers: dict[str, Any], examples: Sequence[Any]) -> dict[str, Any]:
+        """The logs of validation, each `(members,)`; `examples` are x and y, the same for all members."""
+        members = state[0].shape[0]
+        # What changes with every update is not asked for.
+        own = [numbers.get(name, tf.zeros(members)) for name in self.numbers]
+
+        def steps(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
+            # One batch for all members needs no leading axis: the network's shared inputs stay shared.
+            batch = [tf.slice(array, [row] + [0] * (array.ndim - 1), [size, *array.shape[1:]]) for array in examples]
+            test = over_members(lambda: self._test_step(*batch), self._mapped)
+            return test([*state, *carried, *own])[1][len(state) : len(state) + len(carried)]
+
+        rows = examples[0].shape[0]
+        size = -(-rows // -(-rows // VALIDATION_ROWS))
+        with _for_members():
+            carried = _in_batches(steps, self._blank_metrics(members), rows, size)
+            return {f"val_{name}": log for name, log in self._results(carried)[0].items()}
+
+    def _blank_metrics(self, members: int) -> list[Any]:
+        return [tf.constant(np.stack([metric] * members)) for metric in self._blank]
 
 
 def _in_batches(step: Callable[..., list[Any]], carried: list[Any], rows: int, size: int) -> list[Any]:
