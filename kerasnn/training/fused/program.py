@@ -339,11 +339,12 @@ class Program:
 
         begin = [*state, *self._blank_metrics(members)]
         with _for_members():
-            # Of any batch size, so that a short last batch is not traced anew.
+            # Of any size where the last batch is a short one, so that it is not traced anew.
+            size = None if (rows + added) % batch_size else batch_size
             step = tf.function(step_of_each, autograph=False).get_concrete_function(
                 [tf.TensorSpec(value.shape, value.dtype) for value in values(begin, 0)],
-                tf.TensorSpec((None,), tf.float32),
-                *(tf.TensorSpec((members, None, *array.shape[1:]), array.dtype) for array in examples),
+                tf.TensorSpec((size,), tf.float32),
+                *(tf.TensorSpec((members, size, *array.shape[1:]), array.dtype) for array in examples),
             )
             carried = _in_batches(steps, begin, rows + added, batch_size)
             return carried[: len(state)], self._results(carried[len(state) :])[0]
