@@ -23,6 +23,5 @@ def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
     """
     if seed < 0 or epoch < 0:
         raise ValueError(f"an order needs a seed and an epoch of 0 or above; received {seed} and {epoch}")
-    rows = np.arange(examples, dtype=np.int32 if examples <= np.iinfo(np.int32).max else np.int64)
-    np.random.default_rng([seed, epoch]).shuffle(rows)
-    return rows
+    rows = np.random.default_rng([seed, epoch]).permutation(examples)
+    return rows.astype(np.int32) if examples <= np.iinfo(np.int32).max else rows
