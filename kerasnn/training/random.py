@@ -41,7 +41,10 @@ def _philox(original: Any) -> Any:
 
 
 def _key_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """What TensorFlow makes of a seed before it draws, in a tenth of the operations."""
+    """Key `(1,)` and counter `(2,)` that TensorFlow makes of a seed before it draws, in a tenth of the operations.
+
+    Reference: TensorFlow's `random_ops_util._philox_scramble_seed`, whose constant it is.
+    """
     scrambled = _bits([4], tf.constant([0x02461E293EC8F720], tf.uint64), tf.cast(seed, tf.uint64), _PHILOX)
     halves = tf.bitcast(tf.reshape(scrambled, (2, 2)), tf.uint64)
     return halves[:1], halves * tf.constant([0, 1], tf.uint64)
