@@ -35,9 +35,10 @@ def same_numbers() -> Iterator[None]:
 
 
 def _philox(original: Any) -> Any:
-    auto, philox = tf.random.Algorithm.AUTO_SELECT, tf.random.Algorithm.PHILOX
-    ours = (None, "auto_select", auto, auto.value, "philox", philox, philox.value)
-    return lambda seed, alg: (*_key_counter(seed), _PHILOX) if alg in ours else original(seed, alg)
+    ours, number_of = (tf.random.Algorithm.AUTO_SELECT.value, _PHILOX), random_ops_util.convert_alg_to_int
+    return lambda seed, alg: (
+        (*_key_counter(seed), _PHILOX) if alg is None or number_of(alg) in ours else original(seed, alg)
+    )
 
 
 def _key_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -45,9 +46,9 @@ def _key_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
 
     Reference: TensorFlow's `random_ops_util._philox_scramble_seed`, whose constant it is.
     """
-    scrambled = _bits([4], tf.constant([0x02461E293EC8F720], tf.uint64), tf.cast(seed, tf.uint64), _PHILOX)
-    halves = tf.bitcast(tf.reshape(scrambled, (2, 2)), tf.uint64)
-    return halves[:1], halves * tf.constant([0, 1], tf.uint64)
+    scrambled = _bits([2, 2], tf.constant([0x02461E293EC8F720], tf.uint64), tf.cast(seed, tf.uint64), _PHILOX)
+    words = tf.bitcast(scrambled, tf.uint64)
+    return words[:1], words * tf.constant([0, 1], tf.uint64)
 
 
 def _uniform(original: Any) -> Any:
