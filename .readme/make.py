@@ -15,10 +15,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from kerasnn import RunConfig, replace_at, train
-from kerasnn.gallery.run import draw
-from kerasnn.report import report
-from kerasnn.search import SearchConfig, search
-from kerasnn.study import study
+from kerasnn.gallery.draw import draw
+from kerasnn.report.write_report import report
+from kerasnn.search.run_search import search
+from kerasnn.search.space import SearchConfig
+from kerasnn.study.run_study import study
 from tests.browser.chromium import Browser
 
 GALLERY = ("activations", "signal_variance", "optimizer_animation")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kerasnn.doctor import doctor
+from kerasnn.commands.doctor import doctor
 
 if __name__ == "__main__":
     sys.exit(doctor())

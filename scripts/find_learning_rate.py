@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kerasnn.cli import find_learning_rate
+from kerasnn.commands.command import find_learning_rate
 
 if __name__ == "__main__":
     sys.exit(find_learning_rate())

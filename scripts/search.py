@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kerasnn.search.cli import search
+from kerasnn.commands.search import search
 
 if __name__ == "__main__":
     sys.exit(search())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kerasnn.cli import train
+from kerasnn.commands.command import train
 
 if __name__ == "__main__":
     sys.exit(train())

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasnn import activations, catalog
+from kerasnn.components import activations
+from kerasnn.config import catalog
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())
 THRESHOLD = {"name": "threshold", "threshold": 0.3, "default_value": -2.0}

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from kerasnn.benchmark.cli import benchmark
-from kerasnn.benchmark.peers import PEERS
-from kerasnn.benchmark.run import compare, missing, table
-from kerasnn.benchmark.workloads import WORKLOADS, Workload
+from benchmarks.command import benchmark
+from benchmarks.peers import PEERS
+from benchmarks.run import compare, missing, table
+from benchmarks.workloads import WORKLOADS, Workload
 
 TINY = Workload("tiny", "digits", 32, hidden=(4,), epochs=2, examples=70)
 

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerasnn import catalog
-from kerasnn.catalog import ACTIVATIONS, INITIALIZERS, LOSSES, METRICS, OPTIMIZERS
+from kerasnn.config import catalog
+from kerasnn.config.catalog import ACTIVATIONS, INITIALIZERS, LOSSES, METRICS, OPTIMIZERS
 
 # What is ours or a variant of a Keras component, with the Keras constructor whose arguments it takes.
 OURS = {
@@ -296,5 +296,5 @@ def test_keras_class_of_an_unknown_name():
 
 
 def test_catalog_needs_no_keras():
-    code = "import sys, kerasnn.catalog; assert not {'keras', 'tensorflow', 'numpy'} & set(sys.modules)"
+    code = "import sys, kerasnn.config.catalog; assert not {'keras', 'tensorflow', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,17 +2,10 @@ import json
 
 import pytest
 
-from kerasnn.config import (
-    ConvLayer,
-    DataConfig,
-    DenseLayer,
-    NetworkConfig,
-    RunConfig,
-    TrainingConfig,
-    parse_json,
-    replace_at,
-)
-from kerasnn.schedules import Cosine, Step
+from kerasnn.config.description import parse_json, replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.config.schedules import Cosine, Step
+from kerasnn.config.sections import ConvLayer, DataConfig, DenseLayer, NetworkConfig, TrainingConfig
 
 
 def test_json_both_ways():

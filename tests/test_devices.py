@@ -5,8 +5,8 @@ import json
 import keras
 import pytest
 
-from kerasnn import devices
-from kerasnn.config import DevicesConfig
+from kerasnn.config.sections import DevicesConfig
+from kerasnn.distribute import devices
 
 
 def test_one_device_needs_no_strategy_and_precision_returns():

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerasnn import catalog, initializers
+from kerasnn.components import initializers
+from kerasnn.config import catalog
 
 RANDOM = [name for name in catalog.INITIALIZERS if name not in ("zeros", "ones", "constant", "identity")]
 SHAPE = (300, 500)  # fan_in 300, fan_out 500

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasnn import catalog, losses
+from kerasnn.components import losses
+from kerasnn.config import catalog
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())
 LABELS = np.array([0, 2, 1])

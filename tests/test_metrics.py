@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from kerasnn import catalog, metrics
+from kerasnn.components import metrics
+from kerasnn.config import catalog
 
 BINARY = (np.array([0, 1, 1, 0], "float32"), np.array([[-2.0], [3.0], [-0.2], [0.4]], "float32"))
 INTEGERS = np.array([0, 2, 1, 1])

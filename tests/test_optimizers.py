@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasnn import catalog, optimizers
+from kerasnn.components import optimizers
+from kerasnn.config import catalog
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())["torch_optimizers_on_half_w_squared"]
 

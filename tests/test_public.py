@@ -20,8 +20,8 @@ def test_public_name_is_there(name):
     assert name in dir(kerasnn)
 
 
-def test_unknown_name_is_refused_with_the_names_there_are():
-    with pytest.raises(AttributeError, match=r"module 'kerasnn' has no attribute 'trian'; it has .*train"):
+def test_unknown_name_is_refused():
+    with pytest.raises(AttributeError, match="No kerasnn attribute trian"):
         kerasnn.trian  # noqa: B018
 
 

@@ -7,27 +7,26 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from kerasnn import schedules
-from kerasnn.schedules import (
+from kerasnn.config import schedules
+from kerasnn.config.curve import Curve
+from kerasnn.config.monitor import Plateau
+from kerasnn.config.schedules import (
     Constant,
     Cosine,
     CosineRestarts,
-    Curve,
     Cyclic,
     Exponential,
     InverseSqrt,
     MultiStep,
     OneCycle,
-    Plateau,
     Polynomial,
     Schedule,
     Step,
     WarmupStableDecay,
-    course,
     get,
-    simulate,
 )
-from kerasnn.schema import Schema
+from kerasnn.config.schema import Schema
+from kerasnn.config.simulation import course, simulate
 
 TORCH = json.loads((Path(__file__).parent / "data" / "torch_schedules.json").read_text())
 ALL = (
@@ -99,7 +98,7 @@ def test_momenta_equal_pytorchs(name, per, unit):
 
 @pytest.mark.parametrize("schedule", ALL)
 def test_docstring_ends_with_its_sequence(schedule):
-    (test,) = doctest.DocTestFinder(recurse=False).find(schedule, globs=vars(schedules))
+    (test,) = doctest.DocTestFinder(recurse=False).find(schedule, globs={**vars(schedules), "simulate": simulate})
     (example,) = test.examples
     assert example.source.startswith("simulate(")
     assert schedule.__doc__.rstrip().endswith(example.want.strip())

@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from kerasnn.schema import Schema, one_of, short
+from kerasnn.config.schema import Schema, one_of, short
 
 
 class Square(Schema):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kerasnn import RunConfig, replace_at, train, workers
+from kerasnn import RunConfig, replace_at, train
+from kerasnn.distribute import processes
 from kerasnn.signals import TerminatedError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +37,7 @@ def cluster(jobs, kind, index):
 )
 def test_cluster_is_read_from_tf_config(monkeypatch, text, expected):
     monkeypatch.setenv("TF_CONFIG", text)
-    assert workers.cluster() == expected
+    assert processes.cluster() == expected
 
 
 @pytest.mark.parametrize(
@@ -53,39 +54,40 @@ def test_cluster_is_read_from_tf_config(monkeypatch, text, expected):
 def test_other_descriptions_are_refused_in_one_line(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=r"^TF_CONFIG must be like .*, received .*$"):
-        workers.cluster()
+        processes.cluster()
 
 
 def test_a_process_that_does_not_start_is_an_error_in_time():
-    here, there = workers.addresses_here(2)
+    here, there = processes.addresses_here(2)
     start = time.monotonic()
     with pytest.raises(ConnectionError, match=rf"within devices.worker_wait, 0.3 s, received no answer from {there}"):
-        workers.meet(workers.Cluster((here, there), 0), 0.3)
+        processes.meet(processes.Cluster((here, there), 0), 0.3)
     assert time.monotonic() - start < 3
 
 
 def test_processes_that_listen_meet():
-    here, there = workers.addresses_here(2)
+    here, there = processes.addresses_here(2)
     with socket.create_server(("127.0.0.1", int(there.rpartition(":")[2]))):
-        workers.meet(workers.Cluster((here, there), 0), 5)
+        processes.meet(processes.Cluster((here, there), 0), 5)
 
 
 def test_launched_processes_know_each_other_and_fail_together(capfd):
     program = (
-        "import sys; from kerasnn.workers import cluster; place = cluster(); print('number', place.number);"
+        "import sys; from kerasnn.distribute.processes import cluster; place = cluster();"
+        "print('number', place.number);"
         "print('same line', file=sys.stderr); sys.exit(3 * place.number)"
     )
-    assert workers.launch(2, [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}"]) == 3
+    assert processes.launch(2, [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}"]) == 3
     said = capfd.readouterr()
     assert said.out == "number 0\n"
     assert said.err.count("same line") == 1
 
 
 def test_signal_is_noted_once_and_then_raises():
-    with workers.signals_stop_all():
-        assert workers.stop_signal() == 0
+    with processes.signals_stop_all():
+        assert processes.stop_signal() == 0
         os.kill(os.getpid(), signal.SIGTERM)
-        assert workers.stop_signal() == signal.SIGTERM
+        assert processes.stop_signal() == signal.SIGTERM
         with pytest.raises(TerminatedError):
             os.kill(os.getpid(), signal.SIGTERM)
 

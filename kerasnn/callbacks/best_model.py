@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasnn.config.monitor import more_is_better
+from kerasnn.config.schema import one_of
 from kerasnn.files import replacing
-from kerasnn.schedules import more_is_better
-from kerasnn.schema import one_of
 
 
 def save_model(model: keras.Model, path: str | Path) -> None:

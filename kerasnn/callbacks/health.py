@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from kerasnn.callbacks.probe import BOUNDS, ActivationHealth, Measurement, Probe
+from kerasnn.callbacks.layer_probe import BOUNDS, ActivationHealth, Measurement, Probe
 
 log = logging.getLogger("kerasnn")
 

@@ -7,8 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasnn.schedules import Curve, Plateau, course, get
-from kerasnn.schema import one_of, short
+from kerasnn.config.curve import Curve
+from kerasnn.config.monitor import Plateau
+from kerasnn.config.schedules import get
+from kerasnn.config.schema import one_of, short
+from kerasnn.config.simulation import course
 
 
 class _Momentum(keras.Variable):

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kerasnn.schema import one_of
+from kerasnn.config.schema import one_of
 
 Style = Literal["auto", "bar", "lines", "silent"]
 

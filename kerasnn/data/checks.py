@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kerasnn.schema import one_of, short
+from kerasnn.config.schema import one_of, short
 
 TASKS = ("binary", "multiclass", "multilabel", "regression")
 LARGEST = 1e38

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kerasnn.data.files import check_size, existing_file
+from kerasnn.config.schema import short
+from kerasnn.data.sources import check_size, existing_file
 from kerasnn.data.tables import read_npz
-from kerasnn.schema import short
 
 IDX_FILES = {
     "x_train": "train-images-idx3-ubyte",

@@ -10,10 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from kerasnn import activations, catalog, figures, losses
-from kerasnn.config import RunConfig
-from kerasnn.figures import BLUE, GREEN, GREY, ORANGE, RED
-from kerasnn.schedules import Curve, get, simulate
+from kerasnn import figures
+from kerasnn.components import activations, losses
+from kerasnn.config import catalog
+from kerasnn.config.curve import Curve
+from kerasnn.config.run import RunConfig
+from kerasnn.config.schedules import get
+from kerasnn.config.simulation import simulate
+from kerasnn.figures.style import BLUE, GREEN, GREY, ORANGE, RED
 
 VALUE: dict[str, Any] = {"color": BLUE, "linewidth": 1.8}
 SLOPE: dict[str, Any] = {"color": RED, "linewidth": 1.5, "linestyle": (0, (4, 1.5))}

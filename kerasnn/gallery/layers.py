@@ -9,11 +9,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from kerasnn import figures
-from kerasnn.config import NetworkConfig, RegularizationConfig, RunConfig, replace_at
-from kerasnn.data import load
-from kerasnn.figures import BLUE, GREY, INK, ORANGE
-from kerasnn.models import network_layers
-from kerasnn.training.fused import train_fused
+from kerasnn.config.description import replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.config.sections import NetworkConfig, RegularizationConfig
+from kerasnn.data.loading import load_data
+from kerasnn.figures.style import BLUE, GREY, INK, ORANGE
+from kerasnn.fused.groups import train_fused
+from kerasnn.models.layers import network_layers
 
 UNITS, EXAMPLES = 16, 12
 _KEPT = LinearSegmentedColormap.from_list("kept", [(0, ORANGE), (0.5, "#FFFFFF"), (0.7, "#9CC7E4"), (1, BLUE)])
@@ -147,5 +149,5 @@ def _losses(batch_norm: bool) -> NDArray[Any]:
         optimizer={"name": "sgd", "learning_rate": 0.5},
         training={"epochs": EPOCHS, "batch_size": 64},
     )
-    members = train_fused([replace_at(base, {"seed": seed}) for seed in range(SEEDS)], load(base.data))
+    members = train_fused([replace_at(base, {"seed": seed}) for seed in range(SEEDS)], load_data(base.data))
     return np.array([member.history["loss"] for member in members])

@@ -5,9 +5,10 @@ from typing import get_args
 from matplotlib.figure import Figure
 
 from kerasnn import figures
-from kerasnn.config import RunConfig, Style
-from kerasnn.data import load
-from kerasnn.models import build_model
+from kerasnn.config.run import RunConfig
+from kerasnn.config.sections import Style
+from kerasnn.data.loading import load_data
+from kerasnn.models.building import build_model
 
 
 def data_examples(config: RunConfig) -> Figure:
@@ -16,7 +17,7 @@ def data_examples(config: RunConfig) -> Figure:
     Raises:
         ValueError: for data that are no images with one class each.
     """
-    data = load(config.data, config.task)
+    data = load_data(config.data, config.task)
     if data.image_shape is None or data.class_names is None or config.task not in ("binary", "multiclass"):
         raise ValueError(f"data must be images with one class each, received {config.data.name} for {config.task}")
     labels = data.y_train.argmax(axis=1) if data.y_train.ndim == 2 else data.y_train.astype(int)
@@ -25,7 +26,7 @@ def data_examples(config: RunConfig) -> Figure:
 
 def three_builders(config: RunConfig) -> Figure:
     """The run's network, sequential, functional and subclassed, side by side."""
-    data = load(config.data, config.task)
+    data = load_data(config.data, config.task)
     network = config.network.model_copy(update={"output_activation": config.output_activation})
     styles = get_args(Style)
     models = [

@@ -18,9 +18,11 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from kerasnn import catalog, figures, optimizers
-from kerasnn.config import RunConfig
-from kerasnn.figures import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SKY
+from kerasnn import figures
+from kerasnn.components import optimizers
+from kerasnn.config import catalog
+from kerasnn.config.run import RunConfig
+from kerasnn.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SKY
 
 STEPS = 240
 FRAMES = 60
@@ -81,7 +83,7 @@ def path(surface: Surface, spec: dict[str, Any], steps: int = STEPS) -> NDArray[
 
     Args:
         surface: where it begins, and the loss.
-        spec: the optimizer, as `kerasnn.optimizers.get` takes it.
+        spec: the optimizer, as `kerasnn.components.optimizers.get` takes it.
         steps: number of updates.
 
     Returns:

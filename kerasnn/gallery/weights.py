@@ -9,10 +9,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
-from kerasnn import catalog, figures, initializers
-from kerasnn.config import NetworkConfig, RunConfig
-from kerasnn.figures import BLUE, GREEN, INK, ORANGE, PURPLE, RED
-from kerasnn.models import network_layers
+from kerasnn import figures
+from kerasnn.components import initializers
+from kerasnn.config import catalog
+from kerasnn.config.run import RunConfig
+from kerasnn.config.sections import NetworkConfig
+from kerasnn.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, RED
+from kerasnn.models.layers import network_layers
 
 FAN_IN, FAN_OUT = 300, 200
 DEPTH, WIDTH, EXAMPLES = 20, 256, 256

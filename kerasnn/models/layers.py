@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from kerasnn import activations, initializers
-from kerasnn.config import OUTPUT_ACTIVATION, ConvLayer, DenseLayer, NetworkConfig, RegularizationConfig, Task
+from kerasnn.components import activations, initializers
+from kerasnn.config.run import OUTPUT_ACTIVATION
+from kerasnn.config.sections import ConvLayer, DenseLayer, NetworkConfig, RegularizationConfig, Task
 
 
 def network_layers(

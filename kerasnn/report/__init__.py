@@ -1,13 +1,5 @@
 """Runs, searches and studies as one HTML page that needs nothing else."""
 
-import importlib
-from typing import Any
+import lazy_loader
 
-__all__ = ["report"]
-
-
-def __getattr__(name: str) -> Any:
-    # What evaluates imports TensorFlow, so it is loaded on first use.
-    if name not in __all__:
-        raise AttributeError(f"module 'kerasnn.report' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module("kerasnn.report.run"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

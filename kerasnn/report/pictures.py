@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kerasnn import figures
-from kerasnn.figures import BLUE, GREY, INK, ORANGE
-from kerasnn.search.config import Range, SearchConfig, as_text
+from kerasnn.figures.style import BLUE, GREY, INK, ORANGE
 from kerasnn.search.importance import Importance
-from kerasnn.search.report import Trial, cell_text, short_names
+from kerasnn.search.space import Range, SearchConfig, as_text
+from kerasnn.search.trial import Trial, cell_text, short_names
 
 History = Mapping[str, Sequence[float]]
 

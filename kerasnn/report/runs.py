@@ -13,9 +13,9 @@ from scipy.special import expit, softmax  # type: ignore[import-untyped]
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kerasnn import figures
-from kerasnn.config import RunConfig
+from kerasnn.config.run import RunConfig
 from kerasnn.report import html, pictures
-from kerasnn.training.evaluation import Evaluation, evaluate_run
+from kerasnn.runs.evaluate import Evaluation, evaluate_run
 
 
 @dataclass(frozen=True)

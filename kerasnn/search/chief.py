@@ -24,20 +24,11 @@ from keras_tuner.src import protos
 from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
 from kerasnn.files import write_text
-from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import ADDRESS
-from kerasnn.search.proposals import Proposal
-from kerasnn.search.trials import Outcome, Watch, place_of
-from kerasnn.search.wire import (
-    IDLE,
-    OPTIONS,
-    RUNNING,
-    STOPPED,
-    content,
-    hyperparameters,
-    message,
-    outcome_from_json,
-)
+from kerasnn.search.oracle import Proposal
+from kerasnn.search.space import SearchConfig
+from kerasnn.search.trainer import Outcome, Watch, place_of
+from kerasnn.search.wire import IDLE, OPTIONS, RUNNING, STOPPED, content, hyperparameters, message, outcome_from_json
 from kerasnn.search.worker import GONE_AFTER
 
 ATTEMPTS = 3

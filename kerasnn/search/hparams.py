@@ -12,7 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api, api_pb2, metadata, plugin_data_pb2
 
-from kerasnn.search.config import Choice, Range, SearchConfig
+from kerasnn.search.space import Choice, Range, SearchConfig
 
 FILE = "events.out.tfevents.0.search"
 """The same name every time, so that writing a trial again replaces it."""

@@ -13,8 +13,8 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from kerasnn.search.config import Range, SearchConfig, as_text
-from kerasnn.search.report import Trial
+from kerasnn.search.space import Range, SearchConfig, as_text
+from kerasnn.search.trial import Trial
 
 FEWEST = 10
 """Trials with a score that it takes at least."""

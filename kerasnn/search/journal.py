@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kerasnn.schema import short
+from kerasnn.config.schema import short
 
 Record = dict[str, Any]
 

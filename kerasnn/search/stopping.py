@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from kerasnn.search.config import Halving, Median, Stopper
+from kerasnn.search.space import Halving, Median, Stopper
 
 
 def hopeless(

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import grpc
 
-from kerasnn.search.config import SearchConfig
-from kerasnn.search.proposals import Proposal
-from kerasnn.search.results import record_of
-from kerasnn.search.trials import DataOf, Outcome, Trainer
+from kerasnn.search.oracle import Proposal
+from kerasnn.search.outcomes import record_of
+from kerasnn.search.space import SearchConfig
+from kerasnn.search.trainer import DataOf, Outcome, Trainer
 from kerasnn.search.wire import IDLE, STOPPED, Client, content, message, outcome_to_json
 
 BEAT = 1.0

@@ -1,15 +1,5 @@
 """Studies: settings compared factorially, over many seeds, with intervals."""
 
-import importlib
-from typing import Any
+import lazy_loader
 
-from kerasnn.study.config import StudyConfig
-
-__all__ = ["Cell", "StudyConfig", "StudyResult", "study"]
-
-
-def __getattr__(name: str) -> Any:
-    # What trains imports TensorFlow, so it is loaded on first use.
-    if name not in __all__:
-        raise AttributeError(f"module 'kerasnn.study' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module("kerasnn.study.run"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

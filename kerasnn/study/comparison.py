@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kerasnn.search.config import as_text
-from kerasnn.search.report import Trial, cell_text
+from kerasnn.search.space import as_text
+from kerasnn.search.trial import Trial, cell_text
 from kerasnn.study.config import StudyConfig
 from kerasnn.study.statistics import Interval, holm, interval, p_value
 

@@ -5,9 +5,11 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from kerasnn.config import DataConfig, DenseLayer, Described, NetworkConfig, RunConfig, TrainingConfig
-from kerasnn.schema import one_of, short
-from kerasnn.search.config import Choice, Grid, Objective, ObjectiveConfig, SearchConfig, as_text
+from kerasnn.config.description import Described
+from kerasnn.config.run import RunConfig
+from kerasnn.config.schema import one_of, short
+from kerasnn.config.sections import DataConfig, DenseLayer, NetworkConfig, TrainingConfig
+from kerasnn.search.space import Choice, Grid, Objective, ObjectiveConfig, SearchConfig, as_text
 
 FACTORS: dict[str, tuple[Any, ...]] = {
     "network.activation": ("relu", "tanh"),

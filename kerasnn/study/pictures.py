@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kerasnn import figures
-from kerasnn.figures import BLUE, GREY, INK, ORANGE
-from kerasnn.search.config import as_text
-from kerasnn.search.report import short_names
+from kerasnn.figures.style import BLUE, GREY, INK, ORANGE
+from kerasnn.search.space import as_text
+from kerasnn.search.trial import short_names
 from kerasnn.study.comparison import Cell, level_text
 from kerasnn.study.config import StudyConfig
 from kerasnn.study.statistics import bands, padded

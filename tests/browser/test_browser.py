@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from kerasnn.config import RunConfig, replace_at
-from kerasnn.report import report
-from kerasnn.search import SearchConfig, search
-from kerasnn.study import StudyConfig, study
-from kerasnn.training.run import train
+from kerasnn.config.description import replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.report.write_report import report
+from kerasnn.runs.train import train
+from kerasnn.search.run_search import search
+from kerasnn.search.space import SearchConfig
+from kerasnn.study.config import StudyConfig
+from kerasnn.study.run_study import study
 from tests.browser.chromium import CHROMIUM, Browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian's package chromium)")

@@ -11,18 +11,19 @@ import pytest
 
 import kerasnn
 from kerasnn.callbacks.health import Health
-from kerasnn.callbacks.probe import Probe
-from kerasnn.config import RunConfig, replace_at
-from kerasnn.data import from_arrays, load
-from kerasnn.models import build_model
-from kerasnn.training.run import compile_model
+from kerasnn.callbacks.layer_probe import Probe
+from kerasnn.config.description import replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.data.loading import from_arrays, load_data
+from kerasnn.models.building import build_model
+from kerasnn.models.from_config import compile_model
 
 NORMAL = {"name": "random_normal", "stddev": 1.0}
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return load(RunConfig().data)
+    return load_data(RunConfig().data)
 
 
 def watched(config, data, epochs=3, examples=None):
@@ -105,7 +106,7 @@ def test_initializer_and_activation_that_do_not_suit_each_other_are_told_of_befo
 def healthy(name):
     if name != "regression":
         config = RunConfig(data={"name": name}, training={"batch_size": 128 if name == "fashion_mnist" else 32})
-        return config, load(config.data)
+        return config, load_data(config.data)
     from sklearn.datasets import load_diabetes
 
     config = RunConfig(task="regression", data={"name": "arrays", "scaling": "standardize"})

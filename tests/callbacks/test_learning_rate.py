@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from kerasnn.callbacks.learning_rate import LearningRate
-from kerasnn.schedules import Constant, Cosine, Exponential, MultiStep, OneCycle, Plateau, Step, simulate
+from kerasnn.config.monitor import Plateau
+from kerasnn.config.schedules import Constant, Cosine, Exponential, MultiStep, OneCycle, Step
+from kerasnn.config.simulation import simulate
 
 UPDATES = 5
 

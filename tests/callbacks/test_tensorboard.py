@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kerasnn.callbacks.tensorboard import TensorBoard, _histogram
+from kerasnn.tensorboard.callback import TensorBoard, _histogram
 
 layers = keras.layers
 rng = np.random.default_rng(0)
@@ -381,7 +381,7 @@ def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) 
 def test_a_run_that_fails_leaves_whole_epochs_and_ends_its_process(tmp_path: Path) -> None:
     program = f"""
 import keras, numpy as np
-from kerasnn.callbacks.tensorboard import TensorBoard
+from kerasnn.tensorboard.callback import TensorBoard
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
 model.compile("sgd", "mse")
 def stop(epoch, logs):

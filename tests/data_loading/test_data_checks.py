@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from kerasnn.data import check_examples, check_sample_weight
+from kerasnn.data.checks import check_examples, check_sample_weight
 
 X = np.linspace(0, 1, 8).reshape(4, 2)
 LABELS = np.array([0, 1, 2, 1])

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from kerasnn.config import DataConfig
-from kerasnn.data import files, images, load
+from kerasnn.config.sections import DataConfig
+from kerasnn.data import images, sources
 from kerasnn.data.images import DEBIAN_FOLDER, IDX_FILES, read_idx, read_images
+from kerasnn.data.loading import load_data
 
 RANDOM = np.random.default_rng(0)
 ARRAYS = {
@@ -102,7 +103,7 @@ def test_no_files_and_no_network(no_cache: Path, name: str) -> None:
 
 def test_loaded(tmp_path: Path) -> None:
     folder = str(write_folder(tmp_path / "idx"))
-    data = load(DataConfig(name="fashion_mnist", path=folder, validation_share=0.25))
+    data = load_data(DataConfig(name="fashion_mnist", path=folder, validation_share=0.25))
     assert (data.x_train.shape, data.x_validation.shape, data.x_test.shape) == ((30, 784), (10, 784), (20, 784))
     assert (data.x_train.dtype, data.y_train.dtype) == (np.float32, np.int32)
     assert (data.outputs, data.class_names[9], data.image_shape) == (10, "Ankle boot", (28, 28))
@@ -193,12 +194,12 @@ def test_labels_of_other_files_are_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "idx")
     (folder / IDX_FILES["y_train"]).write_bytes(idx(ARRAYS["y_test"]))
     with pytest.raises(ValueError, match="x_train has 40 examples and y_train has 20"):
-        load(DataConfig(name="mnist", path=str(folder)))
+        load_data(DataConfig(name="mnist", path=str(folder)))
     (folder / IDX_FILES["y_train"]).write_bytes(idx(ARRAYS["y_train"] + 5))
     with pytest.raises(ValueError, match="y_train must hold labels 0 to 9 for 10 classes"):
-        load(DataConfig(name="mnist", path=str(folder)))
+        load_data(DataConfig(name="mnist", path=str(folder)))
 
 
 def test_memory_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(files.os, "sysconf")
-    assert files.memory() == 16 * 2**30
+    monkeypatch.delattr(sources.os, "sysconf")
+    assert sources.memory() == 16 * 2**30

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from kerasnn.config import DataConfig
-from kerasnn.data import Data, from_arrays, load
+from kerasnn.config.sections import DataConfig
+from kerasnn.data.loading import Data, from_arrays, load_data
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(100, 3))
@@ -28,7 +28,7 @@ def identities(data: Data) -> list[list[int]]:
 
 
 def test_digits_by_default() -> None:
-    data = load(DataConfig())
+    data = load_data(DataConfig())
     assert (len(data.x_train), len(data.x_validation), len(data.x_test)) == (1294, 144, 359)
     assert data.x_train.shape[1:] == data.input_shape == (64,)
     assert (data.raw_shape, data.image_shape, data.outputs, data.task) == ((8, 8), (8, 8), 10, "multiclass")
@@ -42,7 +42,7 @@ def test_digits_by_default() -> None:
 
 
 def test_importing_and_loading_need_no_keras() -> None:
-    code = "import sys, kerasnn.data as d; from kerasnn.config import DataConfig as C; d.load(C())\n"
+    code = "import sys, kerasnn.data as d; from kerasnn.config import DataConfig as C; d.load_data(C())\n"
     code += "assert not {'keras', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -218,10 +218,10 @@ def test_refused_arrays(fields: dict[str, object], line: str) -> None:
 )
 def test_refused_configs(fields: dict[str, object], task: str, line: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(line)) as caught:
-        load(DataConfig(**fields), task)  # type: ignore[arg-type]
+        load_data(DataConfig(**fields), task)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
 def test_regression_on_digits() -> None:
-    data = load(DataConfig(), "regression")
+    data = load_data(DataConfig(), "regression")
     assert (data.class_names, data.outputs, data.y_train.shape) == (None, 1, (1294, 1))

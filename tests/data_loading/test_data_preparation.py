@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerasnn.config import DataConfig
-from kerasnn.data import from_arrays, load
+from kerasnn.config.sections import DataConfig
+from kerasnn.data.loading import from_arrays, load_data
 
 RANDOM = np.random.default_rng(0)
 BYTES = RANDOM.integers(0, 256, (60, 6, 5), np.uint8)
@@ -75,7 +75,7 @@ def test_nothing_to_do_is_no_layer() -> None:
 def test_unit_of_bytes_and_digits_is_the_full_scale() -> None:
     data = make(BYTES // 2, "unit")
     np.testing.assert_allclose(data.prepare(BYTES), BYTES.reshape(60, 30) / 255, atol=1e-7)
-    digits = load(DataConfig())
+    digits = load_data(DataConfig())
     np.testing.assert_array_equal(digits.prepare(np.full((1, 8, 8), 16)), np.ones((1, 64)))
 
 

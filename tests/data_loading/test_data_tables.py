@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerasnn.config import DataConfig
-from kerasnn.data import load, read_examples
+from kerasnn.config.sections import DataConfig
+from kerasnn.data.loading import load_data, read_examples
 from kerasnn.data.tables import read_csv, read_npz
 
 FLOWERS = """length, width, kind
@@ -142,17 +142,17 @@ def test_refused_paths(tmp_path: Path) -> None:
 def test_csv_load_with_test_file(tmp_path: Path) -> None:
     train = "v,kind\n" + "".join(f"{value},{'ab'[value % 2]}\n" for value in range(20))
     config = {"name": "csv", "path": write(tmp_path / "train.csv", train), "validation_share": 0.2}
-    data = load(DataConfig(**config, test_path=write(tmp_path / "test.csv", "v,kind\n19,b\n38,b\n")))
+    data = load_data(DataConfig(**config, test_path=write(tmp_path / "test.csv", "v,kind\n19,b\n38,b\n")))
     assert (len(data.x_train), len(data.x_validation), data.class_names) == (16, 4, ("a", "b"))
     assert data.y_test.tolist() == [1, 1]
     low, high = data.preparation.center[0], 1 / data.preparation.factor[0]
     np.testing.assert_allclose(data.x_test[:, 0], [(19 - low) / high, (38 - low) / high], rtol=1e-6)
     with pytest.raises(ValueError, match=r"test.csv column 'kind' line 2: label must be one of a, b; received 'c'"):
-        load(DataConfig(**config, test_path=write(tmp_path / "test.csv", "v,kind\n19,c\n")))
+        load_data(DataConfig(**config, test_path=write(tmp_path / "test.csv", "v,kind\n19,c\n")))
     with pytest.raises(
         ValueError, match=r"test.csv must have the columns of .*train.csv, 'v, kind'; received 'w, kind'"
     ):
-        load(DataConfig(**config, test_path=write(tmp_path / "test.csv", "w,kind\n19,a\n")))
+        load_data(DataConfig(**config, test_path=write(tmp_path / "test.csv", "w,kind\n19,a\n")))
 
 
 def savez(path: Path, **arrays: object) -> str:
@@ -164,18 +164,18 @@ X, Y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
 
 
 def test_npz_parts(tmp_path: Path) -> None:
-    data = load(DataConfig(name="npz", path=savez(tmp_path / "a.npz", x=X, y=Y, class_names=["no", "yes"])))
+    data = load_data(DataConfig(name="npz", path=savez(tmp_path / "a.npz", x=X, y=Y, class_names=["no", "yes"])))
     assert (len(data.x_train), len(data.x_validation), len(data.x_test)) == (14, 2, 4)
     assert data.class_names == ("no", "yes")
     own = savez(
         tmp_path / "b.npz", x_train=X, y_train=Y, x_test=X[:3], y_test=Y[:3], x_validation=X[:1], y_validation=[1]
     )
-    data = load(DataConfig(name="npz", path=own, scaling="none"))
+    data = load_data(DataConfig(name="npz", path=own, scaling="none"))
     np.testing.assert_array_equal(data.x_train, X)
     assert data.x_validation.tolist() == [[0, 1]]
     assert data.y_validation.tolist() == [1]
     only = savez(tmp_path / "c.npz", x_train=X, y_train=Y)
-    data = load(DataConfig(name="npz", path=only, test_path=savez(tmp_path / "d.npz", x=X[:5], y=Y[:5])))
+    data = load_data(DataConfig(name="npz", path=only, test_path=savez(tmp_path / "d.npz", x=X[:5], y=Y[:5])))
     assert (len(data.x_train), len(data.x_validation), len(data.x_test)) == (18, 2, 5)
 
 
@@ -194,7 +194,7 @@ def test_npz_parts(tmp_path: Path) -> None:
 def test_refused_npz_content(tmp_path: Path, arrays: dict[str, object], line: str) -> None:
     path = savez(tmp_path / "a.npz", **arrays)
     with pytest.raises((ValueError, TypeError), match=re.escape(line)) as caught:
-        load(DataConfig(name="npz", path=path))
+        load_data(DataConfig(name="npz", path=path))
     assert "\n" not in str(caught.value)
 
 
@@ -257,7 +257,7 @@ def test_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
 
 
 def test_declared_size_is_held_against_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kerasnn.data.files.memory", lambda: 2**20)
+    monkeypatch.setattr("kerasnn.data.sources.memory", lambda: 2**20)
     path = savez(tmp_path / "a.npz", x=np.zeros((2**18, 1)), y=Y)
     with pytest.raises(ValueError, match=r"a.npz says that it unpacks to 0.0 GiB; this machine has 0.0 GiB of memory"):
         read_npz(path)

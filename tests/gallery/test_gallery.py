@@ -10,10 +10,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
-from kerasnn import catalog, events, figures
-from kerasnn.config import RunConfig
-from kerasnn.gallery import PICTURES, functions, layers, networks, paths, weights
-from kerasnn.gallery.run import draw
+from kerasnn import figures
+from kerasnn.config import catalog
+from kerasnn.config.run import RunConfig
+from kerasnn.gallery import functions, layers, networks, paths, weights
+from kerasnn.gallery.draw import draw
+from kerasnn.gallery.pictures import PICTURES
+from kerasnn.tensorboard import event_files
 
 
 def titles(figure: Figure) -> list[str]:
@@ -135,7 +138,7 @@ def test_examples_refuse_data_that_are_no_images(tmp_path: Path) -> None:
 def test_draw_leaves_files_and_tensorboard_images_and_keeps_those_of_before(tmp_path: Path) -> None:
     assert draw(tmp_path, pictures=["builders"]) == [tmp_path / "builders.png"]
     draw(tmp_path, pictures=["regression_losses"])
-    raw = RawEventFileLoader(str(tmp_path / events.FILE)).Load()
+    raw = RawEventFileLoader(str(tmp_path / event_files.FILE)).Load()
     values = [value for record in raw for value in Event.FromString(record).summary.value]
     assert [value.tag for value in values] == ["regression_losses", "builders"]
     with Image.open(tmp_path / "builders.png") as image:

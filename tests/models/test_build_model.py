@@ -6,9 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from kerasnn import catalog
-from kerasnn.config import NetworkConfig, RegularizationConfig
-from kerasnn.models import Network, build_model, network_layers, with_preprocessing
+from kerasnn.config import catalog
+from kerasnn.config.sections import NetworkConfig, RegularizationConfig
+from kerasnn.models.building import build_model, with_preprocessing
+from kerasnn.models.layers import network_layers
+from kerasnn.models.subclassed import Network
 
 STYLES = ("sequential", "functional", "subclassed")
 RICH = NetworkConfig(

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from kerasnn.config import NetworkConfig, RegularizationConfig
-from kerasnn.models import build_model
-from kerasnn.models.fused import build_fused
+from kerasnn.config.sections import NetworkConfig, RegularizationConfig
+from kerasnn.fused.ensemble import build_fused
+from kerasnn.models.building import build_model
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
 

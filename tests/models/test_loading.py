@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import kerasnn
-from kerasnn.config import NetworkConfig, RunConfig
-from kerasnn.models import build_model
+from kerasnn.config.run import RunConfig
+from kerasnn.config.sections import NetworkConfig
+from kerasnn.models.building import build_model
 from kerasnn.models.loading import load_model
 
 X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)

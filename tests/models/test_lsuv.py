@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from kerasnn.config import NetworkConfig, RunConfig
-from kerasnn.data import load
-from kerasnn.models import build_model
+from kerasnn.config.run import RunConfig
+from kerasnn.config.sections import NetworkConfig
+from kerasnn.data.loading import load_data
+from kerasnn.models.building import build_model
 from kerasnn.models.lsuv import lsuv
-from kerasnn.training.run import train
+from kerasnn.runs.train import train
 
 X = np.random.default_rng(0).uniform(size=(256, 12)).astype("float32")
 NETWORK = NetworkConfig(hidden=(20, 30, 20), activation="tanh", kernel_initializer="orthogonal")
@@ -66,7 +67,7 @@ def test_a_run_with_lsuv_is_the_same_in_all_styles(tmp_path):
             training={"lsuv": True, "epochs": 1, "batch_size": 256},
             report={"progress": "silent", "tensorboard": False, "graph": False, "health": False},
         )
-        weights.append(train(config, tmp_path / style, load(config.data)).model.get_weights())
+        weights.append(train(config, tmp_path / style, load_data(config.data)).model.get_weights())
     for other in weights[1:]:
         for a, b in zip(weights[0], other, strict=True):
             np.testing.assert_array_equal(a, b)

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from kerasnn import events, figures
-from kerasnn.config import RunConfig, replace_at
-from kerasnn.report import html, pictures, report
-from kerasnn.report.run import kind_of
-from kerasnn.search import SearchConfig
+from kerasnn import figures
+from kerasnn.config.description import replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.report import html, pictures
+from kerasnn.report.write_report import kind_of, report
 from kerasnn.search.importance import importance
-from kerasnn.search.report import Trial
-from kerasnn.search.run import read_search
+from kerasnn.search.run_search import read_search
+from kerasnn.search.space import SearchConfig
+from kerasnn.search.trial import Trial
+from kerasnn.tensorboard import event_files
 
 BAD = "<script>alert('&')</script>"
 SPACE = {
@@ -102,7 +104,8 @@ def test_runs_are_compared_side_by_side(tmp_path: Path) -> None:
 def test_runs_are_compared_with_the_health_of_each(tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / name) for name in ("first", "second", "unmeasured")]
     for folder in folders[:2]:
-        events.write(folder / "train", [(step, [events.scalar("units_dead/dense_1", 0.1)]) for step in range(2)])
+        dead = event_files.scalar("units_dead/dense_1", 0.1)
+        event_files.write(folder / "train", [(step, [dead]) for step in range(2)])
     text = report(folders, tmp_path / "all.html").read_text()
     _, first, second, unmeasured = re.split(r"<h2>(?:first|second|unmeasured)</h2>", text)
     for section in (first, second):

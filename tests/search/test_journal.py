@@ -2,7 +2,7 @@
 
 import pytest
 
-from kerasnn.schema import differences
+from kerasnn.config.schema import differences
 from kerasnn.search.journal import Journal
 
 

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.space import SearchConfig
 
 ALL = "KERASNN_ALL_TESTS" in os.environ
 KILLS = int(os.environ.get("KERASNN_KILLS", 50 if ALL else 2))
@@ -40,7 +40,7 @@ def config_of(oracle):
 
 def answer(jobs, data_of, config, watch, kin):
     """In place of training, in pairs; it takes its time, so that kills hit it too."""
-    from kerasnn.search.trials import Outcome
+    from kerasnn.search.trainer import Outcome
 
     for at in range(0, len(jobs), 2):
         time.sleep(0.1)
@@ -65,11 +65,11 @@ def answer(jobs, data_of, config, watch, kin):
 
 
 def run(oracle, folder, trained):
-    from kerasnn.search import trials
-    from kerasnn.search.run import search
+    from kerasnn.search import trainer
+    from kerasnn.search.run_search import search
 
     if not trained:
-        trials.train_jobs = answer
+        trainer.train_jobs = answer
     search(config_of(oracle), folder)
 
 
@@ -88,7 +88,7 @@ def results(folder):
 def processes():
     """Processes that have TensorFlow imported, and not started."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kerasnn.search.run", "sklearn.datasets"])
+    context.set_forkserver_preload(["kerasnn.search.run_search", "sklearn.datasets"])
     first = context.Process(target=int)
     first.start()
     first.join()

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from kerasnn.data import load
-from kerasnn.search.config import SearchConfig
-from kerasnn.search.models import BestModels
-from kerasnn.search.report import Trial
-from kerasnn.search.run import search
+from kerasnn.data.loading import load_data
+from kerasnn.search.best_models import BestModels
+from kerasnn.search.run_search import search
+from kerasnn.search.space import SearchConfig
+from kerasnn.search.trial import Trial
 
 CONFIG = {
     "run": {
@@ -34,7 +34,7 @@ def test_the_best_trials_models_are_kept_and_find_their_scores(tmp_path):
     result = search(config, tmp_path / "s")
     kept = {path.stem: path for path in (tmp_path / "s" / "models").iterdir()}
     assert set(kept) == {f"{trial.number:04d}" for trial in result.trials[:2]}
-    data = load(config.run.data, config.run.task)
+    data = load_data(config.run.data, config.run.task)
     for trial in result.trials[:2]:
         with warnings.catch_warnings():
             warnings.simplefilter("error")

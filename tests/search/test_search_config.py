@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from kerasnn.config import RunConfig
-from kerasnn.search.config import SPACE, Choice, Range, SearchConfig
+from kerasnn.config.run import RunConfig
+from kerasnn.search.space import SPACE, Choice, Range, SearchConfig
 
 RATE = {"optimizer.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"}}
 NAME = {"optimizer.name": {"choices": ["sgd", "adam"]}}

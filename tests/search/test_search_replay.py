@@ -9,12 +9,13 @@ import pytest
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 from tensorboard.plugins.hparams import metadata
 
-from kerasnn.config import RunConfig
-from kerasnn.search import report, trials
-from kerasnn.search.config import SearchConfig
-from kerasnn.search.proposals import Oracle
-from kerasnn.search.run import search
-from kerasnn.search.trials import Outcome
+from kerasnn.config.run import RunConfig
+from kerasnn.search import trainer as trainer_module
+from kerasnn.search import trial as trial_module
+from kerasnn.search.oracle import Oracle
+from kerasnn.search.run_search import search
+from kerasnn.search.space import SearchConfig
+from kerasnn.search.trainer import Outcome
 
 SPACE = {
     "optimizer.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"},
@@ -72,7 +73,7 @@ def test_searches_of_different_seeds_share_no_trials():
 def trainer(monkeypatch):
     def use(**options):
         trainer = Trainer(**options)
-        monkeypatch.setattr(trials, "train_jobs", trainer)
+        monkeypatch.setattr(trainer_module, "train_jobs", trainer)
         return trainer
 
     return use
@@ -367,10 +368,10 @@ def test_the_table_stays_in_its_place_on_a_terminal():
             return True
 
     stream = Terminal()
-    board = report.Board("val_loss", "min", ["optimizer.learning_rate"], 3, stream=stream)
-    trial = report.Trial(0, {"optimizer.learning_rate": 0.1}, "completed", score=0.5, epoch=2, epochs=3)
+    board = trial_module.Board("val_loss", "min", ["optimizer.learning_rate"], 3, stream=stream)
+    trial = trial_module.Trial(0, {"optimizer.learning_rate": 0.1}, "completed", score=0.5, epoch=2, epochs=3)
     board.results({0: trial})
-    board.results({0: trial, 1: report.Trial(1, {}, "failed")})
+    board.results({0: trial, 1: trial_module.Trial(1, {}, "failed")})
     board.close()
     drawn = stream.getvalue().split("\x1b[3F\x1b[J")
     assert [part.count("\n") for part in drawn] == [3, 3, 0]
@@ -380,10 +381,10 @@ def test_the_table_stays_in_its_place_on_a_terminal():
 
 def test_time_left_is_that_of_trials_that_took_time(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trial_module.time, "monotonic", lambda: now[0])
     stream = io.StringIO()
-    board = report.Board("val_loss", "min", [], 10, stream=stream)
-    failed = {number: report.Trial(number, {}, "failed") for number in range(10)}
+    board = trial_module.Board("val_loss", "min", [], 10, stream=stream)
+    failed = {number: trial_module.Trial(number, {}, "failed") for number in range(10)}
     board.results({number: failed[number] for number in range(4)}, replayed=4)
     now[0] = 30.0
     board.results({number: failed[number] for number in range(7)})

@@ -14,10 +14,10 @@ import pytest
 
 from kerasnn.search import chief, worker
 from kerasnn.search.chief import Chief
-from kerasnn.search.config import SearchConfig
-from kerasnn.search.proposals import Proposal
-from kerasnn.search.run import search
-from kerasnn.search.trials import Outcome
+from kerasnn.search.oracle import Proposal
+from kerasnn.search.run_search import search
+from kerasnn.search.space import SearchConfig
+from kerasnn.search.trainer import Outcome
 from kerasnn.search.wire import Client, content, message, outcome_from_json, outcome_to_json
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kerasnn.search.config import Halving, Median
+from kerasnn.search.space import Halving, Median
 from kerasnn.search.stopping import hopeless
 
 DOWN = {0: [3.0, 1.0], 1: [3.0, 2.0], 2: [3.0, 3.0], 3: [3.0, 4.0]}

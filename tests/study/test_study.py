@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from kerasnn import figures
-from kerasnn.search.report import Trial
-from kerasnn.study import StudyConfig, study
-from kerasnn.study import run as study_run
+from kerasnn.search.trial import Trial
+from kerasnn.study import run_study as study_run
 from kerasnn.study.comparison import compared, level_text
+from kerasnn.study.config import StudyConfig
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
+from kerasnn.study.run_study import study
 from kerasnn.study.statistics import bands, holm, interval, p_value, padded
 
 FACTORS = {"network.activation": ["relu", "tanh"], "network.kernel_initializer": ["glorot_normal", "he_normal"]}
@@ -216,7 +217,7 @@ def test_a_study_leaves_its_table_and_goes_on_where_it_was_ended(
     again = study(StudyConfig.load(tmp_path / "study"), tmp_path / "study")
     assert again.table() == first.table()
     # Nothing is left to train, and another baseline is only another look at the same numbers.
-    monkeypatch.setattr("kerasnn.search.trials.Trainer.train", None)
+    monkeypatch.setattr("kerasnn.search.trainer.Trainer.train", None)
     other = study(config(baseline={"network.activation": "tanh"}), tmp_path / "study")
     assert {cell.scores for cell in other.cells} == {cell.scores for cell in first.cells}
     assert other.table() != first.table()

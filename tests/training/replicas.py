@@ -86,8 +86,9 @@ def run(case: dict[str, Any], strategy: Any) -> dict[str, Any]:
     import numpy as np
     import tensorflow as tf
 
-    from kerasnn import LearningRate, NetworkConfig, build_model, evaluate, fit, optimizers, predict
-    from kerasnn.config import RegularizationConfig
+    from kerasnn import LearningRate, NetworkConfig, build_model, evaluate, fit, predict
+    from kerasnn.components import optimizers
+    from kerasnn.config.sections import RegularizationConfig
 
     random = np.random.default_rng(0)
     shape = (6, 6, 1) if case.get("images") else (FEATURES,)
@@ -172,7 +173,7 @@ def masks(strategy: Any) -> bool:
     import numpy as np
     import tensorflow as tf
 
-    from kerasnn.replicas import Slice, as_one_device, replica_number
+    from kerasnn.distribute.replicas import Slice, as_one_device, replica_number
 
     with strategy.scope():
         dropout = keras.layers.Dropout(0.5, seed=0)

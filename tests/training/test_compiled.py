@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from kerasnn.callbacks.learning_rate import LearningRate
-from kerasnn.training.compiled import NotCompilableError, evaluate, fit
-from kerasnn.training.order import epoch_order
+from kerasnn.engine.fit import NotCompilableError, evaluate, fit
+from kerasnn.engine.order import epoch_order
 
 EXAMPLES, FEATURES, CLASSES, BATCH = 70, 6, 3, 16  # 4 whole batches and one of 6
 STEPS = 5
@@ -201,7 +201,7 @@ def test_rates_and_momenta_change_at_every_update(schedule: Any) -> None:
 
 
 def test_data_too_large_is_streamed(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kerasnn.training.examples.CHUNK_BYTES", 2 * BATCH * (FEATURES * 4 + 8))  # two batches
+    monkeypatch.setattr("kerasnn.engine.examples.CHUNK_BYTES", 2 * BATCH * (FEATURES * 4 + 8))  # two batches
     with caplog.at_level(logging.INFO, "kerasnn"):
         assert_same(
             lambda: sequential(keras.layers.Dropout(0.4, seed=7)), X, Y, memory_share=1e-12, validation_split=0.3

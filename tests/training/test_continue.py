@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.chaos import events
 from kerasnn.callbacks.divergence import DivergenceError
-from kerasnn.callbacks.tensorboard import _EventFile
-from kerasnn.chaos import events
-from kerasnn.config import RunConfig, replace_at
-from kerasnn.data import from_arrays
+from kerasnn.checkpoint.state_file import StateFolder
+from kerasnn.config.description import replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.data.loading import from_arrays
 from kerasnn.files import alone_in
-from kerasnn.training.run import train
-from kerasnn.training.state_file import StateFolder
+from kerasnn.runs.train import train
+from kerasnn.tensorboard.callback import _EventFile
 
 CONFIG = replace_at(
     RunConfig(),

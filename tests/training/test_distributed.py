@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasnn.training.compiled import fit
-from kerasnn.workers import addresses_here
+from kerasnn.distribute.processes import addresses_here
+from kerasnn.engine.fit import fit
 from tests.training.replicas import ALL, QUICK
 
 # Two processes are in the quick suite through tests/test_workers.py.

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasnn import catalog
-from kerasnn.config import RunConfig, replace_at
-from kerasnn.data import Data, from_arrays
-from kerasnn.training.fused import Member, groups, program, program_key, train_fused, why_not
-from kerasnn.training.fused.template import choices_of
-from kerasnn.training.run import train
+from kerasnn.config import catalog
+from kerasnn.config.description import replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.data.loading import Data, from_arrays
+from kerasnn.fused import groups, program
+from kerasnn.fused.groups import train_fused
+from kerasnn.fused.member import Member
+from kerasnn.fused.structure import choices_of, program_key, why_not
+from kerasnn.runs.train import train
 
 EPOCHS = 3
 BASE = RunConfig.model_validate(

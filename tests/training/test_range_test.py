@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from kerasnn import figures
-from kerasnn.config import RunConfig
-from kerasnn.training.range_test import _suggestions, _valley, find_learning_rate
+from kerasnn.config.run import RunConfig
+from kerasnn.runs.learning_rate_finder import _suggestions, _valley, find_learning_rate
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(96, 6)).astype("float32")
@@ -29,7 +29,7 @@ def test_losses_are_those_of_each_batch_at_each_rate():
     test = find_learning_rate(network(), (X, Y), lowest=1e-4, highest=1.0, updates=32, batch_size=32)
     model = network()
     rates = np.float32(1e-4 * 1e4 ** (np.arange(32) / 31))
-    from kerasnn.training.order import epoch_order
+    from kerasnn.engine.order import epoch_order
 
     expected = []
     for update, rate in enumerate(rates[: len(test.losses)]):

@@ -7,15 +7,17 @@ import keras
 import numpy as np
 import pytest
 
-from kerasnn import losses, optimizers
 from kerasnn.callbacks.divergence import DivergenceError
 from kerasnn.callbacks.learning_rate import LearningRate
-from kerasnn.config import NetworkConfig, RunConfig, replace_at
-from kerasnn.data import from_arrays, load
-from kerasnn.models import build_model
-from kerasnn.training.evaluation import evaluate_run
-from kerasnn.training.record import plan
-from kerasnn.training.run import train
+from kerasnn.components import losses, optimizers
+from kerasnn.config.description import replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.config.sections import NetworkConfig
+from kerasnn.data.loading import from_arrays, load_data
+from kerasnn.models.building import build_model
+from kerasnn.runs.evaluate import evaluate_run
+from kerasnn.runs.record import plan
+from kerasnn.runs.train import train
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden.json").read_text())
 QUIET = {"report.progress": "silent", "report.tensorboard": False}
@@ -85,7 +87,7 @@ def test_saved_model_takes_raw_examples_one_by_one_or_in_batches(finished):
 
 def test_best_model_scores_what_was_logged(finished):
     config, result = finished
-    data = load(config.data)
+    data = load_data(config.data)
     model = keras.saving.load_model(result.run_dir / "best.keras")
     raw = data.x_validation.reshape(-1, 8, 8) * 16
     values = model.evaluate(raw, data.y_validation, verbose=0, return_dict=True)
@@ -199,7 +201,7 @@ def test_balanced_class_weights_are_inverse_frequencies(tmp_path, monkeypatch):
         seen.update(class_weight)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kerasnn.training.run.fit", spy)
+    monkeypatch.setattr("kerasnn.runs.train.fit", spy)
     x, y = np.random.default_rng(0).normal(size=(40, 2)), np.repeat([0, 1], [30, 10])
     config = small(task="binary", data__name="arrays", data__test_share=0, data__validation_share=0,
                    training__class_weight="balanced")  # fmt: skip
@@ -213,7 +215,7 @@ def test_refusals(tmp_path):
     (tmp_path / "used" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"run_dir must be a new or empty folder, received .*used"):
         train(SMALL, tmp_path / "used")
-    data = load(SMALL.data)
+    data = load_data(SMALL.data)
     with pytest.raises(ValueError, match="data must be for the run's task 'binary', received data for 'multiclass'"):
         train(small(task="binary"), tmp_path / "a", data)
     with pytest.raises(ValueError, match="class_weight must give a weight to each class from 0 to 9, received"):

@@ -15,11 +15,11 @@ import tensorflow as tf
 import kerasnn
 from kerasnn.callbacks.divergence import DivergenceError
 from kerasnn.callbacks.learning_rate import LearningRate
-from kerasnn.schedules import OneCycle
+from kerasnn.checkpoint import training_state
+from kerasnn.checkpoint.state_file import StateFolder
+from kerasnn.checkpoint.training_state import TrainingState
+from kerasnn.config.schedules import OneCycle
 from kerasnn.signals import TerminatedError
-from kerasnn.training import state
-from kerasnn.training.state import TrainingState
-from kerasnn.training.state_file import StateFolder
 
 X = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
 Y = (X[:, 0] > 0).astype("int64")
@@ -117,7 +117,7 @@ long = pytest.mark.skipif("KERASNN_ALL_TESTS" not in os.environ, reason="a furth
 @pytest.mark.filterwarnings("ignore:.*shuffle=True. was passed", "ignore:.*ran out of data")
 def test_an_end_anywhere_changes_nothing(tmp_path, fit, monkeypatch):
     if fit is streamed:
-        monkeypatch.setattr("kerasnn.training.examples.CHUNK_BYTES", 1000)
+        monkeypatch.setattr("kerasnn.engine.examples.CHUNK_BYTES", 1000)
     whole = train(fit, tmp_path / "whole")
     with pytest.raises(Dead):
         train(fit, tmp_path / "ended", 6)
@@ -157,10 +157,10 @@ def metrics_put_back():
     alone = keras.metrics.Mean().total
     for part, value in zip(total.value.values, (0.1, 1e8), strict=True):
         part.assign(value)
-    kept = {"metrics": [state._value(total)]}
+    kept = {"metrics": [training_state._value(total)]}
     for variable in (total, alone):
         variable.assign(7.0)
-        state._assign({"metrics": [variable]}, kept)
+        training_state._assign({"metrics": [variable]}, kept)
     return [float(part.numpy()) for part in total.value.values], float(alone.numpy())
 
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kerasnn.training.state_file import MAGIC, DamagedStateError, StateFolder, decode, encode
+from kerasnn.checkpoint.state_file import MAGIC, DamagedStateError, StateFolder, decode, encode
 
 
 def tree(number=1):

@@ -1,0 +1,304 @@
+"""The same training in several hands. Each peer gives a function that runs epochs and returns each one's seconds."""
+
+import dataclasses
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.workloads import LEARNING_RATE, Workload
+from kerasnn.config.sections import Style
+
+Arrays = dict[str, np.ndarray]
+Runner = Callable[[int], list[float]]
+"""Runs so many epochs; the seconds of each."""
+Peer = Callable[[Workload, Arrays], Runner]
+
+
+def _timed(epoch: Callable[[], object], epochs: int) -> list[float]:
+    seconds = []
+    for _ in range(epochs):
+        start = time.perf_counter()
+        epoch()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+# Keras
+
+
+def _keras_model(workload: Workload, arrays: Arrays, style: Style = "functional", **options: Any) -> Any:
+    import keras
+
+    from kerasnn.models.building import build_model
+
+    keras.utils.set_random_seed(0)
+    outputs = int(arrays["y"].max()) + 1
+    model = build_model(workload.network, arrays["x"].shape[1:], outputs, style=style)
+    model.compile(
+        keras.optimizers.Adam(LEARNING_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"], **options
+    )
+    return model
+
+
+def _epochs_of(fit: Callable[..., Any]) -> Runner:
+    """Times the epochs of one call of `fit`: what it does once before the first is counted only the first time."""
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.seconds: list[float] = []
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.start = time.perf_counter()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.seconds.append(time.perf_counter() - self.start)
+
+    def run(epochs: int) -> list[float]:
+        clock = Clock()
+        fit(epochs=epochs, callbacks=[clock], verbose=0)
+        return clock.seconds
+
+    return run
+
+
+def keras_defaults(workload: Workload, arrays: Arrays) -> Runner:
+    """Plain `fit` on arrays, as everybody writes it."""
+    model = _keras_model(workload, arrays)
+    return _epochs_of(partial(model.fit, arrays["x"], arrays["y"], batch_size=workload.batch_size))
+
+
+def keras_best(workload: Workload, arrays: Arrays) -> Runner:
+    """Plain `fit` at its best: XLA, 64 steps an execution, a tf.data pipeline of shuffled batches."""
+    import tensorflow as tf
+
+    rows = len(arrays["x"])
+    # XLA wants batches of one size, so the short last batch is left out here.
+    whole = rows // workload.batch_size
+    model = _keras_model(workload, arrays, jit_compile=True, steps_per_execution=min(whole, 64))
+    dataset = tf.data.Dataset.from_tensor_slices((arrays["x"], arrays["y"])).cache().shuffle(rows)
+    dataset = dataset.batch(workload.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return _epochs_of(partial(model.fit, dataset, shuffle=False))
+
+
+def kerasnn_style(
+    workload: Workload,
+    arrays: Arrays,
+    style: Style = "functional",
+    validated: bool = False,
+    memory_share: float = 0.5,
+) -> Runner:
+    """`kerasnn.fit` on arrays."""
+    from kerasnn.engine.fit import fit
+
+    model = _keras_model(workload, arrays, style)
+    options: dict[str, Any] = {"batch_size": workload.batch_size, "compiled": "on", "memory_share": memory_share}
+    if validated:
+        options["validation_data"] = (arrays["x_validation"], arrays["y_validation"])
+    return _epochs_of(partial(fit, model, arrays["x"], arrays["y"], **options))
+
+
+def kerasnn_callbacks(workload: Workload, arrays: Arrays) -> Runner:
+    """What `kerasnn.train` does with every report on, on the data of `kerasnn_style(validated=True)`."""
+    from kerasnn.config.description import replace_at
+    from kerasnn.config.run import RunConfig
+    from kerasnn.data.loading import load_data
+    from kerasnn.runs.train import train
+
+    config = replace_at(
+        RunConfig(),
+        {
+            "data.name": workload.data,
+            "data.flatten": not workload.convolutional,
+            "network": workload.network.model_dump(mode="json"),
+            "training.batch_size": workload.batch_size,
+            "training.compiled": "on",
+            "report.progress": "silent",
+        },
+    )
+    data = dataclasses.replace(load_data(config.data), x_train=arrays["x"], y_train=arrays["y"])
+
+    def fit(epochs: int, callbacks: list[Any], verbose: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            train(replace_at(config, {"training.epochs": epochs}), Path(folder) / "run", data, callbacks)
+
+    run = _epochs_of(fit)
+    # Each run's first epoch traces the probe and draws the network, once for all of its epochs.
+    return lambda epochs: run(epochs + 1)[1:]
+
+
+# PyTorch
+
+
+def _torch_parts(workload: Workload, arrays: Arrays) -> tuple[Callable[[Iterable[Any]], tuple[float, float]], Any, Any]:
+    """What trains an epoch of batches, and all examples with their labels."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers: list[Any] = []
+    if workload.convolutional:
+        x = torch.from_numpy(arrays["x"]).permute(0, 3, 1, 2).contiguous()
+        layers += [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+        sizes = [16 * (x.shape[2] // 4) * (x.shape[3] // 4), workload.hidden[-1], 10]
+    else:
+        x = torch.from_numpy(arrays["x"])
+        sizes = [x.shape[1], *workload.hidden, 10]
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    y = torch.from_numpy(arrays["y"].astype(np.int64))
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+
+    def step(x: Any, y: Any) -> tuple[Any, Any]:
+        optimizer.zero_grad()
+        outputs = model(x)
+        loss = nn.functional.cross_entropy(outputs, y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach() * len(y), (outputs.argmax(1) == y).sum()
+
+    def epoch(batches: Iterable[Any]) -> tuple[float, float]:
+        loss, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for batch in batches:
+            batch_loss, batch_correct = step(*batch)
+            loss += batch_loss
+            correct += batch_correct
+        return float(loss) / len(x), float(correct) / len(x)
+
+    return epoch, x, y
+
+
+def torch_loop(workload: Workload, arrays: Arrays) -> Runner:
+    """A hand-written PyTorch loop that slices tensors."""
+    import torch
+
+    epoch, x, y = _torch_parts(workload, arrays)
+    return partial(
+        _timed,
+        lambda: epoch((x[rows], y[rows]) for rows in torch.randperm(len(x)).split(workload.batch_size)),
+    )
+
+
+def torch_loader(workload: Workload, arrays: Arrays) -> Runner:
+    """A PyTorch loop over a DataLoader."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    epoch, x, y = _torch_parts(workload, arrays)
+    loader = DataLoader(TensorDataset(x, y), workload.batch_size, shuffle=True)
+    return partial(_timed, lambda: epoch(loader))
+
+
+# JAX
+
+
+def jax_scan(workload: Workload, arrays: Arrays) -> Runner:
+    """An epoch as one jitted scan over an order of examples, Adam written out."""
+    import jax
+    import jax.numpy as jnp
+
+    sizes = [arrays["x"].shape[1], *workload.hidden, 10]
+    keys = jax.random.split(jax.random.key(0), len(sizes))
+    weights = [
+        (jax.random.normal(key, (inputs, outputs)) * math.sqrt(2 / inputs), jnp.zeros(outputs))
+        for key, inputs, outputs in zip(keys, sizes, sizes[1:], strict=False)
+    ]
+    x, y = jnp.asarray(arrays["x"]), jnp.asarray(arrays["y"])
+    zeros = jax.tree.map(jnp.zeros_like, weights)
+    whole = len(x) - len(x) % workload.batch_size
+
+    def loss_of(weights: Any, x: Any, y: Any) -> tuple[Any, Any]:
+        for kernel, bias in weights[:-1]:
+            x = jax.nn.relu(x @ kernel + bias)
+        outputs = x @ weights[-1][0] + weights[-1][1]
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(outputs), y[:, None], 1)
+        return losses.mean(), (losses.sum(), (outputs.argmax(1) == y).sum())
+
+    def step(state: Any, rows: Any) -> tuple[Any, Any]:
+        weights, first, second, count = state
+        gradients, sums = jax.grad(loss_of, has_aux=True)(weights, x[rows], y[rows])
+        count = count + 1
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
+        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
+        rate = LEARNING_RATE * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+        weights = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-7), weights, first, second)
+        return (weights, first, second, count), sums
+
+    def epoch(state: Any, order: Any) -> tuple[Any, Any]:
+        state, sums = jax.lax.scan(step, state, order[:whole].reshape(-1, workload.batch_size))
+        totals = [each.sum() for each in sums]
+        if whole < len(x):
+            state, rest = step(state, order[whole:])
+            totals = [total + each for total, each in zip(totals, rest, strict=True)]
+        return state, totals
+
+    compiled = jax.jit(epoch, donate_argnums=0)
+    state = [(weights, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32))]
+    orders = np.random.default_rng(0)
+
+    def one() -> tuple[float, float]:
+        state[0], (loss, correct) = compiled(state[0], jnp.asarray(orders.permutation(len(x))))
+        return float(loss) / len(x), float(correct) / len(x)
+
+    return partial(_timed, one)
+
+
+# NumPy
+
+
+def numpy_floor(workload: Workload, arrays: Arrays) -> Runner:
+    """The matrix products of an epoch's forward and backward passes, and nothing else."""
+    sizes = [arrays["x"].shape[1], *workload.hidden, 10]
+    rng = np.random.default_rng(0)
+    kernels = [rng.normal(size=shape).astype(np.float32) for shape in itertools.pairwise(sizes)]
+    x = arrays["x"]
+
+    def epoch() -> None:
+        for begin in range(0, len(x), workload.batch_size):
+            values = [x[begin : begin + workload.batch_size]]
+            for kernel in kernels:
+                values.append(values[-1] @ kernel)
+            gradient = values.pop()
+            for layer in reversed(range(len(kernels))):
+                values[layer].T @ gradient
+                if layer:
+                    gradient = gradient @ kernels[layer].T
+
+    return partial(_timed, epoch)
+
+
+PEERS: dict[str, Peer] = {
+    "keras": keras_defaults,
+    "keras-best": keras_best,
+    "kerasnn-sequential": partial(kerasnn_style, style="sequential"),
+    "kerasnn-functional": kerasnn_style,
+    "kerasnn-subclassed": partial(kerasnn_style, style="subclassed"),
+    "kerasnn-streamed": partial(kerasnn_style, memory_share=1e-6),
+    "kerasnn-validated": partial(kerasnn_style, validated=True),
+    "kerasnn-callbacks": kerasnn_callbacks,
+    "torch-loop": torch_loop,
+    "torch-loader": torch_loader,
+    "jax-scan": jax_scan,
+    "numpy-floor": numpy_floor,
+}
+"""Peers by name, in the order of their turns."""
+
+IMPORTS = {
+    "keras": "keras",
+    "kerasnn": "kerasnn.runs.train",
+    "torch": "torch.utils.data",
+    "jax": "jax.numpy",
+    "numpy": "numpy",
+}
+"""What a peer runs on, by the first part of its name: imported before its clock starts."""
+
+DENSE_ONLY = ("jax-scan", "numpy-floor")
+"""Peers that are written without convolutions."""

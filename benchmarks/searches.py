@@ -1,0 +1,206 @@
+"""The same hyperparameter search in several hands; each says how many seconds so many trials took."""
+
+import importlib.util
+import logging
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kerasnn.commands.command import import_tensorflow
+from kerasnn.config.description import replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.search.space import SearchConfig
+
+SMALL = {
+    "optimizer.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"},
+    "regularization.dropout": {"min": 0.0, "max": 0.5},
+    "regularization.l2": {"min": 1e-6, "max": 1e-2, "sampling": "log"},
+    "seed": {"min": 0, "max": 9999, "step": 1},
+}
+
+
+@dataclass(frozen=True)
+class SearchWorkload:
+    """A search for all peers.
+
+    Args:
+        name: on the command line and in the table.
+        data: data set, by name.
+        trials: trials of the fused search; peers that train one trial after the other may be asked for fewer.
+        epochs: epochs of each trial.
+        space: as in `SearchConfig`; None takes its default.
+    """
+
+    name: str
+    data: str
+    trials: int
+    epochs: int
+    space: dict[str, Any] | None = None
+
+    def config(self, **changes: Any) -> SearchConfig:
+        """The search as kerasnn describes it."""
+        run = {"data.name": self.data, "training.epochs": self.epochs, "report.progress": "silent"}
+        space = {} if self.space is None else {"space": self.space}
+        return SearchConfig.model_validate({"run": replace_at(RunConfig(), run), **space, **changes})
+
+
+SEARCHES = {
+    search.name: search
+    for search in (
+        SearchWorkload("search-small", "digits", trials=128, epochs=20, space=SMALL),
+        SearchWorkload("search-mixed", "digits", trials=128, epochs=20),
+        SearchWorkload("search-fashion", "fashion_mnist", trials=16, epochs=3, space=SMALL),
+    )
+}
+
+
+def fused(workload: SearchWorkload, trials: int, folder: Path) -> float:
+    """`kerasnn.search`, with journal, curves and HParams."""
+    return _search(workload.config(trials=workload.trials), folder)
+
+
+def one_by_one(workload: SearchWorkload, trials: int, folder: Path) -> float:
+    """`kerasnn.search`, a trial at a time; trials of one shape still share a compiled program."""
+    return _search(workload.config(trials=trials, trials_at_once=1), folder)
+
+
+def _search(config: SearchConfig, folder: Path) -> float:
+    from kerasnn.search.run_search import search
+
+    start = time.perf_counter()
+    search(config, folder)
+    return time.perf_counter() - start
+
+
+def keras_tuner(workload: SearchWorkload, trials: int, folder: Path) -> float:
+    """keras-tuner's random search over plain Keras."""
+    import keras_tuner as tuner
+
+    build, options = _plain(workload)
+    search = tuner.RandomSearch(
+        lambda space: build(space.Int, lambda key, each: space.Float(key, each.min, each.max, sampling=each.sampling)),
+        objective="val_loss",
+        max_trials=trials,
+        seed=1,
+        directory=folder,
+        project_name="trials",
+    )
+    start = time.perf_counter()
+    search.search(**options)
+    return time.perf_counter() - start
+
+
+def optuna(workload: SearchWorkload, trials: int, folder: Path) -> float:
+    """Optuna's random sampler over plain Keras."""
+    import keras
+    import optuna
+
+    build, options = _plain(workload)
+
+    def train(trial: Any) -> float:
+        keras.backend.clear_session()
+        model = build(
+            trial.suggest_int,
+            lambda key, each: trial.suggest_float(key, each.min, each.max, log=each.sampling == "log"),
+        )
+        history = model.fit(**options)
+        return float(min(history.history["val_loss"]))
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(1))
+    start = time.perf_counter()
+    study.optimize(train, n_trials=trials)
+    return time.perf_counter() - start
+
+
+def _plain(workload: SearchWorkload) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What builds a trial's network, given how to ask for a whole number and for a real one; and `fit`'s arguments."""
+    from kerasnn.data.loading import load_data
+    from kerasnn.models.building import build_model
+    from kerasnn.models.from_config import compile_model
+
+    config = workload.config()
+    data = load_data(config.run.data)
+
+    def build(whole: Callable[..., int], real: Callable[..., float]) -> Any:
+        run = config.run_with(
+            {
+                key: each.values[whole(key, 0, len(each.values) - 1)] if each.values else real(key, each)
+                for key, each in config.space.items()
+            }
+        )
+        model = build_model(
+            run.network, data.input_shape, data.outputs, regularization=run.regularization, seed=run.seed
+        )
+        compile_model(model, run)
+        return model
+
+    return build, {
+        "x": data.x_train,
+        "y": data.y_train,
+        "batch_size": config.run.training.batch_size,
+        "epochs": workload.epochs,
+        "validation_data": (data.x_validation, data.y_validation),
+        "verbose": 0,
+    }
+
+
+SEARCH_PEERS: dict[str, Callable[[SearchWorkload, int, Path], float]] = {
+    "kerasnn-fused": fused,
+    "kerasnn-one-by-one": one_by_one,
+    "keras-tuner": keras_tuner,
+    "optuna": optuna,
+}
+BASELINE = "keras-tuner"
+
+
+def compare_searches(workload: SearchWorkload, trials: int, repeats: int) -> dict[str, dict[str, Any]]:
+    """Search with each peer, in turn, each time in a new process.
+
+    Args:
+        workload: the search.
+        trials: trials of peers that train one after the other; the fused search has all of its own.
+        repeats: turns of each peer.
+
+    Returns:
+        By peer: `trials_per_minute` (median), `times_faster` than keras-tuner, and every turn's `seconds`.
+    """
+    found: dict[str, dict[str, Any]] = {
+        peer: {"seconds": [], "trials": workload.trials if peer == "kerasnn-fused" else min(trials, workload.trials)}
+        for peer in SEARCH_PEERS
+        if peer != "optuna" or importlib.util.find_spec("optuna")
+    }
+    for _ in range(repeats):
+        for peer, figures in found.items():
+            # Spawned: each search starts as a user's does, with nothing compiled.
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                figures["seconds"].append(pool.apply(_timed, (peer, workload, figures["trials"])))
+    for figures in found.values():
+        figures["trials_per_minute"] = 60 * figures["trials"] / statistics.median(figures["seconds"])
+    for figures in found.values():
+        figures["times_faster"] = figures["trials_per_minute"] / found[BASELINE]["trials_per_minute"]
+    return found
+
+
+def search_table(workload: SearchWorkload, found: dict[str, dict[str, Any]]) -> str:
+    """Figures as text, one line a peer."""
+    lines = [workload.name, f"{'peer':20}{'trials':>8}{'seconds':>10}{'trials/min':>12}{'faster':>9}"]
+    for peer, figures in found.items():
+        lines.append(
+            f"{peer:20}{figures['trials']:8}{statistics.median(figures['seconds']):10.1f}"
+            f"{figures['trials_per_minute']:12.1f}{figures['times_faster']:8.1f}×"
+        )
+    return "\n".join(lines)
+
+
+def _timed(peer: str, workload: SearchWorkload, trials: int) -> float:
+    import_tensorflow()
+    for name in ("tensorflow", "kerasnn"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        return SEARCH_PEERS[peer](workload, trials, Path(folder) / "search")

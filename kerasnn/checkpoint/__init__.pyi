@@ -1,0 +1,1 @@
+from .training_state import TrainingState as TrainingState

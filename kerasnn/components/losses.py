@@ -1,0 +1,70 @@
+"""Losses by name."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kerasnn.config import catalog
+
+
+@keras.saving.register_keras_serializable(package="kerasnn")
+class SmoothedSparseCategoricalCrossentropy(keras.losses.Loss):
+    """Cross-entropy of integer labels that are smoothed, which Keras has for one-hot labels only.
+
+    Formula: `-sum over c of q[c] * log(p[c])`, with `q = (1 - s) * onehot(y) + s / classes` and s the smoothing.
+
+    Args:
+        from_logits: whether predictions are raw scores instead of probabilities.
+        label_smoothing: share of the label's weight that is spread evenly over all classes, in [0, 1).
+        options: `name`, `reduction` and `dtype` of `keras.losses.Loss`.
+
+    Call arguments: labels `(batch, ...)` or `(batch, ..., 1)`, predictions `(batch, ..., classes)`.
+
+    Reference: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016;
+        `keras.losses.CategoricalCrossentropy`.
+    """
+
+    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0, **options: Any) -> None:
+        super().__init__(**{"name": "sparse_categorical_crossentropy"} | options)
+        self.from_logits = from_logits
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        if len(y_true.shape) == len(y_pred.shape):
+            y_true = ops.squeeze(y_true, axis=-1)
+        one_hot = ops.one_hot(ops.cast(y_true, "int32"), y_pred.shape[-1], dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(one_hot, y_pred, self.from_logits, self.label_smoothing)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing}
+
+
+def get(spec: object, from_logits: bool = False, label_smoothing: float = 0.0) -> keras.losses.Loss:
+    """A new loss.
+
+    Args:
+        spec: a name or a mapping of a name and arguments; see `kerasnn.config.catalog.LOSSES`.
+        from_logits: whether predictions are raw scores instead of probabilities; the same as the spec's argument of
+            this name.
+        label_smoothing: share of a label's weight that is spread evenly over all classes, in [0, 1); the same as the
+            spec's argument of this name.
+
+    Returns:
+        A Keras loss that averages over the examples.
+
+    Raises:
+        ValueError: if the spec is wrong, or the loss does not take logits or smoothed labels where they are asked for.
+    """
+    name, arguments = catalog.check("loss", catalog.LOSSES, spec)
+    if from_logits:
+        arguments["from_logits"] = from_logits
+    if label_smoothing:
+        arguments["label_smoothing"] = label_smoothing
+    catalog.check("loss", catalog.LOSSES, {"name": name, **arguments})
+    if name == "sparse_categorical_crossentropy":
+        if arguments.get("label_smoothing"):
+            arguments.pop("ignore_class", None)
+            return SmoothedSparseCategoricalCrossentropy(**arguments)
+        arguments.pop("label_smoothing", None)
+    return catalog.keras_class(keras.losses, name)(**arguments)

@@ -1,0 +1,5 @@
+"""Runs described as data: frozen, checked, JSON both ways. Nothing here imports TensorFlow."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

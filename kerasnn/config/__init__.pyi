@@ -1,0 +1,17 @@
+from . import catalog as catalog
+from . import schedules as schedules
+from .description import parse_json as parse_json
+from .description import replace_at as replace_at
+from .run import RunConfig as RunConfig
+from .sections import ConvLayer as ConvLayer
+from .sections import DataConfig as DataConfig
+from .sections import DenseLayer as DenseLayer
+from .sections import DevicesConfig as DevicesConfig
+from .sections import EarlyStoppingConfig as EarlyStoppingConfig
+from .sections import LossConfig as LossConfig
+from .sections import NetworkConfig as NetworkConfig
+from .sections import OptimizerConfig as OptimizerConfig
+from .sections import RegularizationConfig as RegularizationConfig
+from .sections import ReportConfig as ReportConfig
+from .sections import TrainingConfig as TrainingConfig
+from .simulation import simulate as simulate

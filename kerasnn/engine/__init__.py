@@ -1,0 +1,1 @@
+"""Compiled epochs: Keras's own `fit` over blocks of steps that run as one program."""

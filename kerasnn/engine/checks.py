@@ -1,0 +1,301 @@
+"""Refusals of what `fit` would train on without a word, to NaN or to nothing."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerasnn.callbacks.divergence import is_finite
+from kerasnn.config.schema import short
+from kerasnn.data.checks import LARGEST
+from kerasnn.models.subclassed import Network
+
+PIXELS = "must be scaled: whole numbers from 0 to 255 train badly; divide by 255, or begin with keras.layers.Rescaling"
+_TAKES_ANY_SCALE = (keras.layers.InputLayer, keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
+_WEIGHS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_PROBABILITIES = {
+    "softmax": ("categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence"),
+    "sigmoid": ("binary_crossentropy", "binary_focal_crossentropy"),
+}
+
+
+def check_counts(**counts: Any) -> None:
+    """Refuse counts that are no whole numbers of at least 1; None is none given.
+
+    Raises:
+        ValueError: one line with the name and the value received.
+    """
+    for name, count in counts.items():
+        _check_whole(name, count, 1)
+
+
+def check_epochs(epochs: Any, initial_epoch: Any, seed: Any) -> None:
+    """Refuse epochs and seeds that are no whole numbers of at least 0.
+
+    Raises:
+        ValueError: one line with the name and the value received.
+    """
+    for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch), ("seed", seed)):
+        _check_whole(name, value, 0)
+
+
+def check_model(model: keras.Model) -> None:
+    """Refuse a model whose learning rate, output and loss cannot learn together.
+
+    Args:
+        model: a compiled Keras model. Its output layer is looked at where Keras tells it: in Sequential and functional
+            models, and in those of `build_model`.
+
+    Raises:
+        ValueError: one line: a learning rate that is not a number above 0; a loss on probabilities behind a linear
+            output, or one on logits behind a softmax or sigmoid; a softmax over a single unit.
+    """
+    rate = getattr(model.optimizer, "_learning_rate", None)
+    if isinstance(rate, keras.Variable):
+        value = float(keras.ops.convert_to_numpy(rate))
+        if not (0 <= value < math.inf):
+            raise ValueError(f"the optimizer's learning rate must be finite and not negative; received {value:g}")
+    outputs = list(_output_layers(model))
+    losses = [model.loss] if len(outputs) == 1 else model.loss
+    # A dictionary's order need not be the outputs'.
+    if not isinstance(losses, list | tuple) or len(outputs) != len(losses):
+        return
+    for layer, loss in zip(outputs, losses, strict=True):
+        _check_output(layer, loss)
+
+
+def check_arrays(
+    model: keras.Model, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None, part: str = ""
+) -> None:
+    """Refuse arrays that a model cannot learn from.
+
+    Args:
+        model: a compiled Keras model.
+        x: features, arrays of shape `(examples, …)` in Keras's nesting.
+        y: targets, likewise.
+        sample_weight: weights of the examples, likewise.
+        class_weight: as in `keras.Model.fit`.
+        part: what the error calls the arrays' part (`"validation "`).
+
+    Raises:
+        ValueError: one line: no examples, or not equally many; NaN, infinite or beyond float32; raw pixels in front of
+            a layer that weighs them; labels that a sparse loss has no class for, or that are no whole numbers; weights
+            that are negative or all 0.
+        TypeError: one line: not numbers.
+    """
+    lengths: dict[int, str] = {}
+    for name, arrays in ((f"{part}x", x), (f"{part}y", y), (f"{part}sample_weight", sample_weight)):
+        for array in _leaves(arrays):
+            _check_numbers(array, name)
+            lengths.setdefault(int(array.shape[0]), name)
+    if len(lengths) > 1:
+        (some, first), (others, second) = list(lengths.items())[:2]
+        raise ValueError(f"examples must be equally many; received {some} of {first} and {others} of {second}")
+    _check_weights(sample_weight)
+    _check_class_weight(class_weight)
+    if _weighs_its_inputs(model):
+        for array in _leaves(x):
+            check_scale(array, f"{part}x")
+    _check_labels(model, x, y, part)
+
+
+def check_scale(x: Any, name: str = "x") -> None:
+    """Refuse raw pixels: unsigned bytes, or whole numbers from 0 to 255.
+
+    Args:
+        x: features, `(examples, …)`, in front of a layer that weighs them.
+        name: what the error calls them.
+
+    Raises:
+        ValueError: in one line.
+    """
+    values = np.asarray(x)
+    if values.ndim > 1 and values.size and values.max() == 255 and values.min() == 0 and _is_whole(values):
+        raise ValueError(f"{name} {PIXELS}")
+
+
+def check_dataset(data: Any, steps: int | None, steps_name: str, name: str = "x") -> None:
+    """Refuse a tf.data dataset with no end or with nothing in it.
+
+    Args:
+        data: what `fit` was given for x; what is no dataset passes.
+        steps: steps of a pass, or None.
+        steps_name: the argument that gives them.
+        name: what the error calls the data.
+
+    Raises:
+        ValueError: in one line.
+    """
+    if not isinstance(data, tf.data.Dataset):
+        return
+    size = int(data.cardinality())
+    if size == 0:
+        raise ValueError(f"{name} must hold at least one batch; received an empty dataset")
+    if size == tf.data.INFINITE_CARDINALITY and steps is None:
+        raise ValueError(f"{steps_name} must be given for a dataset that repeats without end; received None")
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be a whole number; received {short(value)}")
+    if value < least:
+        raise ValueError(f"{name} must be {f'at least {least}' if least else '0 or above'}; received {value}")
+
+
+def _leaves(structure: Any) -> list[Any]:
+    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
+
+
+def _check_numbers(array: Any, name: str) -> None:
+    if len(array.shape) == 0:
+        raise ValueError(f"{name} must have its examples along the first axis; received a single value")
+    # Sparse arrays and data frames are Keras's to judge.
+    if not isinstance(array, np.ndarray | tf.Tensor):
+        return
+    if 0 in array.shape:
+        raise ValueError(f"{name} must hold at least one example; received the shape {tuple(array.shape)}")
+    values = np.asarray(array)
+    if values.dtype.kind not in "biuf" and values.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must hold numbers; received dtype {values.dtype}")
+    # Keras trains on float32, where larger values are infinite.
+    if not is_finite(values) or (values.dtype == np.float64 and max(values.max(), -values.min()) > LARGEST):
+        wrong = ~(np.abs(values) <= LARGEST)
+        if wrong.any():
+            place = np.unravel_index(int(wrong.argmax()), wrong.shape)
+            where = ", ".join(map(str, place))
+            raise ValueError(
+                f"{name} must be finite and at most {LARGEST:g} in size; {name}[{where}] is {values[place]}"
+            )
+
+
+def _check_weights(sample_weight: Any) -> None:
+    for weight in map(np.asarray, _leaves(sample_weight)):
+        if not (np.isfinite(weight) & (weight >= 0)).all():
+            raise ValueError(f"sample weights must be finite and not negative; received {short(weight.min())}")
+        if not weight.any():
+            raise ValueError("sample weights must not all be 0: nothing would be learned")
+
+
+def _check_class_weight(class_weight: Any) -> None:
+    if class_weight is None:
+        return
+    if not isinstance(class_weight, Mapping) or not class_weight:
+        raise ValueError(f"class_weight must map each class to its weight; received {short(class_weight)}")
+    for label, weight in class_weight.items():
+        if not isinstance(weight, int | float | np.number) or not (0 <= weight < math.inf):
+            raise ValueError(f"class_weight must be finite and not negative; received {weight!r} for class {label}")
+    if not any(class_weight.values()):
+        raise ValueError("class_weight must not be 0 for every class: nothing would be learned")
+
+
+def _stack(model: keras.Model) -> list[keras.layers.Layer]:
+    """A model's layers in order, where it is known; none otherwise."""
+    if isinstance(model, Network):
+        return model.stack
+    if isinstance(model, keras.Sequential):
+        return model.layers
+    functional = isinstance(model, keras.src.models.Functional) and len(model.inputs) == 1
+    return model.layers if functional else []
+
+
+def _weighs_its_inputs(model: keras.Model) -> bool:
+    """Whether a dense or convolutional layer takes the inputs as they are."""
+    for layer in _stack(model):
+        if isinstance(layer, keras.Model):
+            return False
+        if not isinstance(layer, _TAKES_ANY_SCALE):
+            return isinstance(layer, _WEIGHS)
+    return False
+
+
+def _output_layers(model: keras.Model) -> Iterator[Any]:
+    if isinstance(model, keras.src.models.Functional):
+        for output in model.outputs:
+            yield output._keras_history.operation
+    elif stack := _stack(model):
+        yield stack[-1]
+
+
+def _check_output(layer: Any, loss: Any) -> None:
+    activation = "softmax" if isinstance(layer, keras.layers.Softmax) else _name(getattr(layer, "activation", None))
+    name = _name(loss)
+    if name is None or activation is None:
+        return
+    name = name.removeprefix("sparse_")
+    needed = next((output for output, losses in _PROBABILITIES.items() if name in losses), None)
+    if needed is None:
+        return
+    from_logits = bool(getattr(loss, "from_logits", False) or getattr(loss, "_fn_kwargs", {}).get("from_logits"))
+    if activation == "linear" and not from_logits:
+        raise ValueError(
+            f"the loss {name} needs probabilities, received a linear output: end with {needed}, or give the loss "
+            "from_logits=True"
+        )
+    if activation in _PROBABILITIES and from_logits:
+        raise ValueError(
+            f"the loss {name} with from_logits=True needs a linear output, received {activation}: drop one of the two"
+        )
+    if activation == "softmax" and getattr(layer, "units", None) == 1:
+        raise ValueError("softmax over a single unit is always 1: use sigmoid, or a unit for each class")
+
+
+def _name(function: Any) -> str | None:
+    """Snake-case name of a loss or an activation given as Keras takes them, or None."""
+    if function is None or isinstance(function, str):
+        return function
+    if isinstance(function, keras.losses.Loss):
+        function = getattr(function, "fn", None)
+    return getattr(function, "__name__", None)
+
+
+def _check_labels(model: keras.Model, x: Any, y: Any, part: str) -> None:
+    """Refuse targets whose shape or values the loss would broadcast, truncate or turn into NaN without a word."""
+    losses, labels = keras.tree.flatten(model.loss), _leaves(y)
+    # A dictionary's order need not be the outputs'.
+    if not labels or len(losses) != len(labels) or (len(losses) > 1 and isinstance(model.loss, dict)):
+        return
+    try:
+        symbols = keras.tree.map_structure(
+            lambda array: keras.KerasTensor((None, *array.shape[1:]), str(array.dtype)), x
+        )
+        outputs = keras.tree.flatten(model(symbols))
+    except Exception:  # The model will say itself what it cannot take.
+        return
+    for loss, array, output in zip(losses, labels, outputs, strict=False):
+        if not isinstance(array, np.ndarray | tf.Tensor) or None in output.shape[1:]:
+            continue
+        values, classes = np.asarray(array), output.shape[-1]
+        if not _is_sparse(loss):
+            _check_shape(loss, values, tuple(output.shape[1:]), part)
+            continue
+        if not _is_whole(values):
+            wrong = values[values != np.floor(values)][0]
+            raise ValueError(f"{part}labels must be whole numbers for a sparse loss; received {wrong:g}")
+        if values.min() < 0 or values.max() >= classes:
+            worst = values.max() if values.max() >= classes else values.min()
+            raise ValueError(f"{part}labels must be 0 to {classes - 1} for {classes} classes; received {worst:g}")
+
+
+def _check_shape(loss: Any, values: np.ndarray, output: tuple[int, ...], part: str) -> None:
+    # Another's loss may pair whatever it likes.
+    if not (isinstance(loss, str) or type(loss).__module__.startswith("keras.")):
+        return
+    given = values.shape[1:]
+    if [size for size in given if size != 1] != [size for size in output if size != 1]:
+        shapes = ["(" + ", ".join(map(str, ("examples", *shape))) + ")" for shape in (output, given)]
+        raise ValueError(f"{part}y must have the output's shape {shapes[0]}, received {shapes[1]}")
+
+
+def _is_whole(values: np.ndarray) -> bool:
+    return values.dtype.kind in "iu" or bool((values == np.floor(values)).all())
+
+
+def _is_sparse(loss: Any) -> bool:
+    """Whether a loss takes class numbers that must be among the network's."""
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    return "sparse" in name.lower() and getattr(loss, "ignore_class", None) is None

@@ -1,0 +1,230 @@
+"""Many steps of a Keras model as one program."""
+
+import math
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerasnn.engine.examples import Pass, Steps
+from kerasnn.engine.random_numbers import same_numbers
+
+BLOCK_SECONDS = 0.25
+"""About how long a block takes where its length is ours to choose: callbacks' batch hooks fire this often."""
+FIRST_BLOCK = 8
+"""Steps in the first block, which times the others."""
+
+_CONVOLUTIONS = tuple(
+    getattr(keras.layers, f"{kind}{rank}D")
+    for kind, ranks in (("Conv", (1, 2, 3)), ("DepthwiseConv", (1, 2)), ("SeparableConv", (1, 2)))
+    for rank in ranks
+) + tuple(getattr(keras.layers, f"Conv{rank}DTranspose") for rank in (1, 2, 3))
+
+
+class Program:
+    """A model's `train_step` or `test_step` in a loop, compiled by XLA as a whole.
+
+    XLA keeps the model's and the optimizer's variables as values of the loop and writes them back at its end. It
+    compiles once for each batch size and shape of the data; how many steps run, and from where, are inputs. On a CPU,
+    where XLA's convolutions are about four times slower than TensorFlow's, a model that has any runs as one TensorFlow
+    graph instead, unless it was compiled with `jit_compile=True`.
+
+    Args:
+        model: a built and compiled Keras model.
+        step: "train_step" or "test_step".
+        momentum: the variable that an optimizer reads its momentum from, where that changes at every update.
+
+    Attributes:
+        traces: how often the program was traced.
+        xla: whether XLA compiles it.
+    """
+
+    def __init__(self, model: keras.Model, step: str, momentum: keras.Variable | None = None) -> None:
+        # The model keeps its programs, so they must not keep the model.
+        self._model = weakref.ref(model)
+        self._step = step
+        self._momentum = momentum
+        self.traces = 0
+        self.xla = bool(model.jit_compile) or not _is_faster_without_xla(model)
+        # A partial, because TensorFlow takes retracing of one function for a mistake; ours is another for each model.
+        self._run = tf.function(partial(self._loop), jit_compile=self.xla, autograph=False)
+
+    def __call__(
+        self, steps: Steps, update: int = 0, rates: tf.Tensor | None = None, momenta: tf.Tensor | None = None
+    ) -> Any:
+        """Run steps.
+
+        Args:
+            steps: which.
+            update: number of the first step in `rates` and `momenta`.
+            rates: learning rate of every step, `(updates,)`; None leaves it to the optimizer.
+            momenta: momentum of every step, `(updates,)`, or None.
+
+        Returns:
+            The logs after the last step, tensors.
+        """
+        span = tf.constant([steps.row, steps.batches, update], tf.int32)
+        return self._run(steps.data, steps.order, span, rates, momenta, steps.batch_size, steps.uneven)
+
+    def _loop(
+        self,
+        data: Any,
+        order: tf.Tensor | None,
+        span: tf.Tensor,
+        rates: tf.Tensor | None,
+        momenta: tf.Tensor | None,
+        batch_size: int,
+        uneven: bool,
+    ) -> Any:
+        self.traces += 1
+        model = self._model()
+        assert model is not None
+        first_row, count, first_update = tf.unstack(span)
+        strategy = model._distribute_strategy
+        step = getattr(model, self._step)
+        if strategy is not None:
+            step = partial(_on_its_replica, strategy, step)
+
+        def batch(row: tf.Tensor) -> Any:
+            if order is None:
+                arrays = each(lambda array: _rows(array, row, batch_size), data)
+            else:
+                rows = _rows(order, row, batch_size)
+                arrays = each(lambda array: tf.gather(array, rows), data)
+            # Keras weighs some means by the batch's size where it knows it.
+            return each(of_unknown_size, arrays) if uneven else arrays
+
+        # Logs are needed after the last step only. Where they are the metrics' results, as in Keras's own steps, they
+        # are worked out there from the metrics' variables.
+        deferred = logs_are_metrics(model, self._step)
+
+        def body(row: tf.Tensor, update: tf.Tensor, logs: Any) -> tuple[tf.Tensor, tf.Tensor, Any]:
+            if rates is not None:
+                model.optimizer.learning_rate.assign(rates[update])
+            if self._momentum is not None and momenta is not None:
+                self._momentum.assign(momenta[update])
+            results = step(batch(row))
+            return row + batch_size, update + 1, logs if deferred else results
+
+        # The position is a value of the loop: XLA would compile anew for each place to slice at that is fixed in it.
+        end = first_row + count * batch_size
+        begin = (first_row, first_update, {} if deferred else zeros_like_logs(lambda: step(batch(tf.constant(0)))))
+        # Where plain Keras runs under XLA too, it has XLA's random numbers.
+        with same_numbers() if self.xla and not model.jit_compile else nullcontext():
+            _, _, logs = tf.while_loop(lambda row, *_: row < end, body, begin)
+        return model.get_metrics_result() if deferred else logs
+
+
+class Blocks:
+    """What Keras's loop calls for each step; it runs a block of steps at the first and answers for the others.
+
+    Args:
+        program: runs them.
+        length: steps in a block; None chooses by the clock.
+
+    Attributes:
+        left: how many steps Keras still has to ask for until the block that has run is over.
+    """
+
+    def __init__(self, program: Program, length: int | None = None) -> None:
+        self.program = program
+        self.length = length
+        self.left = 0
+        self._step = 0
+        self._room = 0
+        self._logs: Any = {}
+        self._step_seconds: float | None = None
+        self._rates: tf.Tensor | None = None
+        self._momenta: tf.Tensor | None = None
+
+    def begin(self, rates: np.ndarray | None = None, momenta: np.ndarray | None = None) -> None:
+        """Begin an epoch: `rates` and `momenta` as in `Program`."""
+        self.left = 0
+        self._rates = None if rates is None else tf.constant(rates)
+        self._momenta = None if momenta is None else tf.constant(momenta)
+
+    def open(self, step: int, room: int) -> None:
+        """Let the next block begin.
+
+        Args:
+            step: its first step's number in the epoch.
+            room: how many steps it may have.
+        """
+        self._step = step
+        self._room = room
+
+    def __call__(self, iterator: Pass) -> Any:
+        """Keras's `train_function`.
+
+        Returns:
+            The logs after the block's last step, numbers.
+        """
+        if self.left == 0:
+            room = min(self._room, iterator.room)
+            count = min(room, self.length or self._paced(room))
+            start = time.perf_counter()
+            step = self._step
+            for steps in iterator.take(count):
+                logs = self.program(steps, step, self._rates, self._momenta)
+                step += steps.batches
+            # Asking for the numbers waits for the block.
+            self._logs = keras.tree.map_structure(lambda log: log.numpy(), logs)
+            self._step_seconds = self._agreed((time.perf_counter() - start) / count)
+            self.left = count
+        self.left -= 1
+        return self._logs
+
+    def _agreed(self, seconds: float) -> float:
+        """The time of a step by which blocks are paced."""
+        return seconds
+
+    def _paced(self, room: int) -> int:
+        """A length that shares the room evenly among blocks of about `BLOCK_SECONDS`."""
+        if self._step_seconds is None:
+            return FIRST_BLOCK
+        blocks = math.ceil(room * self._step_seconds / BLOCK_SECONDS)
+        return math.ceil(room / max(1, blocks))
+
+
+def _on_its_replica(strategy: tf.distribute.Strategy, step: Any, data: Any) -> Any:
+    with strategy.scope():
+        return strategy.run(step, args=(data,))
+
+
+def _is_faster_without_xla(model: keras.Model) -> bool:
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    return on_cpu and any(isinstance(layer, _CONVOLUTIONS) for layer in model._flatten_layers())
+
+
+def _rows(array: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
+    rest = array.shape[1:]
+    return tf.slice(array, [first] + [0] * len(rest), [count, *rest])
+
+
+def of_unknown_size(array: tf.Tensor) -> tf.Tensor:
+    """A batch whose size only XLA knows."""
+    return tf.raw_ops.PlaceholderWithDefault(input=array, shape=[None, *array.shape[1:]])
+
+
+def logs_are_metrics(model: keras.Model, step: str) -> bool:
+    """Whether the logs of a model's step are its metrics' results, as in Keras's own steps."""
+    return all(
+        getattr(type(model), name) is getattr(keras.Model, name) and name not in vars(model)
+        for name in (step, "compute_metrics", "get_metrics_result")
+    )
+
+
+def zeros_like_logs(step: Callable[[], Any]) -> Any:
+    """Logs for a loop to begin with, of the structure that the step will give."""
+    outputs = tf.function(step, autograph=False).get_concrete_function()
+    return tf.nest.map_structure(lambda log: tf.zeros(log.shape, log.dtype), outputs.structured_outputs)
+
+
+def each(function: Any, structure: Any) -> Any:
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), structure)

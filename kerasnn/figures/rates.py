@@ -1,0 +1,65 @@
+"""Figures of learning rates."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from kerasnn.config.schema import one_of
+from kerasnn.figures.style import BLUE, GREEN, GREY, ORANGE, RED, _figure
+
+
+def learning_rate(values: ArrayLike, per: Literal["epoch", "update"] = "epoch") -> Figure:
+    """The learning rate's course.
+
+    Args:
+        values: one rate per epoch or per update, `(steps,)`.
+        per: what one value stands for.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: where `per` is neither.
+    """
+    if per not in ("epoch", "update"):
+        raise ValueError(one_of("per", per, ("epoch", "update")))
+    values = np.asarray(values, "float64")
+    figure, axes = _figure(6.4, 3.2)
+    axes.plot(values, color=BLUE, linewidth=1.6, marker="o" if len(values) <= 60 else None, markersize=3.5)
+    axes.set(xlabel=per, ylabel="learning rate")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def range_test(rates: ArrayLike, losses: ArrayLike, smoothed: ArrayLike, marks: Mapping[str, float]) -> Figure:
+    """The loss of a learning-rate range test, against the rate.
+
+    Args:
+        rates: the rate of each update, `(updates,)`.
+        losses: the loss of each update's batch, `(updates,)`.
+        smoothed: their running mean, `(updates,)`.
+        marks: rates to mark, by name.
+
+    Returns:
+        The figure.
+
+    Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
+    """
+    rates, losses, smoothed = (np.asarray(values, "float64") for values in (rates, losses, smoothed))
+    figure, axes = _figure(6.4, 3.8)
+    axes.plot(rates, losses, color=GREY, linewidth=0.8, alpha=0.5, label="batch")
+    axes.plot(rates, smoothed, color=BLUE, linewidth=1.8, label="smoothed")
+    for (name, rate), color, marker in zip(marks.items(), (RED, GREEN, ORANGE), "osD", strict=False):
+        height = np.interp(np.log(rate), np.log(rates), smoothed)
+        axes.plot(rate, height, marker, color=color, markersize=7, label=f"{name}: {rate:.1e}")
+    # The divergence at the end would leave no room for what matters.
+    low, high = smoothed.min(), smoothed[: max(1, int(smoothed.argmin()) + 1)].max()
+    margin = 0.25 * (high - low) or 1.0
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - margin, high + margin))
+    axes.legend(fontsize=9, frameon=False, loc="lower left")
+    return figure

@@ -1,0 +1,4 @@
+from .ensemble import build_fused as build_fused
+from .groups import train_fused as train_fused
+from .member import Member as Member
+from .member import MemberState as MemberState

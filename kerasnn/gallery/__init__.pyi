@@ -1,0 +1,2 @@
+from .draw import draw as draw
+from .pictures import PICTURES as PICTURES

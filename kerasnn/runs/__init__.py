@@ -1,0 +1,1 @@
+"""Runs: a config in, a trained model and a run folder out."""

@@ -1,0 +1,180 @@
+"""A trained run looked at again: metrics, a table by class, the confusion matrix, every prediction."""
+
+import csv
+import io
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerasnn.config.run import RunConfig
+from kerasnn.config.schema import one_of
+from kerasnn.data.loading import load_data, read_examples
+from kerasnn.files import inside, write_text
+from kerasnn.models.from_config import compile_model
+from kerasnn.models.loading import load_model
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a trained model does on examples.
+
+    Args:
+        metrics: loss and metrics by name.
+        y_true: targets as given, `(examples,)` or `(examples, outputs)`.
+        y_predicted: classes `(examples,)`, yes or no for each label `(examples, labels)`, or values
+            `(examples, outputs)`.
+        outputs: the network's raw outputs, `(examples, outputs)`.
+        class_names: names of classes or labels; None for regression.
+        confusion: `(classes, classes)` counts, true class by row; None unless each example has one class.
+        table: one row a class or label: precision, recall, f1, support; empty for regression.
+        x: the examples as their user has them, `(examples, ...)`; None where they were not kept.
+    """
+
+    metrics: dict[str, float]
+    y_true: np.ndarray = field(repr=False)
+    y_predicted: np.ndarray = field(repr=False)
+    outputs: np.ndarray = field(repr=False)
+    class_names: tuple[str, ...] | None
+    confusion: np.ndarray | None = field(repr=False)
+    table: list[dict[str, Any]] = field(repr=False)
+    x: np.ndarray | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        lines = ["  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())]
+        if self.table:
+            width = max(5, *(len(row["class"]) for row in self.table))
+            lines += ["", f"{'class':>{width}}  precision  recall      f1  support"]
+            lines += [
+                f"{row['class']:>{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}"
+                f"  {row['support']:7d}"
+                for row in self.table
+            ]
+        if self.confusion is not None and self.class_names is not None:
+            width = max(len(str(self.confusion.max())), *(len(name) for name in self.class_names)) + 1
+            lines += ["", "confusion (rows true, columns predicted)"]
+            lines.append(" " * width + "".join(f"{name:>{width}}" for name in self.class_names))
+            for name, row in zip(self.class_names, self.confusion.tolist(), strict=True):
+                lines.append(f"{name:>{width}}" + "".join(f"{count:>{width}}" for count in row))
+        return "\n".join(lines)
+
+    def write_csv(self, path: str | Path) -> None:
+        """Write one row an example: its number, the truth, the prediction and the network's outputs.
+
+        Args:
+            path: the CSV file.
+        """
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        named = self.class_names if self.outputs.shape[1] > 1 and self.class_names else range(self.outputs.shape[1])
+        single = self.y_predicted.ndim == 1
+        kinds = [""] if single else [f"_{name}" for name in named]
+        table.writerow(
+            ["example", *(f"true{kind}" for kind in kinds), *(f"predicted{kind}" for kind in kinds)]
+            + [f"output_{name}" for name in named]
+        )
+        for number, row in enumerate(zip(self.y_true, self.y_predicted, self.outputs, strict=True)):
+            true, predicted = ([self._name(value)] if single else np.ravel(value).tolist() for value in row[:2])
+            table.writerow([number, *true, *predicted, *(f"{value:.8g}" for value in row[2].tolist())])
+        write_text(path, text.getvalue())
+
+    def _name(self, label: Any) -> str:
+        return str(int(label)) if self.class_names is None else self.class_names[int(label)]
+
+
+def evaluate_run(
+    run_dir: str | Path, data_path: str | Path | None = None, *, model: str = "model", batch_size: int = 1024
+) -> Evaluation:
+    """Evaluate a run's model on its own test data, or on a file's.
+
+    Args:
+        run_dir: a run folder.
+        data_path: a csv or npz file of raw examples as the model's user has them; None takes the run's test part.
+        model: `model` for the final weights, `best` for the best epoch's.
+        batch_size: examples predicted at a time; it does not change the answer.
+
+    Returns:
+        Metrics, predictions, and for classifiers a table by class.
+
+    Raises:
+        FileNotFoundError: where the folder holds no such run.
+        ValueError: one line, where data and model don't fit together.
+    """
+    if model not in ("model", "best"):
+        raise ValueError(one_of("model", model, ("model", "best")))
+    folder = Path(run_dir)
+    config = RunConfig.load(folder)
+    file = inside(folder, f"{model}.keras")
+    if not file.is_file():
+        raise FileNotFoundError(f"run folder must hold {file.name}, received {folder}")
+    network = load_model(file)
+    compile_model(network, config)
+    x, y, class_names = _examples(config, data_path, network.output_shape[-1])
+    if x.shape[1:] != tuple(network.input_shape[1:]):
+        raise ValueError(f"examples must have shape {tuple(network.input_shape[1:])}, received {x.shape[1:]}")
+    metrics = network.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
+    outputs = network.predict(x, batch_size=batch_size, verbose=0)
+    found = describe(config, y, outputs, class_names, {name: float(value) for name, value in metrics.items()})
+    return replace(found, x=x)
+
+
+def describe(
+    config: RunConfig,
+    y: np.ndarray,
+    outputs: np.ndarray,
+    class_names: tuple[str, ...] | None,
+    metrics: dict[str, float],
+) -> Evaluation:
+    """An evaluation from a network's outputs.
+
+    Args:
+        config: the run; its task and loss say what the outputs mean.
+        y: targets, `(examples,)` or `(examples, outputs)`.
+        outputs: the network's outputs, `(examples, outputs)`.
+        class_names: names of classes or labels.
+        metrics: loss and metrics by name.
+
+    Returns:
+        The evaluation.
+    """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    if config.task == "regression":
+        return Evaluation(metrics, y, outputs, outputs, None, None, [])
+    names = class_names
+    if config.task == "multiclass":
+        predicted = outputs.argmax(axis=1)
+        y = y.argmax(axis=1) if y.ndim == 2 else y
+        labels = list(range(outputs.shape[1]))
+    else:
+        predicted = (outputs > (0.0 if config.loss.from_logits else 0.5)).astype(int)
+        labels = list(range(outputs.shape[1])) if config.task == "multilabel" else [0, 1]
+        predicted = predicted if config.task == "multilabel" else predicted[:, 0]
+    names = names or tuple(str(label) for label in labels)
+    y = y.astype(int)
+    scores = precision_recall_fscore_support(y, predicted, labels=labels, zero_division=0.0)
+    table = [
+        {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+        for name, p, r, f, n in zip(names, *scores, strict=True)
+    ]
+    confusion = None if config.task == "multilabel" else confusion_matrix(y, predicted, labels=labels)
+    return Evaluation(metrics, y, predicted, outputs, names, confusion, table)
+
+
+def _examples(
+    config: RunConfig, data_path: str | Path | None, outputs: int
+) -> tuple[np.ndarray, Any, tuple[str, ...] | None]:
+    """Raw examples, their targets as the loss wants them, and the classes' names."""
+    data = None
+    if config.data.name != "arrays":
+        data = load_data(config.data.model_copy(update={"scaling": "none", "flatten": False}), config.task)
+    if data_path is not None:
+        names = None if data is None else data.class_names
+        x, y = read_examples(data_path, config.task, config.data.target, names)
+        return x, np.eye(outputs, dtype=np.float32)[y] if config.data.one_hot else y, names
+    if data is None:
+        raise ValueError("a run on arrays has no data to load: give a csv or npz file with test examples")
+    if data.x_test is None:
+        raise ValueError("the run has no test part (data.test_share is 0): give a csv or npz file with test examples")
+    return data.x_test.reshape(-1, *data.raw_shape), data.y_test, data.class_names

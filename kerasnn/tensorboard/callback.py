@@ -1,0 +1,380 @@
+"""A run as TensorBoard shows it: scalars, rates, gradients, histograms, graph, configuration, pictures of mistakes."""
+
+import itertools
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.histogram.metadata import create_summary_metadata as histogram_metadata
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from kerasnn import figures
+from kerasnn.callbacks.layer_probe import Probe, as_batch, path
+from kerasnn.config.schema import one_of, short
+from kerasnn.tensorboard.event_files import image, scalar
+
+TASKS = ("binary", "multiclass", "multilabel", "regression")
+BUCKETS = 30
+# Examples predicted at a time.
+ROWS = 1024
+_FOLDERS = ("train", "validation")
+log = logging.getLogger(__name__)
+_file_number = itertools.count()
+
+
+class Rates(Protocol):
+    """The owner of a learning rate that may change per update."""
+
+    per: str
+
+    def rates(self, epoch: int, updates: int) -> NDArray[Any]:
+        """The learning rate of each of an epoch's updates, `(updates,)`."""
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Write a run's course for TensorBoard, at a cost of milliseconds an epoch and without changing the run.
+
+    Training values go to `log_dir/train`, validation values to `log_dir/validation`, under the tags of Keras's callback
+    (`epoch_loss`, `epoch_accuracy`, …), so that TensorBoard draws both in one chart. Steps are epochs as `fit` counts
+    them, also from a later `initial_epoch`:
+
+    - `learning_rate`: what the epoch ended with; `learning_rate_per_update`, whose step is the global update.
+    - `gradient_norm`, `gradient_norm/<layer>`, `gradient_ratio/<layer>` = ‖g‖ / ‖w‖, `update_ratio/<layer>` =
+      ‖Δw‖ / ‖w‖, `outputs_mean/<layer>`, `outputs_std/<layer>`, `outputs_gradient_norm/<layer>`,
+      `units_dead/<layer>`, `outputs_saturated/<layer>`: from one real training step on the probe after each epoch, with
+      its dropout, penalties and optimizer, undone to the last bit. The norm is that before clipping.
+    - `weights/<layer>/<variable>` and, of the probe, `gradients/<layer>/<variable>` and `activations/<layer>`
+      (histograms), `graph` and `config`.
+    - `confusion_matrix` and `mistakes` of classifiers, `predicted_against_true` of regressions.
+
+    Works with any compiled Keras model's `fit`.
+
+    Args:
+        log_dir: folder of the run; made where it is missing.
+        histograms_every: epochs between histograms; 0 writes none.
+        images_every: epochs between images, which are also made when training ends; 0 makes none.
+        graph: whether the model's graph is written.
+        config_text: the run's configuration, as JSON.
+        probe: a fixed batch `(x, y)` or `(x, y, sample_weight)` as `fit` would see it, or the `Probe` that other
+            callbacks measure with; None measures nothing.
+        validation: examples `(x, y)` for the images, labels as integers or one-hot; None makes no images.
+        class_names: one name per class; None numbers them.
+        image_shape: `(height, width)` or `(height, width, channels)` of an example; None for data that are no images.
+        task: "binary", "multiclass", "multilabel" or "regression"; needed with `validation`. Multilabel has no images.
+        learning_rate: the rate's owner, an object with `rates(epoch, updates)` and `per` ("epoch" or "update").
+
+    Raises:
+        ValueError: for arguments that contradict each other, and when `fit` begins where `log_dir` can't be written.
+
+    Reference: `keras.callbacks.TensorBoard`; Karpathy, "A Recipe for Training Neural Networks" (the update ratio).
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str],
+        *,
+        histograms_every: int = 1,
+        images_every: int = 5,
+        graph: bool = True,
+        config_text: str | None = None,
+        probe: Probe | tuple[Any, ...] | None = None,
+        validation: tuple[Any, Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        task: str | None = None,
+        learning_rate: Rates | None = None,
+    ) -> None:
+        super().__init__()
+        for name, every in (("histograms_every", histograms_every), ("images_every", images_every)):
+            if not isinstance(every, int) or every < 0:
+                raise ValueError(f"{name} must be a number of epochs, or 0 for never; received {every!r}")
+        if (validation is not None or task is not None) and task not in TASKS:
+            raise ValueError(one_of("task", task, TASKS))
+        self.log_dir = Path(log_dir)
+        self.histograms_every = histograms_every
+        self.images_every = images_every
+        self.graph = graph
+        self.config_text = config_text
+        self.probe = probe if probe is None or isinstance(probe, Probe) else Probe(probe)
+        self.validation = validation
+        self.class_names = class_names
+        self.image_shape = image_shape
+        self.task = task
+        self.learning_rate = learning_rate
+        self._train: _EventFile | None = None
+        self._validation: _EventFile | None = None
+        self._rates: NDArray[Any] | None = None
+        self._epoch: int | None = None
+        self._drawn: int | None = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._epoch = self._drawn = None
+        self._close()
+        self._train = _EventFile(self.log_dir / "train")
+        self._validation = None
+        try:
+            if self.config_text is not None:
+                self._train.write(0, text_pb("config", f"```json\n{self.config_text}\n```").value)
+            if self.graph:
+                self._write_graph(self._train)
+            self._train.flush()
+        except tf.errors.OpError as error:
+            raise ValueError(_unwritable(self.log_dir, error.message)) from None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._rates = None
+        if self.learning_rate is not None and self.learning_rate.per == "update":
+            updates = self.params["steps"]
+            if not updates:
+                raise ValueError("a rate per update needs the number of updates: give fit steps_per_epoch")
+            # Asked before the epoch: at its end a plateau may already have lowered the rate of the next one.
+            self._rates = self.learning_rate.rates(epoch, updates)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        with self._lossy():
+            self._write_epoch(epoch, logs)
+
+    def _write_epoch(self, epoch: int, logs: dict[str, Any] | None) -> None:
+        if self._train is None:
+            return
+        logs = dict(logs or {})
+        self._epoch = epoch
+        rate = logs.pop("learning_rate", None)
+        if rate is None and self.model.optimizer is not None:
+            rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        values = [] if rate is None else [scalar("learning_rate", rate)]
+        values += [scalar(f"epoch_{name}", value) for name, value in logs.items() if not name.startswith("val_")]
+        histograms_due = self.histograms_every and (epoch + 1) % self.histograms_every == 0
+        if histograms_due:
+            for weight in self.model.weights:
+                values += _histogram(f"weights/{path(self.model, weight)}", keras.ops.convert_to_numpy(weight))
+        if self.probe is not None:
+            measured = self.probe.measure(self.model)
+            values += [scalar(tag, value) for tag, value in measured.scalars().items()]
+            if histograms_due:
+                values += [value for tag, sample in measured.samples() for value in _histogram(tag, sample)]
+        self._train.write(epoch, values)
+        if self._rates is not None:
+            self._train.write_course("learning_rate_per_update", epoch * len(self._rates), self._rates)
+
+        held_out = [
+            scalar(f"epoch_{name.removeprefix('val_')}", value)
+            for name, value in logs.items()
+            if name.startswith("val_")
+        ]
+        if held_out:
+            self._validation_file.write(epoch, held_out)
+        if self.images_every and (epoch + 1) % self.images_every == 0:
+            self._draw(epoch)
+        for file in (self._train, self._validation):
+            if file is not None:
+                file.flush()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        with self._lossy():
+            epoch = self._epoch
+            if self._train is not None and self.images_every and epoch is not None and epoch != self._drawn:
+                self._draw(epoch)
+            self._close()
+        if self.probe is not None:
+            self.probe.forget()
+
+    @contextmanager
+    def _lossy(self) -> Iterator[None]:
+        """A report that can't be written any more is no reason to end a training."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            log.warning("TensorBoard's events can't be written any more, training goes on: %s", short(str(error), 160))
+            # Closing would fail again, as the rest can't be written either.
+            self._train = self._validation = None
+
+    def get_state(self) -> dict[str, Any]:
+        """How long the event files are, and what has been drawn."""
+        sizes = {name: {path.name: path.stat().st_size for path in self._event_files(name)} for name in _FOLDERS}
+        return {"sizes": sizes, "epoch": self._epoch, "drawn": self._drawn}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` gave: what event files have had since is cut off, and a further file begins."""
+        self._close()
+        self._epoch, self._drawn = state["epoch"], state["drawn"]
+        newest = max((name for sizes in state["sizes"].values() for name in sizes), default="")
+        for name in _FOLDERS:
+            sizes = state["sizes"][name]
+            for file in self._event_files(name):
+                if file.name not in sizes:
+                    # Names begin with the time: it was begun after the state.
+                    if file.name > newest:
+                        file.unlink()
+                elif file.stat().st_size > sizes[file.name]:
+                    os.truncate(file, sizes[file.name])
+        self._train = _EventFile(self.log_dir / "train")
+
+    def _event_files(self, name: str) -> list[Path]:
+        return sorted((self.log_dir / name).glob("events.out.tfevents.*"))
+
+    def _close(self) -> None:
+        for file in (self._train, self._validation):
+            if file is not None:
+                file.close()
+        self._train = self._validation = None
+
+    @property
+    def _validation_file(self) -> "_EventFile":
+        # Made when there is something to write: a run without validation is not listed twice.
+        if self._validation is None:
+            self._validation = _EventFile(self.log_dir / "validation")
+        return self._validation
+
+    def _draw(self, epoch: int) -> None:
+        self._drawn = epoch
+        if self.validation is None or self.task == "multilabel":
+            return
+        x, y = self.validation
+        outputs = np.concatenate([self._answer(x[at : at + ROWS]) for at in range(0, len(x), ROWS)])
+        if self.task == "regression":
+            self._validation_file.write(
+                epoch, [_picture("predicted_against_true", figures.predicted_against_true(y, outputs))]
+            )
+            return
+        y_true, probabilities = _classified(
+            np.asarray(y), outputs, self.task == "binary", getattr(self.model.loss, "from_logits", False)
+        )
+        y_predicted = probabilities.argmax(axis=1)
+        classes = probabilities.shape[1]
+        names = self.class_names or [str(index) for index in range(classes)]
+        matrix = np.zeros((classes, classes), int)
+        np.add.at(matrix, (y_true, y_predicted), 1)
+        page = figures.mistakes(x, y_true, y_predicted, probabilities, names, self.image_shape)
+        self._validation_file.write(
+            epoch, [_picture("confusion_matrix", figures.confusion_matrix(matrix, names)), _picture("mistakes", page)]
+        )
+
+    def _answer(self, x: Any) -> Any:
+        if self.model.distribute_strategy.num_replicas_in_sync > 1:
+            # Every replica would answer, and not each process is asked.
+            return keras.ops.convert_to_numpy(self.model(x, training=False))
+        # Without predict's data pipeline, which takes longer to build than a small network takes to answer.
+        return self.model.predict_on_batch(x)
+
+    def _write_graph(self, file: "_EventFile") -> None:
+        example = self.probe.data if self.probe is not None else self.validation
+        inputs: Any
+        if example is not None:
+            inputs = keras.tree.map_structure(
+                lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), as_batch(example[0])
+            )
+        elif getattr(self.model, "inputs", None):
+            tensors = self.model.inputs[0] if len(self.model.inputs) == 1 else self.model.inputs
+            inputs = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), tensors)
+        else:
+            shape = (self.model.get_build_config() or {}).get("input_shape")
+            inputs = shape and tf.TensorSpec((None, *shape[1:]), keras.config.floatx())
+        if inputs is None:
+            log.info("no graph for TensorBoard: the model does not tell its inputs; give a probe")
+            return
+
+        @tf.function
+        def forward(x: Any) -> Any:
+            return self.model(x, training=False)
+
+        try:
+            graph = forward.get_concrete_function(inputs).graph
+        except Exception as error:  # A model may do anything in Python; that is no reason not to train it.
+            log.info("no graph for TensorBoard: the model can't be traced: %s", short(error))
+            return
+        file.write_event(Event(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString()))
+
+
+class _EventFile:
+    """An event file: TensorFlow's record format, written by its own writer, without a thread to wait for at exit."""
+
+    def __init__(self, folder: Path) -> None:
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}.{next(_file_number)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        except OSError as error:
+            raise ValueError(_unwritable(folder.parent, error.strerror)) from None
+        self._file = tf.io.TFRecordWriter(str(folder / name))
+        self.write_event(Event(file_version="brain.Event:2"))
+
+    def write_event(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._file.write(event.SerializeToString())
+
+    def write(self, step: int, values: Iterable[Summary.Value]) -> None:
+        self.write_event(Event(step=step, summary=Summary(value=values)))
+
+    def write_course(self, tag: str, first_step: int, values: NDArray[Any]) -> None:
+        """One scalar at each of many steps; one event is written again and again, which takes microseconds a step."""
+        event = Event(wall_time=time.time(), summary=Summary(value=[scalar(tag, 0)]))
+        slot = event.summary.value[0]
+        for step, value in enumerate(values.tolist(), first_step):
+            event.step = step
+            slot.simple_value = value
+            self._file.write(event.SerializeToString())
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _unwritable(folder: Path, reason: str | None) -> str:
+    return f"log_dir must be writable, received {str(folder)!r} ({reason})"
+
+
+def _picture(tag: str, figure: Figure) -> Summary.Value:
+    return image(tag, figures.to_png(figure))
+
+
+def _histogram(tag: str, values: NDArray[Any]) -> list[Summary.Value]:
+    """Counts of the finite values in equal buckets, as rows of left edge, right edge and count."""
+    values = values.astype("float64").ravel()
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return []
+    low, high = values.min(), values.max()
+    if high > low:
+        # numpy.histogram, to a rounding at the edges and several times as fast.
+        bucket = ((values - low) * (BUCKETS / (high - low))).astype("int64")
+        counts = np.bincount(np.minimum(bucket, BUCKETS - 1, out=bucket), minlength=BUCKETS)
+        edges = np.linspace(low, high, BUCKETS + 1)
+        buckets = np.stack([edges[:-1], edges[1:], counts], axis=1)
+    else:
+        buckets = np.array([[low, high, len(values)]])
+    return [Summary.Value(tag=tag, metadata=histogram_metadata(None, None), tensor=make_tensor_proto(buckets))]
+
+
+def _classified(
+    y: NDArray[Any], outputs: NDArray[Any], binary: bool, from_logits: bool
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """True classes `(examples,)` and the probability of each class `(examples, classes)`."""
+    if binary:
+        y = y.reshape(-1) > 0.5
+        positive = outputs.reshape(-1).astype("float64")
+        if from_logits:
+            positive = 1 / (1 + np.exp(-np.clip(positive, -700, 700)))
+        # The first of equals wins argmax: exactly one half counts as class 0, as for Keras's binary accuracy.
+        return y.astype(int), np.stack([1 - positive, positive], axis=1)
+    if y.ndim == 2 and y.shape[1] > 1:
+        y = y.argmax(axis=1)
+    if from_logits:
+        outputs = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        outputs = outputs / outputs.sum(axis=1, keepdims=True)
+    return y.reshape(-1).astype(int), outputs
