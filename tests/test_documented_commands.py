@@ -72,6 +72,8 @@ MEANT = {
     "doctor": {"replicas": None},
 }
 FLAGS = {
+    "--schedule cosine": ("train", {"schedule": {"name": "cosine"}}),
+    "--schedule.warmup 2": ("train", {"schedule": {"name": "constant", "warmup": 2}}),
     "--data.name csv --data.path table.csv --data.target price --task regression": (
         "train",
         {"data": {"name": "csv", "path": "table.csv", "target": "price"}, "task": "regression"},
