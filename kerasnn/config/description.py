@@ -1,10 +1,12 @@
 """Descriptions as JSON, both ways, with dotted overrides."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, get_origin
 
+from kerasnn.config.keys import models, types_at
 from kerasnn.config.schema import Schema, short
 from kerasnn.files import inside
 
@@ -53,7 +55,15 @@ class Described(Schema):
 
 
 def parse_json(text: str) -> dict[str, Any]:
-    """A JSON object, strictly: no key twice, no NaN, no infinity, no bottomless nesting.
+    """A JSON object, read as strictly as `read_json` does."""
+    value = read_json(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON must hold an object, received {short(value)}")
+    return value
+
+
+def read_json(text: str) -> Any:
+    """A JSON value, strictly: no key twice, no NaN, no infinity, no bottomless nesting.
 
     Raises:
         ValueError: one line saying what is wrong and where.
@@ -71,14 +81,11 @@ def parse_json(text: str) -> dict[str, Any]:
         raise ValueError(f"JSON numbers must be finite, received {constant}")
 
     try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=finite)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=finite)
     except json.JSONDecodeError as error:
         raise ValueError(f"JSON must be valid: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise ValueError("JSON must not be nested this deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"JSON must hold an object, received {short(value)}")
-    return value
 
 
 def replace_at(config: S, changes: Mapping[str, Any]) -> S:
@@ -87,7 +94,8 @@ def replace_at(config: S, changes: Mapping[str, Any]) -> S:
     Args:
         config: any described value, mostly a `RunConfig`.
         changes: dotted key to new value, `{"optimizer.learning_rate": 0.01, "network.hidden.0": 30}`. A part that was
-            null is made from its defaults; a changed `schedule.name` starts that schedule from its defaults.
+            null is made from its defaults; a changed `schedule.name` starts that schedule from its defaults, as the
+            name of an oracle, a stopper or an activation does.
 
     Returns:
         A new config of the same type.
@@ -96,17 +104,24 @@ def replace_at(config: S, changes: Mapping[str, Any]) -> S:
         ValueError: one line with the key, the rule and the value received.
     """
     data: Any = config.model_dump(mode="json")
-    # Names first: what else is asked of a schedule must land on the one that is chosen.
-    for key in sorted(changes, key=lambda key: not key.endswith("name")):
-        value = changes[key]
-        if key == "schedule.name" and data["schedule"]["name"] != value:
-            data["schedule"] = {}
+    # A value before its parts, and a name before the fields that it decides.
+    for key in sorted(changes, key=lambda key: (key.count("."), not key.endswith("name"))):
         *path, last = key.split(".")
         place = data
         for part in path:
             place = _enter(place, part, key)
-        place[_index(place, last, key)] = value
+        index = _index(place, last, key)
+        renamed = last == "name" and place.get(last, changes[key]) != changes[key]
+        if renamed and _name_decides_fields(type(config), ".".join(path)):
+            place.clear()
+        place[index] = copy.deepcopy(changes[key])
     return type(config).model_validate(data)
+
+
+def _name_decides_fields(schema: type[Schema], key: str) -> bool:
+    """Whether the name in the value at a key decides which other fields that value has."""
+    kinds = types_at(schema, key)
+    return len(models(kinds)) > 1 or any(get_origin(kind) is dict for kind in kinds)
 
 
 def _enter(place: Any, part: str, key: str) -> Any:

@@ -322,7 +322,7 @@ class DevicesConfig(Schema):
     """Device by TensorFlow's name (`CPU:0`, `GPU:1`), or several; null takes all GPUs (one_device: the first), or the
     CPU."""
     workers: PositiveInt | None = None
-    """Processes of this machine that `scripts/train.py` starts to train as one; null starts none."""
+    """Processes of this machine that `kerasnn train` starts to train as one; null starts none."""
     worker_wait: float = Field(default=50.0, gt=0)
     """Seconds that a process waits for the others to start."""
     synchronized_batch_norm: bool = True
