@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from kerasnn.config.schema import short
-from kerasnn.data.sources import check_size, existing_file
 from kerasnn.data.tables import read_npz
+from kerasnn.files import check_size, existing_file
 
 IDX_FILES = {
     "x_train": "train-images-idx3-ubyte",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kerasnn.config.schema import one_of, short
-from kerasnn.data.sources import check_size, existing_file
+from kerasnn.files import check_size, existing_file
 
 NPZ_KEYS = ("x", "y", "x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test", "class_names")
 

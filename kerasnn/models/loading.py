@@ -14,7 +14,7 @@ from keras.src.backend.common import global_state
 
 from kerasnn.config.description import parse_json
 from kerasnn.config.schema import one_of, short
-from kerasnn.data.sources import check_size, existing_file
+from kerasnn.files import check_size, existing_file
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 LARGEST_CONFIG = 2**26

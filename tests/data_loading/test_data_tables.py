@@ -252,14 +252,14 @@ def test_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
     position = content.rindex(b"PK\x01\x02") + 24
     content[position : position + 4] = struct.pack("<I", 2**32 - 2)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot be read as npz|holds \d+ bytes|unpacks to 4.0 GiB"):
+    with pytest.raises(ValueError, match=r"cannot be read as npz|holds \d+ bytes|declares 4.0 GiB"):
         read_npz(path)
 
 
 def test_declared_size_is_held_against_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kerasnn.data.sources.memory", lambda: 2**20)
+    monkeypatch.setattr("kerasnn.files.memory_size", lambda: 2**20)
     path = savez(tmp_path / "a.npz", x=np.zeros((2**18, 1)), y=Y)
-    with pytest.raises(ValueError, match=r"a.npz says that it unpacks to 0.0 GiB; this machine has 0.0 GiB of memory"):
+    with pytest.raises(ValueError, match=r"a.npz declares 0.0 GiB of content; this machine has 0.0 GiB of memory"):
         read_npz(path)
 
 
