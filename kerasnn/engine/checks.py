@@ -11,6 +11,7 @@ import tensorflow as tf
 from kerasnn.callbacks.divergence import is_finite
 from kerasnn.config.schema import short
 from kerasnn.data.checks import LARGEST
+from kerasnn.keras_private import Functional
 from kerasnn.models.subclassed import Network
 
 PIXELS = "must be scaled: whole numbers from 0 to 255 train badly; divide by 255, or begin with keras.layers.Rescaling"
@@ -199,7 +200,7 @@ def _stack(model: keras.Model) -> list[keras.layers.Layer]:
         return model.stack
     if isinstance(model, keras.Sequential):
         return model.layers
-    functional = isinstance(model, keras.src.models.Functional) and len(model.inputs) == 1
+    functional = isinstance(model, Functional) and len(model.inputs) == 1
     return model.layers if functional else []
 
 
@@ -214,7 +215,7 @@ def _weighs_its_inputs(model: keras.Model) -> bool:
 
 
 def _output_layers(model: keras.Model) -> Iterator[Any]:
-    if isinstance(model, keras.src.models.Functional):
+    if isinstance(model, Functional):
         for output in model.outputs:
             yield output._keras_history.operation
     elif stack := _stack(model):

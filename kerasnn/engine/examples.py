@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import array_slicing
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+
+from kerasnn.keras_private import ArrayDataAdapter, array_slicing
 
 CHUNK_BYTES = 16 * 2**20
 """Data that is streamed comes in chunks of about this size."""

@@ -9,9 +9,6 @@ from typing import Any, Literal, get_args
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
-from keras.src.trainers.data_adapters.array_slicing import train_validation_split
-from keras.src.trainers.trainer import model_supports_jit
 
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config.schema import one_of, short
@@ -23,6 +20,7 @@ from kerasnn.engine.examples import Examples, PlainExamples, ResidentExamples, S
 from kerasnn.engine.memory import device_memory
 from kerasnn.engine.order import epoch_order
 from kerasnn.engine.steps import Blocks, Program
+from kerasnn.keras_private import array_slicing, can_convert_arrays, model_supports_jit
 
 logger = logging.getLogger("kerasnn")
 
@@ -123,7 +121,7 @@ def fit(
     if arrays:
         check_arrays(model, x, y, sample_weight, class_weight)
     if validation_split and validation_data is None:
-        (x, y, sample_weight), validation_data = train_validation_split(
+        (x, y, sample_weight), validation_data = array_slicing.train_validation_split(
             (x, y, sample_weight), validation_split=validation_split
         )
     held_out: tuple[Any, ...] = ()

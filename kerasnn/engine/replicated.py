@@ -9,9 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import get_data_adapter
-from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from kerasnn.config.schema import short
 from kerasnn.distribute import processes
@@ -19,6 +16,7 @@ from kerasnn.distribute.devices import over_processes, watching_peers
 from kerasnn.distribute.replicas import Slice, alone, as_one_device, optimizers_of, replica_number, sum_of_replicas
 from kerasnn.engine.examples import Pass, Passes, ResidentExamples, Steps, StreamedExamples
 from kerasnn.engine.steps import Blocks, each, logs_are_metrics, of_unknown_size, zeros_like_logs
+from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
 from kerasnn.signals import error_of
 
 _MEANS = ("sum_over_batch_size", "mean")

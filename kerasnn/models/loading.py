@@ -10,11 +10,11 @@ from typing import Any
 
 import h5py
 import keras
-from keras.src.backend.common import global_state
 
 from kerasnn.config.description import parse_json
 from kerasnn.config.schema import one_of, short
 from kerasnn.files import check_size, existing_file
+from kerasnn.keras_private import global_state
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 LARGEST_CONFIG = 2**26

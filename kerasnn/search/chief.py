@@ -20,10 +20,9 @@ import grpc
 import keras_tuner
 import tensorflow as tf
 from keras_tuner.engine.trial import Trial
-from keras_tuner.src import protos
-from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
 from kerasnn.files import write_text
+from kerasnn.keras_private import tuner_service
 from kerasnn.search.journal import ADDRESS
 from kerasnn.search.oracle import Proposal
 from kerasnn.search.space import SearchConfig
@@ -98,6 +97,7 @@ class Chief:
         self._parted: set[str] = set()
         host, _, port = (config.listen or "127.0.0.1:0").rpartition(":")
         self._server = grpc.server(ThreadPoolExecutor(32), options=OPTIONS)
+        protos, _, OracleServicer = tuner_service()  # noqa: N806
         protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(self), self._server)
         try:
             bound = self._server.add_insecure_port(f"{host}:{port}")
