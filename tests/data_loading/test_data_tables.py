@@ -231,10 +231,10 @@ def test_hostile_npz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = {
         "holds pickled Python objects, which can run code; save numbers": npz_of(path, pickled).read_bytes(),
         "'x.npy' is not a plain numpy array": npz_of(path, pickle.dumps(Bomb())).read_bytes(),
-        "says (9999999999,) of float64, but holds 24 bytes": npz_of(path, huge).read_bytes(),
+        "declares (9999999999,) of float64, but holds 24 bytes": npz_of(path, huge).read_bytes(),
         "key must be one of x, y,": npz_of(path, npy(X), "../../x.npy").read_bytes(),
         "cannot be read as npz: 'File is not a zip file'": pickle.dumps(Bomb()),
-        "says (9999999999,) of <U0, but holds 0 bytes": npz_of(path, empty_text(), "class_names.npy").read_bytes(),
+        "declares (9999999999,) of <U0, but holds 0 bytes": npz_of(path, empty_text(), "class_names.npy").read_bytes(),
         "cannot be read as npz: ": npz_of(path, npy(X)).read_bytes()[:-30],
     }
     for line, content in hostile.items():
