@@ -118,7 +118,7 @@ def _train(
     best = BestModel(folder / "best.keras", monitor, model=model)
     own = [learning_rate, StopOnDivergence(), history]
     if settings.early_stopping is not None:
-        own.append(early_stopping(config))
+        own.append(early_stopping(settings.early_stopping))
     if settings.save_best:
         own.append(best)
     probe = Probe((data.x_train[:PROBE], data.y_train[:PROBE])) if config.report.health else None
