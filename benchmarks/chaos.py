@@ -4,6 +4,7 @@ Every process is forked from one that has imported TensorFlow but not yet run an
 the import.
 """
 
+import argparse
 import errno
 import hashlib
 import json
@@ -35,7 +36,8 @@ from kerasnn.callbacks.history import HistoryFile
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.checkpoint import training_state
 from kerasnn.checkpoint.state_file import StateFolder, encode
-from kerasnn.commands.command import DONE, FAILED, INTERRUPTED, TERMINATED, Parser, guarded
+from kerasnn.commands.command_line import Parser
+from kerasnn.commands.execution import DONE, FAILED, INTERRUPTED, TERMINATED, execute
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import Data, from_arrays
@@ -461,15 +463,14 @@ def chaos(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 all survived, 1 some did not, 2 wrong usage, 130 interrupted.
     """
-    return guarded(PROGRAM, lambda: _chaos(arguments))
+    return execute(PROGRAM, arguments, _read, _run)
 
 
-def _chaos(arguments: Sequence[str] | None) -> int:
+def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
-        prog=PROGRAM,
-        description="Kill trainings, searches and saves at random moments and let them go on; compare weights, "
+        PROGRAM,
+        "Kill trainings, searches and saves at random moments and let them go on; compare weights, "
         "optimizer, history, best model and events with those of runs that were never killed.",
-        allow_abbrev=False,
     )
     parser.add_argument("--kills", type=int, default=10, help="kills of each training and of the search (default 10)")
     parser.add_argument("--saves", type=int, default=400, help="kills of processes that only save (default 400)")
@@ -478,10 +479,14 @@ def _chaos(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--cases", default="", metavar="TEXT", help="only trainings whose name holds it")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin nothing new after so long")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default 0)")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     for name in ("kills", "saves", "faults", "limits"):
         if getattr(options, name) < 0:
             parser.error(f"--{name} must be 0 or above, received {getattr(options, name)}")
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
     draw, until = random.Random(options.seed), time.monotonic() + 60 * options.minutes
     wrong: list[str] = []
     total = Score()

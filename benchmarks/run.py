@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.peers import DENSE_ONLY, IMPORTS, PEERS
 from benchmarks.workloads import Workload
-from kerasnn.commands.command import import_tensorflow
+from kerasnn.commands.execution import import_tensorflow
 
 BASELINE = "keras"
 """The peer that the others are compared with."""

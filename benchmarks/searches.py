@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kerasnn.commands.command import import_tensorflow
+from kerasnn.commands.execution import import_tensorflow
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.search.space import SearchConfig

@@ -29,6 +29,7 @@ LEVELS = {
     "kerasnn.study": 14,
     "kerasnn.report": 15,
     "kerasnn.commands": 16,
+    "kerasnn.cli": 17,
 }
 WITHOUT_TENSORFLOW = (
     "kerasnn.config.schema",

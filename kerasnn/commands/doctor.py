@@ -1,5 +1,6 @@
-"""What there is to compute with, and whether it computes right: `scripts/doctor.py`."""
+"""`kerasnn doctor`: what there is to compute with, and whether it computes right."""
 
+import argparse
 import os
 import platform
 import subprocess
@@ -7,34 +8,28 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 
-from kerasnn.commands.command import DONE, FAILED, Parser, guarded, import_tensorflow
+from kerasnn.commands.command_line import Parser
+from kerasnn.commands.execution import DONE, FAILED, import_tensorflow
 from kerasnn.distribute import processes
 
-PROGRAM = "doctor.py"
 TOLERANCE = 1e-4
 """Largest relative difference between one device's gradient and the replicas' that rounding explains."""
 
 _GPU_REMEDY = 'pip install "tensorflow[and-cuda]" into this environment, with a driver that nvidia-smi finds'
 
 
-def doctor(arguments: Sequence[str] | None = None) -> int:
-    """Say what devices, versions, precisions and compilers there are, and try them.
-
-    Args:
-        arguments: the command line; None takes the program's.
-
-    Returns:
-        Exit code: 0 all is well, 1 something is not.
-    """
-    return guarded(PROGRAM, lambda: _doctor(arguments))
-
-
-def _doctor(arguments: Sequence[str] | None) -> int:
-    parser = Parser(prog=PROGRAM, description="Look at devices and try them.", allow_abbrev=False)
+def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line."""
+    parser = Parser("kerasnn doctor", "Look at devices and try them.")
     parser.add_argument("--replicas", type=int, help="how many to compare with one (default: the GPUs, at least 2)")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     if options.replicas is not None and options.replicas < 2:
         parser.error(f"--replicas must be at least 2, received {options.replicas}")
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Try what there is, and name a remedy for every problem."""
     problems = _settings()
     # Its processes are not started here.
     os.environ.pop("TF_CONFIG", None)

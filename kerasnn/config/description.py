@@ -1,10 +1,12 @@
 """Configuration models in JSON, both ways, and dotted overrides."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, get_origin
 
+from kerasnn.config.keys import models, types_at
 from kerasnn.config.schema import Schema, short
 from kerasnn.files import inside
 
@@ -53,7 +55,15 @@ class Description(Schema):
 
 
 def parse_json(text: str) -> dict[str, Any]:
-    """Parse a JSON object strictly: no repeated key, no NaN or infinity, no excessive nesting.
+    """Parse a JSON object as strictly as `read_json` does."""
+    value = read_json(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON must hold an object, received {short(value)}")
+    return value
+
+
+def read_json(text: str) -> Any:
+    """Parse a JSON value strictly: no repeated key, no NaN or infinity, no excessive nesting.
 
     Raises:
         ValueError: one line with the fault and, where known, its position.
@@ -71,14 +81,11 @@ def parse_json(text: str) -> dict[str, Any]:
         raise ValueError(f"JSON numbers must be finite, received {constant}")
 
     try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse_constant)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"JSON must be valid: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise ValueError("JSON must not be nested this deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"JSON must hold an object, received {short(value)}")
-    return value
 
 
 def replace_at(config: S, changes: Mapping[str, Any]) -> S:
@@ -87,8 +94,8 @@ def replace_at(config: S, changes: Mapping[str, Any]) -> S:
     Args:
         config: any configuration model, usually a `RunConfig`.
         changes: dotted key to new value, `{"optimizer.learning_rate": 0.01, "network.hidden.0": 30}`. A key inside a
-            section that is null creates the section from its defaults; a new `schedule.name` starts from that
-            schedule's defaults.
+            section that is null creates the section from its defaults. A new `schedule.name` starts from that
+            schedule's defaults, and so does the name of an oracle, a stopper or an activation.
 
     Returns:
         A new config of the same type.
@@ -101,17 +108,24 @@ def replace_at(config: S, changes: Mapping[str, Any]) -> S:
     5
     """
     data: Any = config.model_dump(mode="json")
-    # Names first: the other keys of a schedule belong to the schedule that is chosen by name.
-    for key in sorted(changes, key=lambda key: not key.endswith("name")):
-        value = changes[key]
-        if key == "schedule.name" and data["schedule"]["name"] != value:
-            data["schedule"] = {}
+    # A value before its parts, and a name before the fields that it decides.
+    for key in sorted(changes, key=lambda key: (key.count("."), not key.endswith("name"))):
         *path, last = key.split(".")
         parent = data
         for part in path:
             parent = _child(parent, part, key)
-        parent[_index(parent, last, key)] = value
+        index = _index(parent, last, key)
+        renamed = last == "name" and parent.get(last, changes[key]) != changes[key]
+        if renamed and _name_decides_fields(type(config), ".".join(path)):
+            parent.clear()
+        parent[index] = copy.deepcopy(changes[key])
     return type(config).model_validate(data)
+
+
+def _name_decides_fields(schema: type[Schema], key: str) -> bool:
+    """Whether the name in the value at a key decides which other fields that value has."""
+    kinds = types_at(schema, key)
+    return len(models(kinds)) > 1 or any(get_origin(kind) is dict for kind in kinds)
 
 
 def _child(parent: Any, part: str, key: str) -> Any:

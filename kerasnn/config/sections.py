@@ -329,7 +329,7 @@ class DevicesConfig(Schema):
     """TensorFlow's name of the device (`CPU:0`, `GPU:1`), or several names; null: all GPUs (one_device: the first), or
     the CPU."""
     workers: PositiveInt | None = None
-    """Number of processes on this machine that `scripts/train.py` starts to train one model together; null: none."""
+    """Number of processes on this machine that `kerasnn train` starts to train one model together; null: none."""
     worker_wait: float = Field(default=50.0, gt=0)
     """Maximum time in seconds that a process waits for the others to start."""
     synchronized_batch_norm: bool = True

@@ -75,7 +75,7 @@ def use(devices: DevicesConfig) -> Iterator[Place]:
             "neither"
         )
     if cluster is None and (devices.workers or 1) > 1:
-        raise ValueError(f"devices.workers are started by scripts/train.py alone, received {devices.workers}")
+        raise ValueError(f"devices.workers are started by `kerasnn train` alone, received {devices.workers}")
     _let_memory_grow(devices)
     if devices.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import keras_tuner
 import tensorflow as tf
 from keras_tuner.engine.trial import Trial
 
+from kerasnn.distribute import processes
 from kerasnn.files import write_text
 from kerasnn.keras_private import tuner_service
 from kerasnn.search.journal import ADDRESS
@@ -295,9 +295,7 @@ class Chief:
     def _start(self, slot: int) -> None:
         """Start a local worker, on a GPU of its own where there are several."""
         name = f"{slot}-{next(self._names)}"
-        root = str(Path(__file__).resolve().parents[2])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "2"}
+        environment = {**processes.environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
         gpus = len(tf.config.list_physical_devices("GPU"))
         if gpus > 1:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
@@ -306,7 +304,7 @@ class Chief:
         log.parent.mkdir(exist_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "kerasnn.search.worker", self.address, name, str(os.getpid())],
+                [*processes.PYTHON_MODULE, "kerasnn.search.worker", self.address, name, str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -156,7 +156,7 @@ class _Search:
             return self._run(trainer.train)
         with Chief(self.config, self._fingerprint, self.folder, self.board.say) as chief:
             if self.config.listen is not None:
-                self.board.say(f"workers join with  scripts/search.py --join {chief.address}")
+                self.board.say(f"workers join with  kerasnn search --join {chief.address}")
             return self._run(functools.partial(chief.train, to_beat=lambda: self._models.to_beat(self._best_first())))
 
     def _run(self, train: Train) -> SearchResult:
