@@ -4,11 +4,14 @@ No other module imports `keras.src`, `tensorflow.python` or `keras_tuner.src`, o
 `tests/test_keras_private.py` says what kerasnn needs of each name and fails when a new version changes it.
 """
 
+import functools
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import keras
 import tensorflow as tf
 from keras.src.backend import random as backend_random
 from keras.src.backend.common import global_state
@@ -26,7 +29,13 @@ from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.trainer import model_supports_jit
 from tensorflow.python.distribute import values as distributed_values
 from tensorflow.python.framework import tensor_util
-from tensorflow.python.ops import gen_stateless_random_ops_v2, random_ops_util
+from tensorflow.python.ops import (
+    gen_array_ops,
+    gen_nn_ops,
+    gen_resource_variable_ops,
+    gen_stateless_random_ops_v2,
+    random_ops_util,
+)
 from tensorflow.python.ops.parallel_for import pfor
 
 __all__ = [
@@ -40,8 +49,12 @@ __all__ = [
     "backend_random",
     "base_optimizer",
     "can_convert_arrays",
+    "compile_argument",
     "distributed_values",
     "draw_seed",
+    "gen_array_ops",
+    "gen_nn_ops",
+    "gen_resource_variable_ops",
     "gen_stateless_random_ops_v2",
     "get_data_adapter",
     "get_stateless_scope",
@@ -53,6 +66,7 @@ __all__ = [
     "original",
     "pfor",
     "random_ops_util",
+    "remember_compile_arguments",
     "replaced",
     "tensor_util",
     "tensorflow_nn",
@@ -61,6 +75,7 @@ __all__ = [
     "vectorized_by",
 ]
 
+_JIT_COMPILE = "_kerasnn_jit_compile"
 _MISSING = object()
 _lock = threading.RLock()
 
@@ -185,6 +200,27 @@ def all_of(*contexts: Any) -> Iterator[None]:
         for context in contexts:
             stack.enter_context(context)
         yield
+
+
+def remember_compile_arguments() -> None:
+    """Have models remember the `jit_compile` that `compile` was given: Keras keeps only what it made of "auto"."""
+    compile = keras.Model.compile
+    signature = inspect.signature(compile)
+
+    @functools.wraps(compile)
+    def remembering(self: keras.Model, *arguments: Any, **options: Any) -> None:
+        compile(self, *arguments, **options)
+        bound = signature.bind(self, *arguments, **options)
+        vars(self)[_JIT_COMPILE] = bound.arguments.get("jit_compile", "auto")
+
+    trainer = next(kind for kind in keras.Model.__mro__ if "compile" in vars(kind))
+    trainer.compile = remembering
+
+
+def compile_argument(model: keras.Model) -> bool | str:
+    """The `jit_compile` that a model was compiled with; "auto" where it was compiled before kerasnn was imported."""
+    given: bool | str = vars(model).get(_JIT_COMPILE, "auto")
+    return given
 
 
 def memory_limit() -> int:

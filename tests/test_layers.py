@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {
     "kerasnn": 0,
     "kerasnn.files": 1,
+    "kerasnn.attributes": 1,
     "kerasnn.signals": 1,
     "kerasnn.registration": 1,
     "kerasnn.config": 2,

@@ -134,7 +134,7 @@ def _train_dataset(config: RunConfig, data: Data, folder: Path, mode: str, repor
     callbacks = [rate, BestModel(folder / "best.keras", config.monitor), HistoryFile(folder / "history.csv")]
     callbacks += [TensorBoard(folder, graph=False, images_every=0, learning_rate=rate), _ReportBegin(report)]
     if config.training.early_stopping is not None:
-        callbacks.append(early_stopping(config))
+        callbacks.append(early_stopping(config.training.early_stopping))
     saved = TrainingState(folder / "state")
     dataset = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train)).shuffle(EXAMPLES, seed=7).batch(32)
     with saved.on_signals():

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, get_args, get_origin
 
 from kerasnn.commands.execution import USAGE
 from kerasnn.commands.flag_help import flags_help
-from kerasnn.config.description import Described, read_json, replace_at
+from kerasnn.config.description import Description, read_json, replace_at
 from kerasnn.config.keys import alternatives, models, nearest_key, types_at
 
 
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         config: the config that each flag with a dotted key changes, or None for a subcommand without one.
     """
 
-    def __init__(self, program: str, description: str, config: Described | None = None) -> None:
+    def __init__(self, program: str, description: str, config: Description | None = None) -> None:
         usage = None if config is None else "%(prog)s [--config FILE] [--KEY VALUE ...]"
         super().__init__(prog=program, description=description, usage=usage, allow_abbrev=False)
         self.register("action", None, _Once)
@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
             ValueError: one line, for a flag that is not JSON where it should be, or contradicts another.
         """
         self.arguments = arguments = list(map(str, sys.argv[1:] if arguments is None else arguments))
-        schema = Described if self.config is None else type(self.config)
+        schema = Description if self.config is None else type(self.config)
         names = dict.fromkeys(each[2:].split("=")[0] for each in arguments if each.startswith("--"))
         flags = {name: kinds for name in names if (kinds := types_at(schema, name))}
         for flag in flags:
@@ -123,7 +123,7 @@ class Parser(argparse.ArgumentParser):
         return f"{line} (see --help)"
 
 
-def _refuse_contradictions(schema: type[Described], flags: Mapping[str, Any]) -> None:
+def _refuse_contradictions(schema: type[Description], flags: Mapping[str, Any]) -> None:
     """Refuse a flag for a part of a value where another flag, for the whole value, has set that part already."""
     for key, value in flags.items():
         for outer, whole in flags.items():
@@ -134,7 +134,7 @@ def _refuse_contradictions(schema: type[Described], flags: Mapping[str, Any]) ->
                 )
 
 
-def _says(schema: type[Described], key: str, value: Any, path: Sequence[str]) -> bool:
+def _says(schema: type[Description], key: str, value: Any, path: Sequence[str]) -> bool:
     """Whether the value at a key decides what stands at a path within it."""
     for part in path:
         if isinstance(value, list):

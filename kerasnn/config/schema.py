@@ -1,4 +1,4 @@
-"""What every described value shares: frozen, checked, and refused in one line that names the rule and the choices."""
+"""The base of all configuration models: frozen, validated, with errors of one line that name rule and choices."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -20,21 +20,21 @@ _RULES = {
 
 
 def named(value: Any) -> Any:
-    """A bare name as the description that has nothing else: `"cosine"` is `{"name": "cosine"}`."""
+    """A bare name as a mapping without arguments: `"cosine"` becomes `{"name": "cosine"}`."""
     return {"name": value} if isinstance(value, str) else value
 
 
 def one_of(rule: str, received: object, choices: Iterable[str], meant: str | None = None) -> str:
-    """One line for a name that is not among the choices.
+    """The error message for a name that is not among the choices.
 
     Args:
-        rule: what the name is for, as the start of a sentence (`"activation"`).
-        received: the value as it was given.
-        choices: every name that is accepted.
+        rule: subject of the sentence (`"activation"`).
+        received: the value received.
+        choices: all accepted names.
         meant: the right name; None takes the choice that is spelled most alike.
 
-    Returns:
-        `"<rule> must be one of a, b, c; received 'x' (did you mean 'a'?)"`.
+    >>> one_of("activation", "rellu", ["relu", "tanh"])
+    "activation must be one of relu, tanh; received 'rellu' (did you mean 'relu'?)"
     """
     choices = list(choices)
     near = [meant] if meant else get_close_matches(str(received).lower(), choices, n=1)
@@ -43,8 +43,14 @@ def one_of(rule: str, received: object, choices: Iterable[str], meant: str | Non
 
 
 def one_line(error: ValidationError, data: object, schema: type[BaseModel]) -> str:
-    """The first fault of a pydantic error as one line: dotted key, rule, value received."""
-    # Of a union's alternatives, the one that got furthest is what was meant.
+    """The first fault of a pydantic error as one line: dotted key, rule, value received.
+
+    Args:
+        error: pydantic's error.
+        data: the value that was validated.
+        schema: the model that it was validated as.
+    """
+    # Among the alternatives of a union, the one that failed at the deepest key was meant.
     faults = error.errors(include_url=False)
     fault = max(faults, key=lambda fault: len(fault["loc"]))
     key = dotted(fault["loc"], data, missing=fault["type"] == "missing")
@@ -52,7 +58,7 @@ def one_line(error: ValidationError, data: object, schema: type[BaseModel]) -> s
         case "value_error":
             message = str(fault["ctx"]["error"])
             last = key.rpartition(".")[2]
-            # "network.activation: activation must be …" says it twice.
+            # Avoids "network.activation: activation must be …".
             return (
                 f"{key}{message.removeprefix(last)}"
                 if last and message.startswith(f"{last} ")
@@ -94,12 +100,12 @@ def _rule(fault: Any, kinds: tuple[Any, ...]) -> str:
 
 
 def dotted(location: tuple[int | str, ...], data: object, missing: bool = False) -> str:
-    """The dotted key of a pydantic location, without the tags of unions that pydantic puts between.
+    """The dotted key of a pydantic location, without the union tags that pydantic inserts.
 
     Args:
         location: pydantic's `loc`.
-        data: what was validated; a part of the location that is no key of it is a tag.
-        missing: whether the last part names a key that is not there.
+        data: the value that was validated; a part of the location that is not a key in it is a tag.
+        missing: whether the last part names a missing key.
     """
     keys = []
     for position, part in enumerate(location):
@@ -119,13 +125,13 @@ def dotted(location: tuple[int | str, ...], data: object, missing: bool = False)
 
 
 def short(value: object, limit: int = 80) -> str:
-    """`repr` cut to a length that keeps an error on one line."""
+    """The `repr` of a value on one line, truncated to `limit` characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ between two JSON objects."""
+    """The dotted keys whose values differ between two JSON objects."""
     found = []
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key), after.get(key)
@@ -137,7 +143,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
 
 class Schema(BaseModel):
-    """A described value: frozen, unknown keys refused, every error one line.
+    """The base of all configuration models: frozen, strict about keys, with errors of one line.
 
     Raises:
         ValueError: one line with the dotted key, the rule, the value received and the choices.
@@ -153,20 +159,20 @@ class Schema(BaseModel):
         except ValidationError as error:
             raise ValueError(one_line(error, data, type(self))) from None
 
-    # Pydantic calls a custom __init__ for nested values too, which would cut the dotted key short; this mark says that
-    # ours only translates the error.
+    # Pydantic calls a custom __init__ for nested models too, where the error would lose its outer keys. With this mark
+    # it does not.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """A value from a dictionary; the same errors as the constructor."""
+        """An instance from a dictionary, with the errors of the constructor."""
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
             raise ValueError(one_line(error, obj, cls)) from None
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        # What was left at its default says nothing.
+        # Only fields that differ from their defaults.
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
             if field.is_required() or value != field.get_default(call_default_factory=True):

@@ -118,7 +118,7 @@ def _train(
     best = BestModel(folder / "best.keras", monitor, model=model)
     own = [learning_rate, StopOnDivergence(), history]
     if settings.early_stopping is not None:
-        own.append(early_stopping(config))
+        own.append(early_stopping(settings.early_stopping))
     if settings.save_best:
         own.append(best)
     probe = Probe((data.x_train[:PROBE], data.y_train[:PROBE])) if config.report.health else None
@@ -249,5 +249,5 @@ def _values(network: keras.Model, data: Data, part: str, batch_size: int) -> dic
     x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
     if x is None:
         return {}
-    values = evaluate(network, x, y, batch_size=max(batch_size, 256), verbose=0)
+    values = evaluate(network, x, y, batch_size=max(batch_size, 256), verbose=0, return_dict=True)
     return {name: float(value) for name, value in values.items()}

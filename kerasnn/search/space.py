@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
-from kerasnn.config.description import Described, replace_at
-from kerasnn.config.monitor import more_is_better
+from kerasnn.config.description import Description, replace_at
+from kerasnn.config.monitor import better_direction
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import Schema, named, one_of, short
 
@@ -212,7 +212,7 @@ SPACE: dict[str, Parameter] = {
 }
 
 
-class SearchConfig(Described):
+class SearchConfig(Description):
     """A search, whole: the same description proposes the same trials and finds the same scores, on one machine.
 
     Raises:
@@ -268,9 +268,7 @@ class SearchConfig(Described):
     @property
     def direction(self) -> Literal["min", "max"]:
         """Whether less or more of it is better."""
-        if self.objective is not None and self.objective.direction != "auto":
-            return self.objective.direction
-        return "max" if more_is_better(self.objective_name) else "min"
+        return better_direction(self.objective_name, "auto" if self.objective is None else self.objective.direction)
 
     @property
     def batch(self) -> int:

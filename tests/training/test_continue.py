@@ -183,7 +183,7 @@ def test_rollbacks_are_bounded_and_the_last_good_state_is_kept(tmp_path):
     state = StateFolder(tmp_path / "run" / "state").newest()
     assert (state["epoch"], state["rollbacks"]) == (2, 2)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "diverged"
-    with pytest.raises(ValueError, match="on_nan 'rollback' goes back to a saved state, so save_state must be true"):
+    with pytest.raises(ValueError, match="on_nan 'rollback' returns to a saved state, so save_state must be true"):
         replace_at(config, {"training.save_state": False})
 
 
