@@ -10,7 +10,6 @@ LEVELS = {
     "kerasnn": 0,
     "kerasnn.files": 1,
     "kerasnn.attributes": 1,
-    "kerasnn.keras_private": 1,
     "kerasnn.signals": 1,
     "kerasnn.registration": 1,
     "kerasnn.keras_private": 1,
