@@ -31,7 +31,7 @@ class _Range(Schema):
 
 class _RangeTest(RunConfig):
     range: _Range = _Range()
-    """The rates that are tried."""
+    """Learning rates to try."""
 
 
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -28,7 +28,7 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--join",
         metavar="FOLDER",
-        help="train for a search that runs with --workers or --listen: its folder, or its address host:port",
+        help="train trials of a search that runs with --workers or --listen: its folder, or its address host:port",
     )
     options = parser.read(arguments)
     if options.join is not None:
@@ -40,7 +40,7 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Search, or train for a search of another process."""
+    """Search, or train trials of a search in another process."""
     if options.join is not None:
         return _join(options.join)
     import_tensorflow()
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _join(target: str) -> int:
-    """Train for a search that another process holds."""
+    """Train trials of a search that another process runs."""
     address = target
     if Path(target).is_dir():
         file = Path(target) / ADDRESS
