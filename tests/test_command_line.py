@@ -2,9 +2,12 @@
 
 import importlib
 import shlex
+import subprocess
+import sys
 
 import pytest
 
+import kerasnn
 from kerasnn.cli import COMMANDS, main
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
@@ -229,6 +232,22 @@ def main_code(arguments):
         return main(arguments)
     except SystemExit as end:
         return end.code
+
+
+def test_the_list_of_commands_needs_no_heavy_import():
+    program = (
+        "import sys; from kerasnn.cli import main; main(['--help']); print({'keras', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    *listed, imported = done.stdout.splitlines()
+    assert imported == "set()"
+    for name, purpose in COMMANDS.items():
+        assert any(line.split() == [name, *purpose.split()] for line in listed)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"kerasnn {kerasnn.__version__}\n"
 
 
 def test_unknown_command_leads_to_the_right_one(capsys):
