@@ -73,7 +73,6 @@ def whole(tmp_path_factory):
     return outcome(train(CONFIG, folder, DATA), folder)
 
 
-@pytest.mark.filterwarnings("ignore:.*has no state")
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path, whole):
     folder = tmp_path / "run"
     for epoch, hook in ((0, "on_epoch_end"), (2, "on_epoch_begin"), (2, "on_epoch_end")):
