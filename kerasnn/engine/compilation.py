@@ -128,7 +128,7 @@ def blocks_of(
         model: a compiled Keras model.
         step: "train_step" or "test_step".
         examples: the examples that the steps run on.
-        length: steps in a block; None takes the model's `steps_per_execution` if above 1, else chooses a length by time.
+        length: steps in a block; None takes the model's `steps_per_execution` if above 1, else a length by time.
         rates: learning rate of every step, where a callback sets them.
 
     Raises:

@@ -28,5 +28,5 @@ def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def draw_seed() -> int:
-    """A random seed for the orders of one `fit`, from NumPy's global generator, which `keras.utils.set_random_seed` seeds."""
+    """A random seed for the orders of one `fit`, from the generator that `keras.utils.set_random_seed` seeds."""
     return int(np.random.randint(2**31))

@@ -25,9 +25,9 @@ _LAYOUT = {tf.float32: (tf.uint32, 23, 127), tf.float16: (tf.uint16, 10, 15), tf
 def same_numbers() -> AbstractContextManager[None]:
     """While this context traces, random operations give under XLA what TensorFlow's kernels give for the same seeds.
 
-    By default XLA uses another algorithm than the kernels, and turns the same random bits into other floats. Here uniform
-    and normal numbers are computed from Philox's bits as the kernels do, so that dropout and noise are the same in a
-    compiled epoch as in plain Keras.
+    By default XLA uses another algorithm than the kernels, and turns the same random bits into other floats. Here
+    uniform and normal numbers are computed from Philox's bits as the kernels do, so that dropout and noise are the same
+    in a compiled epoch as in plain Keras.
 
     Reference: TensorFlow's `core/lib/random/random_distributions.h`: `Uint32ToFloat`, `BoxMullerFloat`.
     """
