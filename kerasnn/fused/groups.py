@@ -259,7 +259,7 @@ def _checked(
             raise ValueError(f"run {number} cannot be fused: {reason}")
         if program_key(config) != key:
             raise ValueError(f"runs must share one program_key to be fused; run {number} differs from run 0")
-    states = [None] * len(configs) if initial is None else list(initial)
+    states: list[MemberState | None] = [None] * len(configs) if initial is None else list(initial)
     epochs = {0 if state is None else state.epoch for state in states}
     if len(epochs) > 1:
         raise ValueError(f"members must resume from the same epoch, received epochs {sorted(epochs)}")
