@@ -198,7 +198,7 @@ def test_sigterm_saves_the_state_and_resume_goes_on(tmp_path):
     rows = len(history.read_text().splitlines()) - 1
     done = script("train", "--resume", "run", "--training.epochs", rows + 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"goes on     after {rows} epochs" in done.stdout
+    assert f"resumes     after {rows} epochs" in done.stdout
     epochs = [line.split(",")[0] for line in history.read_text().splitlines()[1:]]
     assert epochs == [str(epoch) for epoch in range(rows + 2)]
     refused = script("train", "--resume", "run", "--seed", 3, cwd=tmp_path)

@@ -27,8 +27,8 @@ class ReplicaProgram:
 
     Each replica takes a contiguous slice of the global batch, which may be empty. Gradients are summed over the
     replicas, weighted by the replica's fraction of the batch. The optimizer then runs on every replica as on one
-    device, and clips, accumulates and averages the summed gradients. Random numbers that belong to examples, such as dropout
-    masks, are slices of those of the global batch. Metrics are summed when they are read.
+    device, and clips, accumulates and averages the summed gradients. Random numbers that belong to examples, such as
+    dropout masks, are slices of those of the global batch. Metrics are summed when they are read.
 
     Args:
         model: a built and compiled Keras model of a strategy's scope.
