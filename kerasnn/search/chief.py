@@ -244,6 +244,8 @@ class Chief:
         own = [task for task, home in homes.items() if home == worker]
         free = [task for task, home in homes.items() if home not in alive]
         pool = own or free or self._waiting
+        if not pool:
+            return []
         # After two deaths each by itself, so that the one to blame is found.
         tasks = [task for task in pool if task.place == pool[0].place and task.lost == pool[0].lost]
         tasks = tasks[: 1 if pool[0].lost >= ATTEMPTS - 1 else self._limit]
