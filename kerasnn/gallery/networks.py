@@ -1,4 +1,4 @@
-"""The data as a network sees it, and the network in its three ways to be built."""
+"""Pictures of the data, and of the network built in each of the three styles."""
 
 from typing import get_args
 
@@ -12,10 +12,10 @@ from kerasnn.models.building import build_model
 
 
 def data_examples(config: RunConfig) -> Figure:
-    """Twenty-five labelled examples of the run's images.
+    """Twenty-five labelled images of the run's data.
 
     Raises:
-        ValueError: for data that are no images with one class each.
+        ValueError: for data other than images with one class each.
     """
     data = load_data(config.data, config.task)
     if data.image_shape is None or data.class_names is None or config.task not in ("binary", "multiclass"):
@@ -25,7 +25,7 @@ def data_examples(config: RunConfig) -> Figure:
 
 
 def three_builders(config: RunConfig) -> Figure:
-    """The run's network, sequential, functional and subclassed, side by side."""
+    """The run's network, built sequential, functional and subclassed, side by side."""
     data = load_data(config.data, config.task)
     network = config.network.model_copy(update={"output_activation": config.output_activation})
     styles = get_args(Style)
