@@ -43,8 +43,8 @@ from kerasnn.engine.fit import fit
 from kerasnn.files import write_text
 from kerasnn.models.from_config import compiled_network
 from kerasnn.runs.train import train
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.run_search import search
-from kerasnn.search.space import SearchConfig
 from kerasnn.signals import TerminatedError
 from kerasnn.tensorboard.callback import TensorBoard
 

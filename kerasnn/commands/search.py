@@ -10,8 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kerasnn.commands.command import DONE, USAGE, complain, given, guarded, import_tensorflow
 from kerasnn.config.description import replace_at
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import ADDRESS, FolderInUseError
-from kerasnn.search.space import SearchConfig
 
 PROGRAM = "search.py"
 

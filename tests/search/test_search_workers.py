@@ -14,10 +14,9 @@ import pytest
 
 from kerasnn.search import chief, worker
 from kerasnn.search.chief import Chief
-from kerasnn.search.oracle import Proposal
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.run_search import search
-from kerasnn.search.space import SearchConfig
-from kerasnn.search.trainer import Outcome
+from kerasnn.search.trial import Outcome, Proposal
 from kerasnn.search.wire import Client, content, message, outcome_from_json, outcome_to_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,7 +227,7 @@ def test_deaths_of_workers_and_chief_cost_nothing_but_time(tmp_path):
         out.close()
     output = (tmp_path / "out").read_text()
     assert f"worker 0-0 ended with exit code -{signal.SIGKILL:d}" in output
-    assert f"{joined.pid} ends: the chief at " in output
+    assert f"{joined.pid} exits: the chief at " in output
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[0].startswith(f"{answered}/6 trials") or answered == 6
