@@ -1,27 +1,28 @@
-"""Files that are either whole or not there."""
+"""Files that are complete or absent, and checks of files before they are read."""
 
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 PARTIAL = ".*.partial*"
-"""Matches what a kill within `replacing` leaves."""
+"""Glob pattern of the temporary files that a process leaves when it is killed within `replacing`."""
 
 
 def inside(folder: str | Path, name: str) -> Path:
-    """The path of a folder's own file, not of one that a link there leads away to.
+    """The path of a file in a folder, refused where a link leads out of the folder.
 
     Args:
-        folder: any folder, links to it allowed.
-        name: the file's name in it; it need not be there.
+        folder: any folder; the folder itself may be a link.
+        name: the file's name; the file need not exist.
 
     Returns:
         `folder / name`.
 
     Raises:
-        ValueError: one line, where the file would be somewhere else.
+        ValueError: one line with the link's target.
     """
     path = Path(folder) / name
     if not path.resolve().is_relative_to(Path(folder).resolve()):
@@ -29,20 +30,60 @@ def inside(folder: str | Path, name: str) -> Path:
     return path
 
 
+def existing_file(path: str | Path) -> Path:
+    """The path of an existing regular file, with `~` expanded.
+
+    Raises:
+        ValueError: one line: the file does not exist (with the nearest name in its folder), or is not a regular file.
+    """
+    file = Path(path).expanduser()
+    if not file.exists():
+        names = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+        near = get_close_matches(file.name, names, n=1)
+        raise ValueError(f"no file {file}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    if not file.is_file():
+        raise ValueError(f"{file} must be a file; received a {'folder' if file.is_dir() else 'special file'}")
+    return file
+
+
+def check_size(path: Path, size: int) -> None:
+    """Refuse a file whose content does not fit into the machine's memory.
+
+    Args:
+        path: the file, for the error message.
+        size: bytes of the unpacked content, as the file or its header declares them.
+
+    Raises:
+        ValueError: one line with both sizes.
+    """
+    limit = memory_size()
+    if size > limit:
+        needed, available = f"{size / 2**30:,.1f} GiB", f"{limit / 2**30:,.1f} GiB"
+        raise ValueError(f"{path} declares {needed} of content; this machine has {available} of memory")
+
+
+def memory_size() -> int:
+    """Bytes of the machine's memory; 16 GiB where the system does not report it."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 16 * 2**30
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there takes its place on success and vanishes on failure.
+    """A temporary path beside `path`, which replaces `path` on success and is deleted on failure.
 
     Args:
         path: the file to write; its folder must exist.
 
     Yields:
-        A path with the same suffix in the same folder.
+        A path in the same folder with the same suffix.
 
     Raises:
-        OSError: from the writing; the file that was there before is then untouched.
+        OSError: from writing; an earlier file at `path` is then untouched.
 
-    Reference: write, fsync, rename (POSIX's atomic `rename`).
+    Reference: POSIX's atomic `rename`, after `fsync`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
@@ -57,14 +98,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def alone_in(folder: str | Path, rule: str) -> Iterator[None]:
-    """Within it, no other process is within it for the same folder; a kill ends it too.
+    """Lock a folder against other processes; the lock ends with the process, also when it is killed.
 
     Args:
         folder: an existing folder.
-        rule: what the folder is for, as the start of a sentence (`"run_dir"`).
+        rule: name of the folder in the error message (`"run_dir"`).
 
     Raises:
-        ValueError: one line, where another process is.
+        ValueError: one line, if another process holds the lock.
 
     Reference: POSIX's `flock`.
     """
@@ -80,11 +121,11 @@ def alone_in(folder: str | Path, rule: str) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file as a whole: a reader sees the old content or the new, never a part.
+    """Write a text file atomically: a reader sees the old content or the new, never a part.
 
     Args:
         path: the file; its folder must exist.
-        text: what to write, in UTF-8.
+        text: the content, written as UTF-8.
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")

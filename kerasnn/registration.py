@@ -27,6 +27,7 @@ def register_with_keras() -> None:
 
 
 def _register() -> None:
+    importlib.import_module("kerasnn.keras_private").remember_compile_arguments()
     for module in _SERIALIZABLE:
         importlib.import_module(module)
 

@@ -12,16 +12,16 @@ class TerminatedError(KeyboardInterrupt):
 
 
 def error_of(number: int) -> KeyboardInterrupt:
-    """What a signal raises: `TerminatedError` for SIGTERM, else KeyboardInterrupt."""
+    """The exception for a signal: `TerminatedError` for SIGTERM, else KeyboardInterrupt."""
     return TerminatedError() if number == signal.SIGTERM else KeyboardInterrupt()
 
 
 @contextmanager
 def caught(handle: Callable[[int], None]) -> Iterator[None]:
-    """Within it, Ctrl-C and SIGTERM call a function; outside the main thread they are left as they are.
+    """While this lasts, Ctrl-C and SIGTERM call a function; outside the main thread nothing changes.
 
     Args:
-        handle: told the signal's number.
+        handle: called with the signal's number.
     """
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, lambda received, _: handle(received)) for number in numbers}
@@ -33,7 +33,7 @@ def caught(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 def raised() -> AbstractContextManager[None]:
-    """Within it, Ctrl-C raises KeyboardInterrupt and SIGTERM `TerminatedError`."""
+    """While this lasts, Ctrl-C raises KeyboardInterrupt and SIGTERM raises `TerminatedError`."""
 
     def end(number: int) -> NoReturn:
         raise error_of(number)

@@ -1,11 +1,8 @@
-"""Look at devices, versions and compilers, and try them: `python scripts/doctor.py --help`."""
+"""The same as `kerasnn doctor`."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from kerasnn.commands.doctor import doctor
+from kerasnn.cli import main
 
 if __name__ == "__main__":
-    sys.exit(doctor())
+    sys.exit(main(["doctor", *sys.argv[1:]]))

@@ -1,11 +1,8 @@
-"""Evaluate a run from the command line: `python scripts/evaluate.py --help`."""
+"""The same as `kerasnn evaluate`."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from kerasnn.commands.command import evaluate
+from kerasnn.cli import main
 
 if __name__ == "__main__":
-    sys.exit(evaluate())
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

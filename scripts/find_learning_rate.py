@@ -1,11 +1,8 @@
-"""Suggest a learning rate: `python scripts/find_learning_rate.py --help`."""
+"""The same as `kerasnn find-learning-rate`."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from kerasnn.commands.command import find_learning_rate
+from kerasnn.cli import main
 
 if __name__ == "__main__":
-    sys.exit(find_learning_rate())
+    sys.exit(main(["find-learning-rate", *sys.argv[1:]]))

@@ -1,11 +1,8 @@
-"""Draw the gallery from the command line: `python scripts/gallery.py --help`."""
+"""The same as `kerasnn gallery`."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from kerasnn.commands.gallery import gallery
+from kerasnn.cli import main
 
 if __name__ == "__main__":
-    sys.exit(gallery())
+    sys.exit(main(["gallery", *sys.argv[1:]]))

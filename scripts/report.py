@@ -1,11 +1,8 @@
-"""Write a report from the command line: `python scripts/report.py --help`."""
+"""The same as `kerasnn report`."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from kerasnn.commands.report import report
+from kerasnn.cli import main
 
 if __name__ == "__main__":
-    sys.exit(report())
+    sys.exit(main(["report", *sys.argv[1:]]))

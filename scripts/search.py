@@ -1,11 +1,8 @@
-"""Search hyperparameters from the command line: `python scripts/search.py --help`."""
+"""The same as `kerasnn search`."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from kerasnn.commands.search import search
+from kerasnn.cli import main
 
 if __name__ == "__main__":
-    sys.exit(search())
+    sys.exit(main(["search", *sys.argv[1:]]))

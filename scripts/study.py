@@ -1,11 +1,8 @@
-"""Compare settings factorially from the command line: `python scripts/study.py --help`."""
+"""The same as `kerasnn study`."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from kerasnn.commands.study import study
+from kerasnn.cli import main
 
 if __name__ == "__main__":
-    sys.exit(study())
+    sys.exit(main(["study", *sys.argv[1:]]))

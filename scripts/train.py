@@ -1,11 +1,8 @@
-"""Train a network from the command line: `python scripts/train.py --help`."""
+"""The same as `kerasnn train`."""
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from kerasnn.commands.command import train
+from kerasnn.cli import main
 
 if __name__ == "__main__":
-    sys.exit(train())
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -24,7 +24,7 @@ def test_one_device_needs_no_strategy_and_precision_returns():
         ({"device": "GPU:7"}, "devices.device must be one of .*received 'GPU:7'"),
         ({"device": ["CPU:0", "CPU:9"]}, "devices.device must be one of .*received 'CPU:9'"),
         ({"strategy": "multi_worker"}, "multi_worker needs the processes' addresses in TF_CONFIG"),
-        ({"workers": 2}, "devices.workers are started by scripts/train.py alone, received 2"),
+        ({"workers": 2}, "devices.workers are started by `kerasnn train` alone, received 2"),
     ],
 )
 def test_what_is_not_there_is_refused(fields, line):

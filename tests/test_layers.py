@@ -9,8 +9,10 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {
     "kerasnn": 0,
     "kerasnn.files": 1,
+    "kerasnn.attributes": 1,
     "kerasnn.signals": 1,
     "kerasnn.registration": 1,
+    "kerasnn.keras_private": 1,
     "kerasnn.config": 2,
     "kerasnn.components": 3,
     "kerasnn.figures": 3,
@@ -28,6 +30,7 @@ LEVELS = {
     "kerasnn.study": 14,
     "kerasnn.report": 15,
     "kerasnn.commands": 16,
+    "kerasnn.cli": 17,
 }
 WITHOUT_TENSORFLOW = (
     "kerasnn.config.schema",

@@ -64,7 +64,6 @@ FIT = {
     "a value where a row is due": ({"y": X[:, 0]}, {"loss": "mse", "activation": None}, r"received \(examples\)"),
     "infinite target": ({"y": at(X, (0, 0), np.inf)}, {"loss": "mse", "activation": None, "units": 4}, r"y\[0, 0\]"),
     # weights
-    "negative sample weight": ({"sample_weight": -np.ones(24)}, {}, "sample weights must be finite and not negative"),
     "NaN sample weight": ({"sample_weight": at(np.ones(24), 0, np.nan)}, {}, r"sample_weight\[0\] is nan"),
     "all weights 0": ({"sample_weight": np.zeros(24)}, {}, "sample weights must not all be 0"),
     "too few sample weights": ({"sample_weight": np.ones(5)}, {}, "received 24 of x and 5 of sample_weight"),
@@ -128,7 +127,6 @@ EVALUATE = {
     "label beyond the classes": ({"y": Y + 1}, "labels must be 0 to 2 for 3 classes; received 3"),
     "batch_size 0": ({"batch_size": 0}, "batch_size must be at least 1; received 0"),
     "endless dataset": ({"x": endless(), "y": None}, "steps must be given for a dataset"),
-    "all weights 0": ({"sample_weight": np.zeros(24)}, "sample weights must not all be 0"),
 }
 
 

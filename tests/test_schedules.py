@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from kerasnn.config import schedules
-from kerasnn.config.curve import Curve
+from kerasnn.config.curve import Curve, values_by_update
 from kerasnn.config.monitor import Plateau
 from kerasnn.config.schedules import (
     Constant,
@@ -26,7 +26,7 @@ from kerasnn.config.schedules import (
     get,
 )
 from kerasnn.config.schema import Schema
-from kerasnn.config.simulation import course, simulate
+from kerasnn.config.simulation import simulate
 
 TORCH = json.loads((Path(__file__).parent / "data" / "torch_schedules.json").read_text())
 ALL = (
@@ -92,7 +92,7 @@ def test_rates_equal_pytorchs(name, per, unit):
 @pytest.mark.parametrize("name", [name for name in NAMES if "momenta" in TORCH[name]])
 def test_momenta_equal_pytorchs(name, per, unit):
     momentum = ours(unit, per)[name].momentum
-    momenta = np.concatenate([course(momentum, epoch, unit, per) for epoch in range(200 // unit)])
+    momenta = np.concatenate([values_by_update(momentum, epoch, unit, per) for epoch in range(200 // unit)])
     np.testing.assert_allclose(momenta, TORCH[name]["momenta"], rtol=1e-6)
 
 

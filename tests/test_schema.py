@@ -40,7 +40,7 @@ class Outer(Schema):
         ({"shape": {"name": "circle", "side": 1}}, "^shape: key must be one of name, radius; received 'side'"),
         ({"shape": {}}, "^shape.name is required and was not given$"),
         ({"inner": {"count": float("nan")}}, "inner.count must be a finite number, received nan"),
-        ({"inner": 3}, "inner must be a valid dictionary or instance of Inner, received 3"),
+        ({"inner": 3}, r"^inner must be an object \(keys: count, sizes\), received 3$"),
     ],
 )
 def test_error_is_one_line_with_key_rule_and_value(data, line):

@@ -1,4 +1,4 @@
-"""Stop at the first sign of NaN, in the loss, in any logged value or in the weights."""
+"""Stop at the first NaN or infinity in the loss, a logged value or a weight."""
 
 from typing import Any
 
@@ -7,32 +7,42 @@ import numpy as np
 
 
 class DivergenceError(ArithmeticError):
-    """Training produced NaN or infinity; the message names the epoch and the place."""
+    """Training produced NaN or infinity; the message names the epoch and the layer."""
 
 
-def is_finite(value: np.ndarray) -> bool:
-    """Whether an array, of any shape, holds neither NaN nor infinity; one that holds no floats does not."""
-    return bool(rows_are_finite(value[np.newaxis])[0])
+def is_finite(values: np.ndarray) -> bool:
+    """Whether an array of any shape holds neither NaN nor infinity; true for an array without floats.
+
+    >>> is_finite(np.array([1.0, np.nan])), is_finite(np.array([1, 2]))
+    (False, True)
+    """
+    return bool(rows_are_finite(values[np.newaxis])[0])
 
 
 def rows_are_finite(values: np.ndarray) -> np.ndarray:
-    """The same for each part of an array along its first axis."""
+    """`is_finite` of each row of an array, shape `(rows,)`."""
     if values.dtype.kind != "f":
         return np.ones(len(values), bool)
-    # Infinity minus infinity is NaN, so one sum finds either without a mask as large as the weights.
+    # Infinity minus infinity is NaN, so one sum finds both without a mask of the array's size.
     with np.errstate(invalid="ignore"):
         return np.isfinite(values.reshape(len(values), -1).sum(axis=1, dtype=np.float64))
 
 
 class StopOnDivergence(keras.callbacks.Callback):
-    """Ends training with an error once the loss, a logged value or a weight is no longer finite.
+    """End training with an error as soon as the loss, a logged value or a weight is not finite.
 
-    Weights are looked at too: a NaN input behind relu leaves the loss finite and the weights NaN.
+    The weights are checked too, because a NaN input followed by relu makes the weights NaN while the loss stays finite.
 
     Raises:
-        DivergenceError: from `fit`, naming epoch, batch and value or layer.
+        DivergenceError: from `fit`, with the epoch, the batch, and the logged value or the layer.
 
     Reference: `keras.callbacks.TerminateOnNaN`.
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(1e30), "mse")
+    >>> model.fit(np.ones((4, 1)), np.zeros(4), epochs=9, verbose=0, callbacks=[StopOnDivergence()])
+    Traceback (most recent call last):
+    kerasnn.callbacks.divergence.DivergenceError: loss must stay finite, received inf in epoch 2 at batch 0; ...
     """
 
     def __init__(self) -> None:
@@ -40,30 +50,28 @@ class StopOnDivergence(keras.callbacks.Callback):
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Remember the epoch for the message."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Look at the running loss."""
         loss = (logs or {}).get("loss")
         if loss is not None and not np.isfinite(float(loss)):
             raise DivergenceError(
                 f"loss must stay finite, received {float(loss)} in epoch {self._epoch + 1} at batch {batch}; "
-                f"{self._culprit()}"
+                f"{self._diagnosis()}"
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Look at every weight and every logged value."""
-        layer = self._first_bad_layer()
         bad = next((name for name, value in (logs or {}).items() if not np.isfinite(float(value))), None)
-        if layer is not None or bad is not None:
-            what = f"{bad} must stay finite" if bad is not None else "weights must stay finite"
-            raise DivergenceError(f"{what}, received NaN or infinity in epoch {epoch + 1}; {self._culprit()}")
+        if bad is not None or self._first_bad_layer() is not None:
+            raise DivergenceError(
+                f"{bad or 'weights'} must stay finite, received NaN or infinity in epoch {epoch + 1}; "
+                f"{self._diagnosis()}"
+            )
 
-    def _culprit(self) -> str:
+    def _diagnosis(self) -> str:
         layer = self._first_bad_layer()
-        place = f"layer {layer!r} has non-finite weights" if layer is not None else "all weights are finite"
-        return f"{place}; lower the learning rate, clip gradients, or look for extreme values in the data"
+        weights = "all weights are finite" if layer is None else f"layer {layer!r} has non-finite weights"
+        return f"{weights}; lower the learning rate, clip gradients, or look for extreme values in the data"
 
     def _first_bad_layer(self) -> str | None:
         for variable in self.model.variables:

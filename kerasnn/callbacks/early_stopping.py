@@ -1,16 +1,16 @@
-"""Keras's early stopping as a config describes it."""
+"""Keras's early stopping from its configuration."""
 
 import keras
 
-from kerasnn.config.monitor import more_is_better
-from kerasnn.config.run import RunConfig
+from kerasnn.config.monitor import better_direction
+from kerasnn.config.sections import EarlyStoppingConfig
 
 
-def early_stopping(config: RunConfig) -> keras.callbacks.EarlyStopping:
-    """The callback that a config with `training.early_stopping` describes."""
-    described = config.training.early_stopping
-    assert described is not None
-    mode = described.mode
-    if mode == "auto":
-        mode = "max" if more_is_better(described.monitor) else "min"
-    return keras.callbacks.EarlyStopping(**{**described.model_dump(), "mode": mode})
+def early_stopping(config: EarlyStoppingConfig) -> keras.callbacks.EarlyStopping:
+    """Keras's callback with the options of `training.early_stopping`.
+
+    >>> early_stopping(EarlyStoppingConfig(monitor="val_accuracy", patience=3)).mode
+    'max'
+    """
+    mode = better_direction(config.monitor, config.mode)
+    return keras.callbacks.EarlyStopping(**{**config.model_dump(), "mode": mode})

@@ -1,4 +1,4 @@
-"""The epochs' logs as a table on disk."""
+"""The logs of all epochs as a CSV file."""
 
 import csv
 import io
@@ -12,15 +12,23 @@ from kerasnn.files import write_text
 
 
 class HistoryFile(keras.callbacks.Callback):
-    """Writes every epoch's logs to a CSV file, one row an epoch, whole after each epoch.
+    """Write the logs of all epochs to a CSV file, one row per epoch, atomically after each epoch.
 
-    Unlike `keras.callbacks.CSVLogger` it keeps columns that appear late (validation every second epoch) and never
-    leaves half a row.
+    Unlike `keras.callbacks.CSVLogger` it keeps columns that first appear in a later epoch (validation every second
+    epoch) and never leaves half a row.
 
     Args:
-        path: the CSV file; rewritten each epoch.
+        path: the CSV file, rewritten after each epoch.
 
     Reference: `keras.callbacks.CSVLogger`.
+
+    >>> import tempfile
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(0.0), "mse")
+    >>> table = HistoryFile(Path(tempfile.mkdtemp()) / "history.csv")
+    >>> history = model.fit(np.zeros((8, 2)), np.ones(8), epochs=2, verbose=0, callbacks=[table])
+    >>> table.path.read_text().split()
+    ['epoch,loss', '0,1.0', '1,1.0']
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -29,12 +37,11 @@ class HistoryFile(keras.callbacks.Callback):
         self.rows: list[dict[str, Any]] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Add the epoch's row."""
         self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
         self._write()
 
     def get_state(self) -> dict[str, Any]:
-        """Each column's rows and values."""
+        """Each column as an array of row numbers and values, `(values, 2)`."""
         columns: dict[str, list[tuple[int, float]]] = {}
         for number, row in enumerate(self.rows):
             for name, value in row.items():
@@ -42,7 +49,7 @@ class HistoryFile(keras.callbacks.Callback):
         return {name: np.array(column, np.float64) for name, column in columns.items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` gave; rows on disk of later epochs vanish."""
+        """Continue from the result of `get_state`; rows of later epochs are removed from the file."""
         self.rows = [{} for _ in state.get("epoch", ())]
         for name, column in state.items():
             for number, value in column.tolist():

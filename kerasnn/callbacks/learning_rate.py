@@ -1,4 +1,4 @@
-"""The learning rate's only owner."""
+"""The callback that sets the learning rate: schedule, warm-up and plateau."""
 
 import math
 from collections.abc import Callable
@@ -7,21 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasnn.config.curve import Curve
-from kerasnn.config.monitor import Plateau
+from kerasnn.attributes import temporary_attributes
+from kerasnn.components.variables import NumberVariable
+from kerasnn.config.curve import Curve, values_by_update
+from kerasnn.config.monitor import BestValue, Plateau
 from kerasnn.config.schedules import get
 from kerasnn.config.schema import one_of, short
-from kerasnn.config.simulation import course
-
-
-class _Momentum(keras.Variable):
-    """A momentum that compiled graphs read anew; asked in Python whether it is on (`!= 0`, `> 0`), it says yes."""
-
-    def __ne__(self, other: object) -> bool:
-        return True
-
-    def __gt__(self, other: object) -> bool:
-        return True
 
 
 class LearningRate(keras.callbacks.Callback):
@@ -29,27 +20,33 @@ class LearningRate(keras.callbacks.Callback):
 
     Formula: rate = learning_rate · schedule(epoch) · plateau factor
 
-    Works with any compiled Keras model's `fit`, from any `initial_epoch`. One callback belongs to one run: its base
-    rate and its plateau's counters last from `fit` to `fit`. The rate that the epoch ended with is
-    `logs["learning_rate"]`. With `steps_per_execution=k` Keras lets the rate change only at every k-th update.
+    It works with `fit` of any compiled Keras model, from any `initial_epoch`. Use one callback per run: its base rate
+    and its plateau's counters last from one `fit` to the next. The rate at the end of the epoch is
+    `logs["learning_rate"]`. With `steps_per_execution=k` Keras changes the rate at every k-th update only.
 
-    A loop that runs many updates as one program sets `in_graph = True` before `fit`, which stills the batch hooks. It
-    takes its numbers from `rates` and `momenta` and assigns them to `optimizer.learning_rate` and `momentum_variable`.
-    That variable lives from `on_train_begin` to `on_train_end`, so the loop must be traced anew in each `fit`.
+    A loop that runs many updates as one program sets `in_graph = True` before `fit`, which disables the batch hooks. It
+    reads `rates` and `momenta` and assigns them to `optimizer.learning_rate` and `momentum_variable`. That variable
+    exists from `on_train_begin` to `on_train_end`, so the loop must be traced again in each `fit`.
 
     Args:
-        schedule: a schedule of `kerasnn.schedules`, its name or description, or any function of a fractional epoch that
-            gives a factor (called once an epoch).
-        learning_rate: the base rate, above 0. None reads it from the optimizer when the first `fit` begins, and never
-            again; give it when resuming, for a saved optimizer holds a rate that has already decayed.
+        schedule: a schedule of `kerasnn.schedules`, its name or description, or a function of the fractional epoch that
+            returns a factor (called once per epoch).
+        learning_rate: the base rate, above 0. None reads it from the optimizer once, when the first `fit` begins. Give
+            it when resuming, because a saved optimizer holds a rate that has already decayed.
         plateau: when to lower the rate because a metric stopped improving.
 
     Raises:
-        ValueError: when `fit` begins, for an optimizer that has a schedule of its own, for a rate per update where the
-            number of updates is unknown, and for a momentum cycle where the optimizer has no momentum; when an epoch
-            ends, where the plateau's metric is not in the logs.
+        ValueError: when `fit` begins, for an optimizer with a schedule, for a rate per update if the number of updates
+            is unknown, and for a momentum cycle if the optimizer has no momentum; when an epoch ends, if the plateau's
+            metric is not in the logs.
 
     Reference: Keras's `LearningRateScheduler` and `ReduceLROnPlateau`.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(0.5), "mse")
+    >>> rate = LearningRate({"name": "step", "step_size": 1, "gamma": 0.5})
+    >>> model.fit(np.ones((8, 2)), np.ones(8), epochs=3, verbose=0, callbacks=[rate]).history["learning_rate"]
+    [0.5, 0.25, 0.125]
     """
 
     def __init__(
@@ -65,7 +62,7 @@ class LearningRate(keras.callbacks.Callback):
         self.learning_rate = learning_rate
         self.plateau = plateau
         self.plateau_factor = 1.0
-        self.best: float | None = None
+        self.best = BestValue("min") if plateau is None else BestValue(plateau.direction, plateau.min_delta)
         self.wait = 0
         self.cooldown = 0
         self.in_graph = False
@@ -76,43 +73,46 @@ class LearningRate(keras.callbacks.Callback):
         self._momenta: np.ndarray | None = None
 
     def rates(self, epoch: int, updates: int) -> np.ndarray:
-        """The learning rate of every update of an epoch, known once `fit` has begun.
+        """The learning rate of every update of an epoch.
 
         Args:
-            epoch: the epoch, from 0 on.
-            updates: number of updates in it.
+            epoch: the epoch, counted from 0.
+            updates: number of updates in the epoch.
 
         Returns:
             float32, shape `(updates,)`.
 
         Raises:
-            ValueError: where the schedule gives a negative or no finite factor, and where the base is not known yet.
+            ValueError: if the schedule returns a negative, infinite or NaN factor, and if the base rate is not known
+                before `fit` begins.
         """
         if self.learning_rate is None:
             raise ValueError("rates need a base: give learning_rate, or begin to fit")
-        factors = course(self._curve, epoch, updates, self.per)
+        factors = values_by_update(self._curve, epoch, updates, self.per)
         if not (np.isfinite(factors) & (factors >= 0)).all():
             raise ValueError(f"schedule must give finite factors ≥ 0, received {short(factors)} in epoch {epoch}")
         return (self.learning_rate * self.plateau_factor * factors).astype(np.float32)
 
     def momenta(self, epoch: int, updates: int) -> np.ndarray | None:
-        """The momentum of every update of an epoch, float32 of shape `(updates,)`, or None where it does not change."""
+        """The momentum of every update of an epoch, float32, shape `(updates,)`; None if it does not change."""
         if not self._cycles_momentum:
             return None
-        return course(self._curve.momentum, epoch, updates, self.per).astype(np.float32)  # type: ignore[attr-defined]
+        momentum = self._curve.momentum  # type: ignore[attr-defined]
+        return values_by_update(momentum, epoch, updates, self.per).astype(np.float32)
 
     @property
     def _cycles_momentum(self) -> bool:
         return isinstance(self._curve, Curve) and self._curve.momentum(0.0) is not None
 
     def get_state(self) -> dict[str, Any]:
-        """The base rate and the plateau's counters, fit for JSON."""
-        return {key: getattr(self, key) for key in ("learning_rate", "plateau_factor", "best", "wait", "cooldown")}
+        """The base rate and the plateau's counters, as JSON values."""
+        counters = {key: getattr(self, key) for key in ("learning_rate", "plateau_factor", "wait", "cooldown")}
+        return {**counters, "best": self.best.value}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` gave; call it before `fit`."""
-        for key in self.get_state():
-            setattr(self, key, state[key])
+        """Continue from the result of `get_state`; call it before `fit`."""
+        self.learning_rate, self.plateau_factor = state["learning_rate"], state["plateau_factor"]
+        self.best.value, self.wait, self.cooldown = state["best"], state["wait"], state["cooldown"]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         rate = self.model.optimizer.learning_rate
@@ -130,10 +130,10 @@ class LearningRate(keras.callbacks.Callback):
             self._drive_momentum()
 
     def _drive_momentum(self) -> None:
-        """Have the optimizer read its momentum from a variable while it applies gradients, and only then.
+        """Make the optimizer read its momentum from a variable while it applies gradients, and only then.
 
-        Keras keeps the momentum as a Python number, which a graph bakes in. Everywhere else it stays that number, so
-        that the optimizer can be saved at any time.
+        Keras keeps the momentum as a Python number, which a graph bakes in as a constant. Outside of `apply` it stays
+        that number, so that the optimizer can be saved at any time.
         """
         optimizer = self._inner_optimizer
         name = next((name for name in ("momentum", "beta_1") if hasattr(optimizer, name)), None)
@@ -143,20 +143,15 @@ class LearningRate(keras.callbacks.Callback):
                 f"a momentum cycle needs an optimizer with momentum, but {type(optimizer).__name__} {rule}: "
                 "give it one, or set the schedule's cycle_momentum to false"
             )
-        number = getattr(optimizer, name)
         with self.model.distribute_strategy.scope():
-            variable = _Momentum(number, dtype="float32", trainable=False, name="momentum")
+            variable = NumberVariable(getattr(optimizer, name), dtype="float32", trainable=False, name="momentum")
 
         def apply(grads: Any, trainable_variables: Any = None) -> None:
-            attributes[name] = variable
-            try:
+            with temporary_attributes(optimizer, **{name: variable}):
                 type(optimizer).apply(optimizer, grads, trainable_variables)
-            finally:
-                attributes[name] = number
 
-        # Past __setattr__, which would track the variable as part of the optimizer's saved state.
-        attributes = vars(optimizer)
-        attributes["apply"] = apply
+        # Past __setattr__, which would track the function as part of the optimizer's saved state.
+        vars(optimizer)["apply"] = apply
         self.momentum_variable = variable
         if not self.in_graph:
             self.model.make_train_function(force=True)
@@ -169,7 +164,7 @@ class LearningRate(keras.callbacks.Callback):
         if self.momentum_variable is not None:
             del vars(self._inner_optimizer)["apply"]
             self.momentum_variable = None
-            # The graph reads a variable that is gone.
+            # Its graph reads the deleted variable.
             self.model.train_function = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -192,19 +187,14 @@ class LearningRate(keras.callbacks.Callback):
         if self.plateau is not None:
             if self.plateau.monitor not in logs:
                 raise ValueError(one_of("plateau's monitor", self.plateau.monitor, logs))
-            self._watch(self.plateau, float(logs[self.plateau.monitor]))
+            self._update_plateau(self.plateau, float(logs[self.plateau.monitor]))
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
-    def _watch(self, plateau: Plateau, value: float) -> None:
+    def _update_plateau(self, plateau: Plateau, value: float) -> None:
         if self.cooldown > 0:
             self.cooldown -= 1
             self.wait = 0
-        gain = math.inf if self.best is None else self.best - value
-        if plateau.direction == "max" and self.best is not None:
-            gain = -gain
-        # A value that is no number, or infinite, is never the best.
-        if math.isfinite(value) and gain > plateau.min_delta:
-            self.best = value
+        if self.best.update(value):
             self.wait = 0
         elif self.cooldown == 0:
             self.wait += 1

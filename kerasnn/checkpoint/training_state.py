@@ -12,14 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common.global_state import get_global_attribute
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
 from kerasnn.callbacks.divergence import DivergenceError, is_finite
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.checkpoint.state_file import StateFolder, logger
 from kerasnn.distribute.devices import over_processes
 from kerasnn.engine.block_callbacks import flat
+from kerasnn.keras_private import GLOBAL_SEED_GENERATOR, global_seed_generator, global_state
 from kerasnn.signals import caught, error_of
 
 SECONDS = 60.0
@@ -411,7 +410,7 @@ class TrainingState(keras.callbacks.Callback):
 
 def _variables(model: keras.Model) -> dict[str, list[keras.Variable]]:
     """Every variable of a training, once, by kind."""
-    shared = get_global_attribute(GLOBAL_SEED_GENERATOR)
+    shared = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
     groups = {
         "model": model.variables,
         "optimizer": model.optimizer.variables,

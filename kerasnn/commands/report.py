@@ -1,35 +1,25 @@
-"""The command line of reports."""
+"""`kerasnn report`: write an HTML page about a run, a search or a study."""
 
+import argparse
 from collections.abc import Sequence
 
-from kerasnn.commands.command import DONE, Parser, guarded, import_tensorflow
-
-PROGRAM = "report.py"
-
-
-def report(arguments: Sequence[str] | None = None) -> int:
-    """Write a report from the command line.
-
-    Args:
-        arguments: the command line; None takes the program's.
-
-    Returns:
-        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-    """
-    return guarded(PROGRAM, lambda: _report(arguments))
+from kerasnn.commands.command_line import Parser
+from kerasnn.commands.execution import DONE, import_tensorflow
 
 
-def _report(arguments: Sequence[str] | None) -> int:
-    parser = Parser(
-        prog=PROGRAM,
-        description="Write one HTML page about a run, a search or a study, or about several runs side by side.",
-        allow_abbrev=False,
-    )
+def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line."""
+    description = "Write one HTML page about a run, a search or a study, or about several runs side by side."
+    parser = Parser("kerasnn report", description)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a folder of any kind, or several run folders")
     parser.add_argument("--output", metavar="FILE", help="the page (default: report.html in the folder)")
-    options = parser.parse_args(arguments)
-    import_tensorflow()
-    from kerasnn.report.write_report import report as write
+    return parser.read(arguments)
 
-    print(write(options.folders, options.output))
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page and print its path."""
+    import_tensorflow()
+    from kerasnn.report.write_report import report
+
+    print(report(options.folders, options.output))
     return DONE

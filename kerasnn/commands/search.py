@@ -1,93 +1,73 @@
-"""The command line of a search."""
+"""`kerasnn search`: search hyperparameters."""
 
+import argparse
 import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from kerasnn.commands.command import DONE, USAGE, complain, given, guarded, import_tensorflow
-from kerasnn.config.description import replace_at
+from kerasnn.commands.command_line import Parser
+from kerasnn.commands.execution import DONE, import_tensorflow
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import ADDRESS, FolderInUseError
 
-PROGRAM = "search.py"
 
-
-class _SearchSettings(SearchConfig, BaseSettings):
-    """Search hyperparameters, and leave the best run and a folder for TensorBoard's HParams page. The same command with
-    the same --search_dir continues a search that was ended."""
-
-    model_config = SettingsConfigDict(cli_hide_none_type=True, cli_use_class_docs_for_groups=True)
-
-    config: str | None = Field(
-        default=None, description="JSON file, or a search folder whose config.json is meant; flags change it."
+def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line: `config` and `search_dir`, or `join` alone."""
+    description = (
+        "Search hyperparameters, and leave the best run and a folder for TensorBoard's HParams page. The same command "
+        "with the same --search_dir continues a search that was ended."
     )
-    search_dir: str | None = Field(
-        default=None,
-        description="Folder: new, empty, or a search's, which is then continued with its own config.json; null makes "
-        "logs/<time>-search-<data>.",
+    parser = Parser("kerasnn search", description, SearchConfig())
+    parser.add_argument(
+        "--search_dir",
+        metavar="FOLDER",
+        help="new or empty folder, or a search's, which is then continued with its own config.json "
+        "(default: logs/<time>-search-<data>)",
     )
-    join: str | None = Field(
-        default=None,
-        description="Train for a search that runs with --workers or --listen: its folder, or its address host:port; "
-        "other flags have no effect.",
+    parser.add_argument(
+        "--join",
+        metavar="FOLDER",
+        help="train trials of a search that runs with --workers or --listen: its folder, or its address host:port",
     )
+    options = parser.read(arguments)
+    if options.join is not None:
+        if len(parser.given) > 1:
+            raise ValueError(f"--join takes no other flags, received {' '.join(sorted(parser.given - {'--join'}))}")
+        return options
+    options.config = parser.config_of(options, folder=options.search_dir)
+    return options
 
 
-def search(arguments: Sequence[str] | None = None) -> int:
-    """Search from the command line.
-
-    Args:
-        arguments: the command line; None takes the program's.
-
-    Returns:
-        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-    """
-    return guarded(PROGRAM, lambda: _search(arguments))
-
-
-def _search(arguments: Sequence[str] | None) -> int:
-    try:
-        flags = given(_SearchSettings, PROGRAM, arguments)
-        if (address := flags.pop("join", None)) is not None:
-            return _join(address)
-        start, search_dir = flags.pop("config", None), flags.pop("search_dir", None)
-        if start is None and search_dir is not None and (Path(search_dir) / "config.json").is_file():
-            start = search_dir
-        config = replace_at(SearchConfig() if start is None else SearchConfig.load(start), flags)
-        if config.run.data.name == "arrays":
-            raise ValueError(
-                "run.data.name 'arrays' is for search() in Python; here give csv, npz or a data set's name"
-            )
-    except (ValueError, FileNotFoundError) as error:
-        return complain(PROGRAM, error, USAGE)
+def run(options: argparse.Namespace) -> int:
+    """Search, or train trials of a search in another process."""
+    if options.join is not None:
+        return _join(options.join)
     import_tensorflow()
-    from kerasnn.search.run_search import search as run
+    from kerasnn.search.run_search import search
 
     try:
-        result = run(config, search_dir)
+        result = search(options.config, options.search_dir)
     except FolderInUseError:
-        if search_dir is None or not (Path(search_dir) / ADDRESS).is_file():
+        folder = options.search_dir
+        if folder is None or not (Path(folder) / ADDRESS).is_file() or options.config != SearchConfig.load(folder):
             raise
-        return _join(search_dir)
+        return _join(options.search_dir)
     print(result.table())
     failed = sum(trial.status == "failed" for trial in result.trials)
     print(f"{len(result.trials)} trials, {failed} failed" if failed else f"{len(result.trials)} trials")
-    print(f"train the best  python scripts/train.py --config {result.search_dir / 'best_config.json'}")
+    print(f"train the best  kerasnn train --config {result.search_dir / 'best_config.json'}")
     print(f"dashboard       tensorboard --logdir {result.search_dir}")
     return DONE
 
 
-def _join(place: str) -> int:
-    """Train for a search that another process holds."""
-    address = place
-    if Path(place).is_dir():
-        file = Path(place) / ADDRESS
+def _join(target: str) -> int:
+    """Train trials of a search that another process runs."""
+    address = target
+    if Path(target).is_dir():
+        file = Path(target) / ADDRESS
         if not file.is_file():
-            raise ValueError(f"join must be the folder of a search that runs with workers, received {place}")
+            raise ValueError(f"join must be the folder of a search that runs with workers, received {target}")
         address = file.read_text(encoding="utf-8").strip()
     import_tensorflow()
     from kerasnn.search.worker import work

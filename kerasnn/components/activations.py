@@ -1,4 +1,4 @@
-"""Activations by name: functions where one value depends on its input alone, layers where there is more to it."""
+"""Activations by name: as functions, or as layers where they have weights, random numbers or another width."""
 
 import functools
 import operator
@@ -14,7 +14,7 @@ from kerasnn.config import catalog
 def step(x: Any) -> Any:
     """Heaviside's step.
 
-    Formula: `step(x) = 1 if x > 0 else 0`; its derivative is 0 everywhere, so that nothing before it learns.
+    Formula: `step(x) = 1 if x > 0 else 0`; its derivative is 0 everywhere, so the layers before it do not learn.
 
     Args:
         x: tensor of any shape.
@@ -22,15 +22,15 @@ def step(x: Any) -> Any:
     Returns:
         A tensor of zeros and ones, of the input's shape and dtype.
     """
-    # By sign, because a comparison has no gradient at all where zeros are meant.
+    # By sign, because a comparison has no gradient at all, where a gradient of zeros is needed.
     return ops.relu(ops.sign(x))
 
 
 def sparsemax(x: Any) -> Any:
-    """Sparsemax: the nearest point with entries >= 0 that sum to 1.
+    """Sparsemax: the nearest vector with entries >= 0 that sum to 1.
 
-    Formula: `y = relu(x - tau)` with `tau = (z[1] + ... + z[k] - 1) / k`, where z are the entries in falling order and
-    k is the largest number for which `1 + k * z[k] > z[1] + ... + z[k]`.
+    Formula: `y = relu(x - tau)` with `tau = (z[1] + ... + z[k] - 1) / k`, where z are the entries in descending order
+    and k is the largest number for which `1 + k * z[k] > z[1] + ... + z[k]`.
 
     Args:
         x: tensor `(batch, ..., features)`.
@@ -40,7 +40,7 @@ def sparsemax(x: Any) -> Any:
 
     Reference: Martins and Astudillo, From Softmax to Sparsemax, ICML 2016.
     """
-    # Keras 3.15's sparsemax sums running sums in tau, so that two or more entries > 0 don't sum to 1.
+    # In Keras 3.15's sparsemax, tau sums cumulative sums, so that two or more entries > 0 do not sum to 1.
     z = ops.flip(ops.sort(x, axis=-1), axis=-1)
     in_support = 1 + ops.cumsum(ops.ones_like(z), axis=-1) * z > ops.cumsum(z, axis=-1)
     size = ops.sum(ops.cast(in_support, z.dtype), axis=-1, keepdims=True)
@@ -53,20 +53,23 @@ _FUNCTIONS = {"step": step, "sparsemax": sparsemax}
 
 @keras.saving.register_keras_serializable(package="kerasnn")
 class ActivationFunction:
-    """An activation function that is ours or has arguments given, which Keras saves by its name and these.
+    """An activation function with arguments, or one that Keras does not have, which Keras saves by name and arguments.
 
-    Keras saves a plain function without its module, and could load it only where this module is imported.
+    Keras would save a plain function without its module and could not load it.
 
     Args:
         name: name of a function in `kerasnn.config.catalog.ACTIVATIONS`.
-        arguments: its arguments.
+        arguments: the function's arguments.
 
     Raises:
         ValueError: if the name or an argument is unknown, or the activation needs a layer.
+
+    >>> ActivationFunction("leaky_relu", {"negative_slope": 0.5})(ops.array([-2.0, 2.0])).numpy().tolist()
+    [-1.0, 2.0]
     """
 
     def __init__(self, name: str, arguments: dict[str, Any]) -> None:
-        # A saved model's file gives the name too, and must not reach what is no activation.
+        # The name may come from an untrusted file and must not reach anything but an activation.
         self.name, self.arguments = catalog.check("activation", catalog.ACTIVATIONS, {"name": name, **arguments})
         if self.name in _LAYERS:
             raise ValueError(f"activation must be a function of its input alone; received {name!r}, which is a layer")
@@ -93,9 +96,8 @@ class SReLU(keras.layers.Layer):
         `y = x` where `t_l < x < t_r`,
         `y = t_l + a_l * (x - t_l)` where `x <= t_l`.
 
-    It starts as the leaky ReLU that the paper starts from (`t_l = 0`, `a_l = 0.2`, `a_r = 1`), with `t_r = 1`. The
-    paper keeps it frozen for some epochs and then sets `t_r` to a high quantile of each unit's input; that is not done
-    here.
+    It starts as the paper's leaky ReLU (`t_l = 0`, `a_l = 0.2`, `a_r = 1`), with `t_r = 1`. The paper keeps it frozen
+    for some epochs and then sets `t_r` to a high quantile of each unit's input; this layer does not.
 
     Input and output: `(batch, ..., features)`.
 
@@ -117,16 +119,16 @@ class SReLU(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kerasnn")
 class RReLU(keras.layers.Layer):
-    """Leaky ReLU whose slope is drawn anew for every element while training.
+    """Leaky ReLU with a random slope for every element during training.
 
     Formula: `y = x if x >= 0 else slope * x`, with `slope ~ U(lower, upper)` in training and `(lower + upper) / 2`
     otherwise.
 
     Args:
-        lower: least slope.
+        lower: smallest slope.
         upper: largest slope.
-        seed: seed of the slopes; None draws one. It is the start of a state that moves on with every batch, as in
-            `keras.layers.Dropout`.
+        seed: initial state of the slopes' random generator, which advances with every batch as in
+            `keras.layers.Dropout`; None draws a seed.
 
     Input and output: `(batch, ...)`.
 
@@ -179,12 +181,12 @@ class Maxout(keras.layers.Layer):
     Formula: `y[j] = max over i of x[i * units + j]`, i from 0 to pieces - 1.
 
     Args:
-        pieces: how many pieces make one unit.
+        pieces: number of pieces per unit.
 
     Input: `(batch, ..., pieces * units)`. Output: `(batch, ..., units)`.
 
     Raises:
-        ValueError: when built on features that `pieces` does not divide.
+        ValueError: when built for a number of features that `pieces` does not divide.
 
     Reference: Goodfellow et al., Maxout Networks, ICML 2013.
     """
@@ -213,7 +215,7 @@ class GLU(keras.layers.Layer):
 
     Input: `(batch, ..., 2 * units)`. Output: `(batch, ..., units)`.
 
-    Reference: `keras.activations.glu`, which `keras.layers.Activation` would give the wrong output shape.
+    Reference: `keras.activations.glu`; in `keras.layers.Activation` it has a wrong output shape.
     """
 
     def call(self, inputs: Any) -> Any:
@@ -224,13 +226,10 @@ _LAYERS = {"srelu": SReLU, "rrelu": RReLU, "crelu": CReLU, "maxout": Maxout, "gl
 
 
 def get(spec: object) -> Callable[[Any], Any]:
-    """An activation as a function, for `Dense(activation=...)` and for plots.
+    """An activation as a function that Keras can save, for `Dense(activation=...)`.
 
     Args:
         spec: a name or a mapping of a name and arguments; see `kerasnn.config.catalog.ACTIVATIONS`.
-
-    Returns:
-        A function of one tensor that Keras can save.
 
     Raises:
         ValueError: if the spec is wrong, or the activation needs a layer.
@@ -242,32 +241,18 @@ def get(spec: object) -> Callable[[Any], Any]:
 
 
 def is_layer(spec: object) -> bool:
-    """Whether an activation has weights, chance or another output width, so that only `layer` can make it.
-
-    Args:
-        spec: a name or a mapping of a name and arguments.
-
-    Raises:
-        ValueError: if the spec is wrong.
-    """
+    """Whether an activation is a layer: one with weights, random numbers or another output width."""
     return catalog.check("activation", catalog.ACTIVATIONS, spec)[0] in _LAYERS
 
 
 def units_before(spec: object, units: int) -> int:
-    """The number of `Dense` units to put before an activation that is described as `units` wide.
+    """The number of `Dense` units before an activation with a given number of units.
 
-    Maxout makes one unit of `pieces`, and glu one of two, so they need more before them. The paper's crelu keeps the
-    units before it and gives twice as many: a layer of `units` crelu units is `2 * units` wide.
+    Maxout computes one unit from `pieces`, and glu one from two. The paper's crelu counts the units before it: a layer
+    of `units` crelu units has `2 * units` outputs.
 
-    Args:
-        spec: a name or a mapping of a name and arguments.
-        units: units of the layer as described.
-
-    Returns:
-        `pieces * units` for maxout, `2 * units` for glu, otherwise `units`.
-
-    Raises:
-        ValueError: if the spec is wrong.
+    >>> units_before({"name": "maxout", "pieces": 3}, 10), units_before("glu", 10), units_before("crelu", 10)
+    (30, 20, 10)
     """
     name, arguments = catalog.check("activation", catalog.ACTIVATIONS, spec)
     if name == "maxout":
@@ -276,15 +261,12 @@ def units_before(spec: object, units: int) -> int:
 
 
 def layer(spec: object, seed: int | None = None, name: str | None = None) -> keras.layers.Layer:
-    """Any activation as a layer.
+    """A new layer with any activation.
 
     Args:
         spec: a name or a mapping of a name and arguments; see `kerasnn.config.catalog.ACTIVATIONS`.
-        seed: seed of an activation that draws random numbers (rrelu).
+        seed: seed of an activation with random numbers (rrelu).
         name: name of the layer.
-
-    Returns:
-        A new layer.
 
     Raises:
         ValueError: if the spec is wrong.

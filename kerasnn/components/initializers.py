@@ -1,4 +1,4 @@
-"""Initializers by name, each with a seed of its own."""
+"""Initializers by name, each with a separate seed."""
 
 import operator
 
@@ -10,21 +10,15 @@ _SEEDLESS = {"zeros", "ones", "constant", "identity"}
 
 
 def get(spec: object, seed: int | None = None) -> keras.initializers.Initializer:
-    """A new initializer.
+    """A new initializer: layers of equal shape that share one get equal weights, with or without a seed.
 
-    It is new on every call because two layers that share one instance start with the same weights where their shapes
-    are the same, whether or not it has a seed.
-
-    `standard_uniform` is U(-1/sqrt(d), 1/sqrt(d)) with d the number of inputs, Keras's variance scaling with scale 1/3.
-    It is what PyTorch's `Linear` starts from (Kaiming-uniform with a = sqrt(5)). Keras's `glorot_normal` and
-    `he_normal` draw from normals cut at two standard deviations and stretched to the stated one.
+    `standard_uniform` is U(-1/sqrt(d), 1/sqrt(d)) with d the number of inputs, as in PyTorch's `Linear`
+    (Kaiming-uniform with a = sqrt(5)). Keras's `glorot_normal` and `he_normal` draw from normal distributions that are
+    truncated at two standard deviations and rescaled to the nominal standard deviation.
 
     Args:
         spec: a name or a mapping of a name and arguments; see `kerasnn.config.catalog.INITIALIZERS`.
-        seed: seed of the numbers drawn; None draws one. The constant initializers have none.
-
-    Returns:
-        A Keras initializer.
+        seed: seed of the random numbers; None draws a seed. Constant initializers ignore it.
 
     Raises:
         ValueError: if the spec is wrong.

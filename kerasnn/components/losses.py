@@ -10,13 +10,13 @@ from kerasnn.config import catalog
 
 @keras.saving.register_keras_serializable(package="kerasnn")
 class SmoothedSparseCategoricalCrossentropy(keras.losses.Loss):
-    """Cross-entropy of integer labels that are smoothed, which Keras has for one-hot labels only.
+    """Cross-entropy of integer labels with label smoothing, which Keras has for one-hot labels only.
 
     Formula: `-sum over c of q[c] * log(p[c])`, with `q = (1 - s) * onehot(y) + s / classes` and s the smoothing.
 
     Args:
-        from_logits: whether predictions are raw scores instead of probabilities.
-        label_smoothing: share of the label's weight that is spread evenly over all classes, in [0, 1).
+        from_logits: whether predictions are logits instead of probabilities.
+        label_smoothing: fraction of the label's weight that is distributed uniformly over all classes, in [0, 1).
         options: `name`, `reduction` and `dtype` of `keras.losses.Loss`.
 
     Call arguments: labels `(batch, ...)` or `(batch, ..., 1)`, predictions `(batch, ..., classes)`.
@@ -40,31 +40,20 @@ class SmoothedSparseCategoricalCrossentropy(keras.losses.Loss):
         return super().get_config() | {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing}
 
 
-def get(spec: object, from_logits: bool = False, label_smoothing: float = 0.0) -> keras.losses.Loss:
-    """A new loss.
+def get(spec: object) -> keras.losses.Loss:
+    """A new loss, a mean over the examples.
 
     Args:
         spec: a name or a mapping of a name and arguments; see `kerasnn.config.catalog.LOSSES`.
-        from_logits: whether predictions are raw scores instead of probabilities; the same as the spec's argument of
-            this name.
-        label_smoothing: share of a label's weight that is spread evenly over all classes, in [0, 1); the same as the
-            spec's argument of this name.
-
-    Returns:
-        A Keras loss that averages over the examples.
 
     Raises:
-        ValueError: if the spec is wrong, or the loss does not take logits or smoothed labels where they are asked for.
+        ValueError: if the spec is wrong.
+
+    >>> get({"name": "sparse_categorical_crossentropy", "label_smoothing": 0.1}).label_smoothing
+    0.1
     """
     name, arguments = catalog.check("loss", catalog.LOSSES, spec)
-    if from_logits:
-        arguments["from_logits"] = from_logits
-    if label_smoothing:
-        arguments["label_smoothing"] = label_smoothing
-    catalog.check("loss", catalog.LOSSES, {"name": name, **arguments})
-    if name == "sparse_categorical_crossentropy":
-        if arguments.get("label_smoothing"):
-            arguments.pop("ignore_class", None)
-            return SmoothedSparseCategoricalCrossentropy(**arguments)
-        arguments.pop("label_smoothing", None)
+    if name == "sparse_categorical_crossentropy" and (smoothing := arguments.pop("label_smoothing", 0.0)):
+        arguments.pop("ignore_class", None)
+        return SmoothedSparseCategoricalCrossentropy(label_smoothing=smoothing, **arguments)
     return catalog.keras_class(keras.losses, name)(**arguments)

@@ -1,4 +1,4 @@
-"""Metrics by name, in the kind that the task and the labels need."""
+"""Metrics by name, in the variant for the task and the labels."""
 
 import keras
 
@@ -31,37 +31,34 @@ _EXCLUSIVE = {"categorical_accuracy", "top_k_categorical_accuracy", "categorical
 
 
 def get(spec: object, task: str, *, one_hot: bool = False, from_logits: bool = False) -> keras.metrics.Metric:
-    """A new metric, logged under the name that it was asked for by.
+    """A new metric, logged under the given name.
 
-    Keras guesses the kind of `accuracy` from shapes and compares even logits with 0.5; here the task decides.
+    The task decides the kind of `accuracy`, which Keras would guess from shapes, and the threshold on logits.
 
     Args:
         spec: a name or a mapping of a name and arguments; see `kerasnn.config.catalog.METRICS`.
         task: binary, multiclass, multilabel or regression.
-        one_hot: whether multiclass labels are one-hot rows.
+        one_hot: whether multiclass labels are one-hot encoded.
         from_logits: whether predictions are logits.
 
-    Returns:
-        A Keras metric.
-
     Raises:
-        ValueError: one line, if the spec is wrong or the metric does not fit the task and its labels.
+        ValueError: one line, if the spec is wrong or the metric does not suit the task and its labels.
 
     Reference: `keras.metrics`.
     """
     name, arguments = catalog.check("metric", catalog.METRICS, spec)
-    if reason := _unfit(name, task, one_hot):
-        raise ValueError(f"metric {name} is for {reason}, received task {task}")
+    if purpose := _other_purpose(name, task, one_hot):
+        raise ValueError(f"metric {name} is for {purpose}, received task {task}")
     kind = name
     if name == "accuracy":
         kind = "categorical_accuracy" if task == "multiclass" else "binary_accuracy"
     if task == "multiclass" and not one_hot and not kind.startswith("sparse"):
         kind = f"sparse_{kind}"
-    # Without an average there is a number for each class, which no log takes.
+    # Without an average the metric is a vector.
     if "average" in catalog.METRICS[name] and arguments.setdefault("average", "macro") is None:
         raise ValueError(f"metric {name}: average must be one of micro, macro, weighted; received None")
     if from_logits:
-        # Keras would compare logits with a probability's threshold.
+        # Keras's default threshold is a probability.
         threshold = {"binary_accuracy": "threshold", "precision": "thresholds", "recall": "thresholds"}.get(kind)
         if threshold is not None:
             arguments.setdefault(threshold, 0.0)
@@ -70,8 +67,8 @@ def get(spec: object, task: str, *, one_hot: bool = False, from_logits: bool = F
     return catalog.keras_class(keras.metrics, kind)(name=name, **arguments)
 
 
-def _unfit(name: str, task: str, one_hot: bool) -> str | None:
-    """What a metric is for, where that is not the task at hand."""
+def _other_purpose(name: str, task: str, one_hot: bool) -> str | None:
+    """The tasks or labels that a metric is for, or None if it suits this task."""
     if name in _ANY_TASK:
         return "one-hot labels (data.one_hot)" if task == "multiclass" and not one_hot else None
     if (task == "regression") != (name in _REGRESSION):

@@ -9,13 +9,10 @@ def get(spec: object) -> keras.optimizers.Optimizer:
     """A new optimizer.
 
     Args:
-        spec: a name or a mapping of a name and arguments, `learning_rate` among them; see `catalog.OPTIMIZERS`.
-
-    Returns:
-        A Keras optimizer.
+        spec: a name or a mapping of a name and arguments, including `learning_rate`; see `catalog.OPTIMIZERS`.
 
     Raises:
-        ValueError: if the spec is wrong: an argument unknown, out of range or in contradiction with another.
+        ValueError: if the spec is wrong: an argument is unknown, out of range or contradicts another.
     """
     name, arguments = catalog.check("optimizer", catalog.OPTIMIZERS, spec)
     if name in ("momentum", "nesterov"):

@@ -1,7 +1,7 @@
-"""What can be named in a configuration: every component, the arguments it takes, and the values they may have.
+"""All components that a configuration can name, with their arguments and the rules for the arguments' values.
 
 A component is described by a *spec*: a name (`"relu"`) or a mapping of a name and arguments
-(`{"name": "leaky_relu", "negative_slope": 0.1}`). The tables know no Keras, so a configuration is checked without it.
+(`{"name": "leaky_relu", "negative_slope": 0.1}`). A spec is checked without importing Keras.
 """
 
 import math
@@ -15,7 +15,7 @@ from kerasnn.config.schema import one_of, short
 
 
 class Rule(NamedTuple):
-    """What the value of one argument must be."""
+    """The rule for the value of one argument."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -33,11 +33,11 @@ def _number(text: str, holds: Callable[[Any], bool]) -> Rule:
     return Rule(text, lambda value: _is_number(value) and holds(value))
 
 
-def _integer(least: int) -> Rule:
+def _integer(minimum: int) -> Rule:
     def holds(value: Any) -> bool:
-        return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+        return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
 
-    return Rule(f"an integer >= {least}", holds)
+    return Rule(f"an integer >= {minimum}", holds)
 
 
 def _choice(*choices: str) -> Rule:
@@ -101,7 +101,7 @@ ACTIVATIONS: Table = {
     "glu": {},
     "maxout": {"pieces": _integer(2)},
 }
-"""Activations. One that mixes features (softmax, glu, maxout, ...) does so along the last axis."""
+"""Activations. Those that combine features (softmax, glu, maxout, ...) do so along the last axis."""
 
 INITIALIZERS: Table = {
     "zeros": {},
@@ -125,7 +125,7 @@ INITIALIZERS: Table = {
     "orthogonal": {"gain": _NUMBER},
     "identity": {"gain": _NUMBER},
 }
-"""Initializers; each takes its seed from the layer, not from its spec."""
+"""Initializers. The seed comes from the layer, not from the spec."""
 
 _LOGITS = {"from_logits": _FLAG}
 _SMOOTHING = {"label_smoothing": _FRACTION}
@@ -152,7 +152,7 @@ LOSSES: Table = {
     "squared_hinge": {},
     "categorical_hinge": {},
 }
-"""Losses, each a mean over the examples."""
+"""Losses; each is a mean over the examples."""
 
 _ANY_OPTIMIZER = {
     "learning_rate": _POSITIVE,
@@ -216,11 +216,11 @@ OPTIMIZERS: Table = {
     }
     | _EPSILON,
 }
-"""Optimizers. `momentum` and `nesterov` are `sgd` with momentum 0.9, the latter with Nesterov's look-ahead."""
+"""Optimizers. `momentum` and `nesterov` are `sgd` with momentum 0.9; `nesterov` sets Nesterov's momentum."""
 
-_COUNTED = {"thresholds": _optional(_SHARE)}
-_RETRIEVED = _COUNTED | {"top_k": _optional(_integer(1)), "class_id": _optional(_integer(0))}
-_AT = {"num_thresholds": _integer(2), "class_id": _optional(_integer(0))}
+_THRESHOLDS = {"thresholds": _optional(_SHARE)}
+_RETRIEVAL = _THRESHOLDS | {"top_k": _optional(_integer(1)), "class_id": _optional(_integer(0))}
+_CURVE_POINT = {"num_thresholds": _integer(2), "class_id": _optional(_integer(0))}
 _F_SCORE = {"average": _optional(_choice("micro", "macro", "weighted")), "threshold": _optional(_OPEN_FRACTION)}
 
 METRICS: Table = {
@@ -230,8 +230,8 @@ METRICS: Table = {
     "sparse_categorical_accuracy": {},
     "top_k_categorical_accuracy": {"k": _integer(1)},
     "sparse_top_k_categorical_accuracy": {"k": _integer(1)},
-    "precision": _RETRIEVED,
-    "recall": _RETRIEVED,
+    "precision": _RETRIEVAL,
+    "recall": _RETRIEVAL,
     "f1_score": _F_SCORE,
     "fbeta_score": _F_SCORE | {"beta": _POSITIVE},
     "auc": {
@@ -242,14 +242,14 @@ METRICS: Table = {
         "num_labels": _optional(_integer(1)),
         "from_logits": _FLAG,
     },
-    "true_positives": _COUNTED,
-    "true_negatives": _COUNTED,
-    "false_positives": _COUNTED,
-    "false_negatives": _COUNTED,
-    "precision_at_recall": {"recall": _required(_SHARE)} | _AT,
-    "recall_at_precision": {"precision": _required(_SHARE)} | _AT,
-    "sensitivity_at_specificity": {"specificity": _required(_SHARE)} | _AT,
-    "specificity_at_sensitivity": {"sensitivity": _required(_SHARE)} | _AT,
+    "true_positives": _THRESHOLDS,
+    "true_negatives": _THRESHOLDS,
+    "false_positives": _THRESHOLDS,
+    "false_negatives": _THRESHOLDS,
+    "precision_at_recall": {"recall": _required(_SHARE)} | _CURVE_POINT,
+    "recall_at_precision": {"precision": _required(_SHARE)} | _CURVE_POINT,
+    "sensitivity_at_specificity": {"specificity": _required(_SHARE)} | _CURVE_POINT,
+    "specificity_at_sensitivity": {"sensitivity": _required(_SHARE)} | _CURVE_POINT,
     "categorical_crossentropy": _LOGITS | _SMOOTHING,
     "sparse_categorical_crossentropy": _LOGITS | {"ignore_class": _optional(_integer(-1))},
     "binary_crossentropy": _LOGITS | _SMOOTHING,
@@ -269,7 +269,7 @@ METRICS: Table = {
     "squared_hinge": {},
     "categorical_hinge": {},
 }
-"""Metrics. Keras resolves `"accuracy"` by the shapes of labels and outputs, so it is handed to `compile` as a name."""
+"""Metrics. `accuracy` is the accuracy of the task: binary or categorical, with integer or one-hot labels."""
 
 ALIASES = {
     "identity": "linear",
@@ -290,11 +290,11 @@ ALIASES = {
     "msle": "mean_squared_logarithmic_error",
     "rmse": "root_mean_squared_error",
 }
-"""Other spellings that are accepted; a table's own name goes before (the initializer `identity` is no alias)."""
+"""Alternative spellings. A name in the table takes precedence (the initializer `identity` is not an alias)."""
 
 
 def canonical(table: Table, name: str) -> str:
-    """The table's own spelling of a name (`"mse"` is `"mean_squared_error"`); an unknown name is returned as it is."""
+    """A name in the table's spelling (`"mse"` is `"mean_squared_error"`); an unknown name is returned unchanged."""
     return name if name in table else ALIASES.get(name, name)
 
 
@@ -302,16 +302,19 @@ def check(kind: str, table: Table, spec: object) -> tuple[str, dict[str, Any]]:
     """Check a spec against a table.
 
     Args:
-        kind: what the spec describes, as an error calls it (`"activation"`).
-        table: the component names, their arguments and what these must be.
+        kind: kind of the component, for the error message (`"activation"`).
+        table: component names, their arguments and the rules for these.
         spec: a name, or a mapping with the key `name` and arguments.
 
     Returns:
-        The name in the table's own spelling, and the arguments that were given.
+        The name in the table's spelling, and the given arguments.
 
     Raises:
-        ValueError: one line, if the spec is neither form, the name or an argument is unknown, a required argument is
+        ValueError: one line, if the spec has neither form, the name or an argument is unknown, a required argument is
             missing, a value breaks its rule, or two arguments contradict each other.
+
+    >>> check("loss", LOSSES, {"name": "smooth_l1", "delta": 0.5})
+    ('huber', {'delta': 0.5})
     """
     match {"name": spec} if isinstance(spec, str) else spec:
         case {"name": str() as given, **rest}:
@@ -345,7 +348,7 @@ def _unknown_argument(kind: str, table: Table, name: str, argument: str) -> str:
 
 
 def _contradiction(name: str, arguments: Mapping[str, Any]) -> str | None:
-    """What is wrong with the arguments together; each has passed its own rule."""
+    """The contradiction between arguments that each follow their rule, or None."""
 
     def both(low: str, high: str, defaults: tuple[float, float], relation: str) -> str | None:
         values = arguments.get(low, defaults[0]), arguments.get(high, defaults[1])
@@ -372,16 +375,11 @@ def _contradiction(name: str, arguments: Mapping[str, Any]) -> str | None:
 
 
 def keras_class(module: ModuleType, name: str) -> type:
-    """The class of a Keras module that a name stands for.
-
-    Keras's class names are the catalog's without underscores and with capitals (`"kl_divergence"`, `KLDivergence`).
+    """The Keras class with a catalog name; class names have capitals instead of underscores (`KLDivergence`).
 
     Args:
         module: `keras.losses`, `keras.optimizers`, `keras.metrics`, ...
-        name: a name in the catalog's own spelling.
-
-    Returns:
-        The class.
+        name: a name in the catalog's spelling (`"kl_divergence"`).
 
     Raises:
         KeyError: if the module has no such class.

@@ -1,26 +1,28 @@
-"""Descriptions as JSON, both ways, with dotted overrides."""
+"""Configuration models in JSON, both ways, and dotted overrides."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, get_origin
 
+from kerasnn.config.keys import models, types_at
 from kerasnn.config.schema import Schema, short
 from kerasnn.files import inside
 
 S = TypeVar("S", bound=Schema)
 
 LARGEST_FILE = 2**24
-"""Bytes of the largest config file that is read."""
+"""Maximum size of a config file in bytes."""
 
 
-class Described(Schema):
-    """What a folder's `config.json` holds: JSON both ways."""
+class Description(Schema):
+    """The content of a folder's `config.json`."""
 
     _FOLDER: ClassVar[str]
 
     def to_json(self) -> str:
-        """JSON text, of which `from_json` makes an equal description."""
+        """JSON text, from which `from_json` makes an equal description."""
         return self.model_dump_json(indent=2)
 
     @classmethod
@@ -28,7 +30,7 @@ class Described(Schema):
         """A description from JSON text.
 
         Raises:
-            ValueError: one line where the text is no JSON, names a key twice or describes nothing valid.
+            ValueError: one line: invalid JSON, a repeated key, or a value that breaks a rule.
         """
         return cls.model_validate(parse_json(text))
 
@@ -37,8 +39,8 @@ class Described(Schema):
         """A description from a JSON file, or from the `config.json` of a folder.
 
         Raises:
-            FileNotFoundError: where there is no such file.
-            ValueError: one line naming the file and what is wrong with it.
+            FileNotFoundError: one line, if the file does not exist.
+            ValueError: one line with the file and its fault.
         """
         path = Path(path)
         path = inside(path, "config.json") if path.is_dir() else path
@@ -53,10 +55,18 @@ class Described(Schema):
 
 
 def parse_json(text: str) -> dict[str, Any]:
-    """A JSON object, strictly: no key twice, no NaN, no infinity, no bottomless nesting.
+    """Parse a JSON object as strictly as `read_json` does."""
+    value = read_json(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON must hold an object, received {short(value)}")
+    return value
+
+
+def read_json(text: str) -> Any:
+    """Parse a JSON value strictly: no repeated key, no NaN or infinity, no excessive nesting.
 
     Raises:
-        ValueError: one line saying what is wrong and where.
+        ValueError: one line with the fault and, where known, its position.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -67,65 +77,75 @@ def parse_json(text: str) -> dict[str, Any]:
             seen[key] = value
         return seen
 
-    def finite(constant: str) -> float:
+    def refuse_constant(constant: str) -> float:
         raise ValueError(f"JSON numbers must be finite, received {constant}")
 
     try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=finite)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"JSON must be valid: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise ValueError("JSON must not be nested this deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"JSON must hold an object, received {short(value)}")
-    return value
 
 
 def replace_at(config: S, changes: Mapping[str, Any]) -> S:
-    """A copy of a config with the values at dotted keys replaced, checked as a whole.
+    """A copy of a config with new values at dotted keys, validated as a whole.
 
     Args:
-        config: any described value, mostly a `RunConfig`.
-        changes: dotted key to new value, `{"optimizer.learning_rate": 0.01, "network.hidden.0": 30}`. A part that was
-            null is made from its defaults; a changed `schedule.name` starts that schedule from its defaults.
+        config: any configuration model, usually a `RunConfig`.
+        changes: dotted key to new value, `{"optimizer.learning_rate": 0.01, "network.hidden.0": 30}`. A key inside a
+            section that is null creates the section from its defaults. A new `schedule.name` starts from that
+            schedule's defaults, and so does the name of an oracle, a stopper or an activation.
 
     Returns:
         A new config of the same type.
 
     Raises:
         ValueError: one line with the key, the rule and the value received.
+
+    >>> from kerasnn.config.run import RunConfig
+    >>> replace_at(RunConfig(), {"network.hidden.0": 30, "training.epochs": 5}).training.epochs
+    5
     """
     data: Any = config.model_dump(mode="json")
-    # Names first: what else is asked of a schedule must land on the one that is chosen.
-    for key in sorted(changes, key=lambda key: not key.endswith("name")):
-        value = changes[key]
-        if key == "schedule.name" and data["schedule"]["name"] != value:
-            data["schedule"] = {}
+    # A value before its parts, and a name before the fields that it decides.
+    for key in sorted(changes, key=lambda key: (key.count("."), not key.endswith("name"))):
         *path, last = key.split(".")
-        place = data
+        parent = data
         for part in path:
-            place = _enter(place, part, key)
-        place[_index(place, last, key)] = value
+            parent = _child(parent, part, key)
+        index = _index(parent, last, key)
+        renamed = last == "name" and parent.get(last, changes[key]) != changes[key]
+        if renamed and _name_decides_fields(type(config), ".".join(path)):
+            parent.clear()
+        parent[index] = copy.deepcopy(changes[key])
     return type(config).model_validate(data)
 
 
-def _enter(place: Any, part: str, key: str) -> Any:
-    index = _index(place, part, key)
-    inner = place[index] if isinstance(place, list) else place.get(index)
-    if inner is None:
-        inner = {}
-    elif isinstance(inner, bool | float) or not isinstance(inner, dict | list | int | str):
-        raise ValueError(f"key must name a value, received {key!r}, where {part!r} is {short(inner)}")
-    elif isinstance(inner, int | str):
-        # The short forms: 50 is a layer of that many units, "relu" an activation of that name.
-        inner = {"units" if isinstance(inner, int) else "name": inner}
-    place[index] = inner
-    return inner
+def _name_decides_fields(schema: type[Schema], key: str) -> bool:
+    """Whether the name in the value at a key decides which other fields that value has."""
+    kinds = types_at(schema, key)
+    return len(models(kinds)) > 1 or any(get_origin(kind) is dict for kind in kinds)
 
 
-def _index(place: Any, part: str, key: str) -> Any:
-    if not isinstance(place, list):
+def _child(parent: Any, part: str, key: str) -> Any:
+    """The mapping or list at one part of a dotted key, expanded from null or from a short form."""
+    index = _index(parent, part, key)
+    child = parent[index] if isinstance(parent, list) else parent.get(index)
+    if child is None:
+        child = {}
+    elif isinstance(child, bool | float) or not isinstance(child, dict | list | int | str):
+        raise ValueError(f"key must name a value, received {key!r}, where {part!r} is {short(child)}")
+    elif isinstance(child, int | str):
+        # The short forms: 50 is a layer of 50 units, "relu" the activation of that name.
+        child = {"units" if isinstance(child, int) else "name": child}
+    parent[index] = child
+    return child
+
+
+def _index(parent: Any, part: str, key: str) -> Any:
+    if not isinstance(parent, list):
         return part
-    if not part.isdigit() or int(part) >= len(place):
-        raise ValueError(f"key must give a position from 0 to {len(place) - 1} at {part!r}, received {key!r}")
+    if not part.isdigit() or int(part) >= len(parent):
+        raise ValueError(f"key must give a position from 0 to {len(parent) - 1} at {part!r}, received {key!r}")
     return int(part)

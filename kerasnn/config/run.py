@@ -1,14 +1,11 @@
-"""A run described as data: one frozen, checked `RunConfig`."""
+"""The configuration of a training run: `RunConfig`."""
 
 from typing import Any, ClassVar, Self
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from kerasnn.config import catalog
-from kerasnn.config.description import Described
+from kerasnn.config.description import Description
 from kerasnn.config.schedules import Constant, Schedule
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import (
@@ -31,77 +28,65 @@ OUTPUT_ACTIVATION: dict[str, str] = {
     "multilabel": "sigmoid",
     "regression": "linear",
 }
+_DISTANCES = ("mean_squared_error", "mean_absolute_error", "huber")
+_HINGES = ("hinge", "squared_hinge")
 _REGRESSION_LOSSES = (
-    "mean_squared_error",
-    "mean_absolute_error",
-    "huber",
-    "log_cosh",
-    "mean_absolute_percentage_error",
-    "mean_squared_logarithmic_error",
-    "poisson",
-    "cosine_similarity",
+    *_DISTANCES,
+    *("log_cosh", "mean_absolute_percentage_error", "mean_squared_logarithmic_error", "poisson", "cosine_similarity"),
 )
-_YES_NO_LOSSES = (
-    "binary_crossentropy",
-    "binary_focal_crossentropy",
-    "hinge",
-    "squared_hinge",
-    "mean_squared_error",
-    "mean_absolute_error",
-    "huber",
-)
+_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", *_HINGES, *_DISTANCES)
 _ONE_HOT_LOSSES = (
-    "categorical_crossentropy",
-    "categorical_focal_crossentropy",
-    "kl_divergence",
-    "categorical_hinge",
-    "hinge",
-    "squared_hinge",
-    "mean_squared_error",
-    "mean_absolute_error",
-    "huber",
+    *("categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence", "categorical_hinge"),
+    *_HINGES,
+    *_DISTANCES,
     "cosine_similarity",
 )
 
 
-class RunConfig(Described):
-    """One training run, whole: the same description gives the same run.
+class RunConfig(Description):
+    """The complete description of a training run: equal descriptions give equal runs.
 
     Raises:
         ValueError: one line with the dotted key, the rule, the value received and the choices; also for fields that
             contradict one another (softmax with mean squared error on integer labels).
+
+    >>> config = RunConfig(network={"hidden": [30, 10]}, optimizer={"name": "sgd"}, schedule="cosine")
+    >>> config.loss_name, config.metrics
+    ('sparse_categorical_crossentropy', ('accuracy',))
+    >>> RunConfig.from_json(config.to_json()) == config
+    True
     """
 
     _FOLDER: ClassVar[str] = "run folder"
 
     task: Task = "multiclass"
-    """What is predicted; decides output units, output activation, default loss and default metrics."""
+    """Kind of prediction; decides output units, output activation, default loss and default metrics."""
     style: Style = "sequential"
-    """How the Keras model is built; the numbers are the same in all three."""
+    """Keras API that builds the model; all three give the same results."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of weights, dropout and the order of examples."""
+    """Seed of initial weights, dropout and the order of examples."""
     network: NetworkConfig = NetworkConfig()
-    """The layers."""
+    """Layers of the network."""
     data: DataConfig = DataConfig()
-    """What is learned from."""
+    """Data set and its preparation."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How weights are updated."""
+    """Optimizer and its arguments."""
     schedule: Schedule = Constant()
-    """The learning rate's course, as a factor on `optimizer.learning_rate`."""
+    """Learning-rate schedule, a factor on `optimizer.learning_rate`."""
     loss: LossConfig = LossConfig()
-    """What is minimized."""
+    """Loss and its arguments."""
     regularization: RegularizationConfig = RegularizationConfig()
-    """What keeps the network from overfitting."""
+    """Penalties, dropout and batch normalization."""
     training: TrainingConfig = TrainingConfig()
-    """How long and how."""
+    """Length of the training, batch size, metrics, callbacks and recovery."""
     devices: DevicesConfig = DevicesConfig()
-    """Where and in which precision."""
+    """Devices and precision."""
     report: ReportConfig = ReportConfig()
-    """What is shown and kept."""
+    """Progress display, event files and pictures."""
 
     @property
     def loss_name(self) -> str:
-        """The loss by name, the task's where none was chosen."""
+        """Name of the loss; the task's if none was given."""
         if self.loss.name is not None:
             return catalog.canonical(catalog.LOSSES, self.loss.name)
         if self.task == "multiclass":
@@ -110,46 +95,47 @@ class RunConfig(Described):
 
     @property
     def output_activation(self) -> str | dict[str, Any]:
-        """The output layer's activation: the chosen one, else linear for logits, else the task's."""
+        """Activation of the output layer: the given one, else linear for logits, else the task's."""
         if self.network.output_activation is not None:
             return self.network.output_activation
         return "linear" if self.loss.from_logits else OUTPUT_ACTIVATION[self.task]
 
     @property
     def loss_spec(self) -> dict[str, Any]:
-        """The loss's name with its arguments."""
+        """The loss's name and arguments."""
         chosen = self.loss.model_dump(include={"from_logits", "label_smoothing"})
         return {"name": self.loss_name, **self.loss.arguments, **{key: value for key, value in chosen.items() if value}}
 
     @property
     def metrics(self) -> tuple[str | dict[str, Any], ...]:
-        """The metrics by name, the task's where none were chosen."""
+        """The metrics by name; the task's if none were given."""
         if self.training.metrics is not None:
             return self.training.metrics
         return ("mean_absolute_error",) if self.task == "regression" else ("accuracy",)
 
     @property
     def monitor(self) -> str:
-        """The value by which the best epoch is chosen."""
+        """The logged value that decides the best epoch."""
         return self.monitored(validation=bool(self.data.validation_share))
 
     def monitored(self, validation: bool) -> str:
-        """The value by which the best epoch is chosen where there is a validation part, or none."""
+        """The logged value that decides the best epoch, with or without a validation part."""
         return self.training.monitor or ("val_loss" if validation else "loss")
 
     def logged(self, validation: bool) -> list[str]:
-        """The values that an epoch logs where there is a validation part, or none."""
+        """Names of the values that an epoch logs, with or without a validation part."""
         names = ["loss", *(metric if isinstance(metric, str) else str(metric["name"]) for metric in self.metrics)]
         return [*names, *(f"val_{name}" for name in names if validation)]
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> Self:
+    def _check_sections(self) -> Self:
         if self.loss.arguments and self.loss.name is None:
             raise ValueError(f"loss.arguments need a loss.name, received {short(self.loss.arguments)}")
         catalog.check("loss", catalog.LOSSES, self.loss_spec)
         output = self.output_activation
         _check_loss(self.task, self.loss_name, self.data.one_hot)
-        _check_output(self.task, self.loss_name, output if isinstance(output, str) else output["name"], self.loss)
+        output = output if isinstance(output, str) else output["name"]
+        _check_output(self.task, self.loss_name, output, self.loss.from_logits)
         if self.data.one_hot and self.task != "multiclass":
             raise ValueError(f"data.one_hot is for task multiclass, received task {self.task!r}")
         if self.training.class_weight is not None and self.task not in ("binary", "multiclass"):
@@ -158,7 +144,7 @@ class RunConfig(Described):
             raise ValueError("convolutional layers need images, so data.flatten must be false, received true")
         self.schedule.over(self.training.epochs)
         self._check_momentum_cycle()
-        # Arrays may bring a validation part of their own, which only train() sees.
+        # Arrays may include a validation part, which only train() sees.
         self.check_monitors(validation=self.data.validation_share > 0 or self.data.name in ("arrays", "npz"))
         return self
 
@@ -174,20 +160,20 @@ class RunConfig(Described):
             )
 
     def check_monitors(self, validation: bool) -> None:
-        """Refuse a monitored value that will not be logged.
+        """Refuse monitored values that will not be logged.
 
         Args:
             validation: whether there is a validation part.
 
         Raises:
-            ValueError: one line naming the key and the values that are logged.
+            ValueError: one line with the key and the logged values.
         """
-        watched = {"training.monitor": self.training.monitor}
+        monitored = {"training.monitor": self.training.monitor}
         for part in ("early_stopping", "plateau"):
-            if (described := getattr(self.training, part)) is not None:
-                watched[f"training.{part}.monitor"] = described.monitor
+            if (section := getattr(self.training, part)) is not None:
+                monitored[f"training.{part}.monitor"] = section.monitor
         logged = self.logged(validation)
-        for key, name in watched.items():
+        for key, name in monitored.items():
             if name is not None and name not in logged:
                 raise ValueError(one_of(key, name, logged))
 
@@ -202,15 +188,15 @@ def _check_loss(task: str, loss: str, one_hot: bool) -> None:
         case "multiclass":
             fitting, labels = ("sparse_categorical_crossentropy",), "integer labels"
         case _:
-            fitting, labels = _YES_NO_LOSSES, "labels of 0 and 1"
+            fitting, labels = _BINARY_LOSSES, "labels of 0 and 1"
     if loss not in fitting:
         hint = "; or set data.one_hot" if loss in _ONE_HOT_LOSSES and task == "multiclass" else ""
         raise ValueError(f"{one_of(f'loss.name for task {task} with {labels}', loss, fitting)}{hint}")
 
 
-def _check_output(task: str, loss: str, output: str, described: LossConfig) -> None:
+def _check_output(task: str, loss: str, output: str, from_logits: bool) -> None:
     linear = output == "linear"
-    if described.from_logits:
+    if from_logits:
         if not linear:
             raise ValueError(f"loss.from_logits needs a linear output activation, received {output!r}")
         return
@@ -221,7 +207,7 @@ def _check_output(task: str, loss: str, output: str, described: LossConfig) -> N
         raise ValueError(
             f"network.output_activation must be {needed} for task {task} with loss {loss}; received {output!r}{hint}"
         )
-    # What the outputs of one example are together: softmax makes them exclusive, sigmoid makes them independent.
+    # Softmax makes the outputs of an example exclusive, sigmoid makes them independent.
     contradictory = {"multiclass": ("sigmoid",)}.get(task, ("softmax", "log_softmax", "sparsemax"))
     if output in contradictory:
         raise ValueError(f"network.output_activation must suit task {task}, as {needed} does; received {output!r}")

@@ -1,7 +1,7 @@
-"""Learning-rate curves: pure functions of the (fractional) epoch that give a factor on one base learning rate.
+"""Learning-rate schedules: pure functions of the fractional epoch whose value is a factor on the base learning rate.
 
-A schedule is a value: it can be printed, compared, written to JSON and drawn before anything is trained. Because epochs
-may be fractional, the same curve serves a rate that changes once an epoch and one that changes with every update.
+A schedule can be printed, compared, written to JSON and plotted before training. Because epochs may be fractional, the
+same curve serves a rate that changes once an epoch and one that changes with every update.
 """
 
 import math
@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from kerasnn.config.curve import _TOLERANCE, Curve, Shape, _blend, _Spanning
+from kerasnn.config.curve import TOLERANCE, Curve, Per, Shape, SpanningCurve, interpolate
 from kerasnn.config.schema import Schema, named, short
 
 
 class Constant(Curve):
-    """One rate throughout (after the warm-up, if there is one).
+    """A constant rate (after the warm-up, if there is one).
 
     Formula: 1
 
@@ -47,7 +47,7 @@ class Step(Curve):
     """Factor at each drop, above 0; 0.5 halves the rate."""
 
     def _factor(self, epoch: float) -> float:
-        return self.gamma ** math.floor(epoch / self.step_size + _TOLERANCE)
+        return self.gamma ** math.floor(epoch / self.step_size + TOLERANCE)
 
 
 class MultiStep(Curve):
@@ -74,7 +74,7 @@ class MultiStep(Curve):
         return self
 
     def _factor(self, epoch: float) -> float:
-        return self.gamma ** sum(milestone <= epoch + _TOLERANCE for milestone in self.milestones)
+        return self.gamma ** sum(milestone <= epoch + TOLERANCE for milestone in self.milestones)
 
 
 class Exponential(Curve):
@@ -96,8 +96,8 @@ class Exponential(Curve):
         return self.gamma**epoch
 
 
-class Polynomial(_Spanning):
-    """Fall from 1 to end_factor along a power of the time left; power 1 is a straight line.
+class Polynomial(SpanningCurve):
+    """Fall from 1 to end_factor as a power of the remaining time; power 1 is a straight line.
 
     Formula: end_factor + (1 - end_factor) · (1 - epoch / epochs) ** power
 
@@ -109,16 +109,16 @@ class Polynomial(_Spanning):
 
     name: Literal["polynomial"] = "polynomial"
     power: float = Field(1.0, gt=0)
-    """Exponent of the time left, above 0; 1 (default) is linear decay."""
+    """Exponent of the remaining time, above 0; 1 (default) is linear decay."""
     end_factor: float = Field(0.0, ge=0, le=1)
     """Factor at the end, in [0, 1]; 0 (default) decays all the way."""
 
     def _factor(self, epoch: float) -> float:
-        left = max(1 - epoch / self._end, 0.0)
-        return self.end_factor + (1 - self.end_factor) * left**self.power
+        remaining = max(1 - epoch / self._end, 0.0)
+        return self.end_factor + (1 - self.end_factor) * remaining**self.power
 
 
-class Cosine(_Spanning):
+class Cosine(SpanningCurve):
     """Fall from 1 to end_factor along half a cosine.
 
     Formula: end_factor + (1 - end_factor) · (1 + cos(π · epoch / epochs)) / 2
@@ -135,11 +135,11 @@ class Cosine(_Spanning):
     """Factor at the end, in [0, 1]; 0 (default) decays all the way."""
 
     def _factor(self, epoch: float) -> float:
-        return _blend(1.0, self.end_factor, epoch / self._end, "cosine")
+        return interpolate(1.0, self.end_factor, epoch / self._end, "cosine")
 
 
 class CosineRestarts(Curve):
-    """Fall along half a cosine again and again, each period longer than the last by a multiplier.
+    """Repeat a fall along half a cosine; each period is longer than the one before by a multiplier.
 
     Formula: end_factor + (1 - end_factor) · (1 + cos(π · epochs since the restart / length of the period)) / 2
 
@@ -154,23 +154,24 @@ class CosineRestarts(Curve):
     period: float = Field(10.0, gt=0)
     """Epochs until the first restart, above 0; 10 is SGDR's shorter setting."""
     multiplier: float = Field(1.0, ge=1)
-    """Length of each period over that of the one before, at least 1; 1 (default) keeps them equal."""
+    """Ratio of each period's length to that of the one before, at least 1; 1 (default): equal periods."""
     end_factor: float = Field(0.0, ge=0, le=1)
     """Factor just before a restart, in [0, 1]; 0 (default) decays all the way."""
 
     def _factor(self, epoch: float) -> float:
         since, period = epoch, self.period
-        while since >= period - _TOLERANCE:
+        while since >= period - TOLERANCE:
             since -= period
             period *= self.multiplier
-        return _blend(1.0, self.end_factor, since / period, "cosine")
+        return interpolate(1.0, self.end_factor, since / period, "cosine")
 
 
-class OneCycle(_Spanning):
+class OneCycle(SpanningCurve):
     """Rise to the full rate, then fall far below the start, while the momentum does the opposite.
 
-    From 1 / start_division to 1 over the first `peak` of the run, then down to 1 / (start_division · end_division);
-    with `three_phase`, down to 1 / start_division in as long as the rise took, and from there to the end.
+    The factor rises from 1 / start_division to 1 over the first `peak` of the run, then falls to
+    1 / (start_division · end_division). With `three_phase` it falls to 1 / start_division in the time that the rise
+    took, and from there to the end.
 
     Reference: Smith and Topin, Super-Convergence, 2018; PyTorch's `OneCycleLR`. PyTorch ends *on* the last of its
     total_steps steps while this curve spans [0, epochs], so total_steps and pct_start are epochs = total_steps - 1 and
@@ -181,21 +182,21 @@ class OneCycle(_Spanning):
     """
 
     name: Literal["one_cycle"] = "one_cycle"
-    per: Literal["epoch", "update"] = "update"
+    per: Per = "update"
     """When the rate changes: once an "epoch" or with every "update" (default, as in the paper)."""
     peak: float = Field(0.3, gt=0, lt=1)
-    """Share of the run spent rising to the full rate, in (0, 1); 0.3 as in PyTorch."""
+    """Fraction of the run in which the rate rises, in (0, 1); 0.3 as in PyTorch."""
     start_division: float = Field(25.0, ge=1)
-    """Full rate over the rate at the start, at least 1; 25 as in PyTorch."""
+    """Ratio of the full rate to the rate at the start, at least 1; 25 as in PyTorch."""
     end_division: float = Field(1e4, ge=1)
-    """Rate at the start over the rate at the end, at least 1; 10,000 as in PyTorch."""
+    """Ratio of the rate at the start to the rate at the end, at least 1; 10,000 as in PyTorch."""
     anneal: Literal["cosine", "linear"] = "cosine"
     """Shape of each phase: "cosine" (default, as in PyTorch) or "linear" (as in the paper)."""
     three_phase: bool = False
-    """Whether a fall as long as the rise comes before the final fall, as in the paper; off as in PyTorch."""
+    """Whether a fall of the rise's length precedes the final fall, as in the paper; off as in PyTorch."""
     cycle_momentum: bool = True
-    """Whether the momentum (SGD's momentum, Adam's beta_1) is cycled too; on as in the paper, and the optimizer must
-    have one."""
+    """Whether the momentum (SGD's momentum, Adam's beta_1) is cycled too, as in the paper; the optimizer must have
+    one."""
     momentum_low: float = Field(0.85, ge=0, lt=1)
     """Momentum at the full rate, in [0, 1); 0.85 as in the paper."""
     momentum_high: float = Field(0.95, ge=0, lt=1)
@@ -222,23 +223,23 @@ class OneCycle(_Spanning):
         return self._through(epoch, self.momentum_high, self.momentum_low, self.momentum_high, self.momentum_high)
 
     def _through(self, epoch: float, start: float, peak: float, foot: float, end: float) -> float:
-        """The value at an epoch between those at the phases' ends."""
+        """The value at an epoch, given those at the beginning, the peak, the foot (`three_phase` only) and the end."""
         rise = self.peak * self._end
         if epoch <= rise:
-            return _blend(start, peak, epoch / rise, self.anneal)
+            return interpolate(start, peak, epoch / rise, self.anneal)
         if not self.three_phase:
-            return _blend(peak, end, (epoch - rise) / (self._end - rise), self.anneal)
+            return interpolate(peak, end, (epoch - rise) / (self._end - rise), self.anneal)
         if epoch <= 2 * rise:
-            return _blend(peak, foot, epoch / rise - 1, self.anneal)
-        return _blend(foot, end, (epoch - 2 * rise) / (self._end - 2 * rise), self.anneal)
+            return interpolate(peak, foot, epoch / rise - 1, self.anneal)
+        return interpolate(foot, end, (epoch - 2 * rise) / (self._end - 2 * rise), self.anneal)
 
 
 class Cyclic(Curve):
-    """Rise from low to 1 and fall back, again and again.
+    """Rise from low to 1 and fall back, repeatedly.
 
-    Formula, with c the number of cycles done and h the height in the cycle, from 0 at its ends to 1 at its peak:
-    low + (1 - low) · h, where `mode` "triangular2" halves the height with each cycle (h · 0.5 ** c) and "exp_range"
-    shrinks it with every epoch (h · gamma ** epoch).
+    Formula: low + (1 - low) · h, with h the height in the cycle, from 0 at its ends to 1 at its peak. `mode`
+    "triangular2" halves the height with each cycle (h · 0.5 ** completed cycles), "exp_range" multiplies it by gamma
+    with each epoch (h · gamma ** epoch).
 
     Reference: Smith, Cyclical Learning Rates, 2017; PyTorch's `CyclicLR` (the base rate is its max_lr, low is
     base_lr / max_lr, up and down are step_size_up and step_size_down; its gamma is per step, this one per epoch).
@@ -248,16 +249,16 @@ class Cyclic(Curve):
     """
 
     name: Literal["cyclic"] = "cyclic"
-    per: Literal["epoch", "update"] = "update"
+    per: Per = "update"
     """When the rate changes: once an "epoch" or with every "update" (default, as in the paper)."""
     up: float = Field(4.0, gt=0)
     """Epochs from the lowest to the highest rate, above 0; the paper advises 2 to 10."""
     down: float | None = Field(None, gt=0)
-    """Epochs from the highest to the lowest rate, above 0; empty (default): as many as up."""
+    """Epochs from the highest to the lowest rate, above 0; empty (default): the value of up."""
     low: float = Field(0.1, ge=0, lt=1)
     """Factor at the bottom, in [0, 1); 0.1 spans the decade below the base rate."""
     mode: Literal["triangular", "triangular2", "exp_range"] = "triangular"
-    """How the height changes over time: not at all, halved with each cycle, or by gamma with each epoch."""
+    """Height of the cycles: constant, halved with each cycle, or multiplied by gamma with each epoch."""
     gamma: float = Field(0.95, gt=0, le=1)
     """Factor on the height per epoch with mode "exp_range", in (0, 1]."""
 
@@ -273,7 +274,7 @@ class Cyclic(Curve):
 
 
 class InverseSqrt(Curve):
-    """Hold the rate for a while, then let it fall with the square root of time.
+    """Hold the rate, then let it fall with the inverse square root of time.
 
     Formula: sqrt(timescale / max(epoch, timescale))
 
@@ -284,7 +285,7 @@ class InverseSqrt(Curve):
     """
 
     name: Literal["inverse_sqrt"] = "inverse_sqrt"
-    per: Literal["epoch", "update"] = "update"
+    per: Per = "update"
     """When the rate changes: once an "epoch" or with every "update" (default, as in the paper)."""
     timescale: float = Field(1.0, gt=0)
     """Epochs after which the fall begins, above 0; usually the length of the warm-up."""
@@ -293,11 +294,11 @@ class InverseSqrt(Curve):
         return math.sqrt(self.timescale / max(epoch, self.timescale))
 
 
-class WarmupStableDecay(_Spanning):
-    """Warm up, hold the full rate, and fall at the end of the run.
+class WarmupStableDecay(SpanningCurve):
+    """Warm up, hold the full rate, and decay at the end of the run.
 
-    Formula, with s the share of the decay that is done: end_factor + (1 - end_factor) · left, where left is 1 - s
-    ("linear"), (1 + cos(π s)) / 2 ("cosine") or 1 - sqrt(s) ("1-sqrt").
+    Formula: end_factor + (1 - end_factor) · r, where r is 1 - s ("linear"), (1 + cos(π s)) / 2 ("cosine") or
+    1 - sqrt(s) ("1-sqrt"), with s the completed fraction of the decay.
 
     Reference: Hu et al., MiniCPM, 2024; Hägele et al., Scaling Laws and Compute-Optimal Training Beyond Fixed Training
     Durations, 2024 (which found "1-sqrt" the best).
@@ -307,27 +308,28 @@ class WarmupStableDecay(_Spanning):
     """
 
     name: Literal["warmup_stable_decay"] = "warmup_stable_decay"
-    per: Literal["epoch", "update"] = "update"
+    per: Per = "update"
     """When the rate changes: once an "epoch" or with every "update" (default, as in the papers)."""
     decay: float = Field(0.2, gt=0, le=1)
-    """Share of the run spent falling, in (0, 1]; warm-up and decay must fit into the run. 0.2 as in the papers."""
+    """Fraction of the run in which the rate decays, in (0, 1]; warm-up and decay must fit into the run. 0.2 as in the
+    papers."""
     shape: Shape = "1-sqrt"
-    """Shape of the fall: "linear", "cosine" or "1-sqrt" (default, the best of the three in Hägele et al.)."""
+    """Shape of the decay: "linear", "cosine" or "1-sqrt" (default, the best of the three in Hägele et al.)."""
     end_factor: float = Field(0.0, ge=0, le=1)
     """Factor at the end, in [0, 1]; 0 (default) decays all the way."""
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:
-        if self.epochs is not None and self.warmup / self.epochs + self.decay > 1 + _TOLERANCE:
+        if self.epochs is not None and self.warmup / self.epochs + self.decay > 1 + TOLERANCE:
             raise ValueError(
                 f"warmup and decay must together fit into the run, received {self.warmup:g} of {self.epochs:g} epochs "
-                f"and a share of {self.decay:g}"
+                f"and a fraction of {self.decay:g}"
             )
         return self
 
     def _factor(self, epoch: float) -> float:
         begin = (1 - self.decay) * self._end
-        return _blend(1.0, self.end_factor, (epoch - begin) / (self._end - begin), self.shape)
+        return interpolate(1.0, self.end_factor, (epoch - begin) / (self._end - begin), self.shape)
 
 
 Schedule = Annotated[
@@ -347,10 +349,10 @@ Schedule = Annotated[
     ],
     BeforeValidator(named),
 ]
-"""Any schedule, told apart by its name; the plain string "cosine" means {"name": "cosine"}."""
+"""Any schedule, distinguished by its name; the plain string "cosine" means {"name": "cosine"}."""
 
 
-class _Holder(Schema):
+class _ScheduleField(Schema):
     schedule: Schedule
 
 
@@ -358,10 +360,10 @@ def get(schedule: str | dict[str, Any] | Callable[[float], float]) -> Callable[[
     """A schedule from its name or description.
 
     Args:
-        schedule: `"cosine"`, `{"name": "step", "step_size": 10}`, or anything callable with an epoch, which is
-            returned as is.
+        schedule: `"cosine"`, `{"name": "step", "step_size": 10}`, or a function of the epoch, which is returned
+            unchanged.
 
     Raises:
         ValueError: for an unknown name or an invalid description.
     """
-    return schedule if callable(schedule) else _Holder(schedule=schedule).schedule
+    return schedule if callable(schedule) else _ScheduleField(schedule=schedule).schedule

@@ -1,4 +1,4 @@
-"""What every described value shares: frozen, checked, and refused in one line that names the rule and the choices."""
+"""The base of all configuration models: frozen, validated, with errors of one line that name rule and choices."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -6,39 +6,59 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from kerasnn.config.keys import models, nearest_key, types_at
+
+_RULES = {
+    "bool_parsing": "be true or false",
+    "bool_type": "be true or false",
+    "dict_type": "be an object",
+    "model_attributes_type": "be a name or an object with the key 'name'",
+    "string_type": "be a string",
+    "tuple_type": "be a list",
+}
+"""Rules that pydantic words in Python's terms, for a reader of JSON."""
+
 
 def named(value: Any) -> Any:
-    """A bare name as the description that has nothing else: `"cosine"` is `{"name": "cosine"}`."""
+    """A bare name as a mapping without arguments: `"cosine"` becomes `{"name": "cosine"}`."""
     return {"name": value} if isinstance(value, str) else value
 
 
-def one_of(rule: str, received: object, choices: Iterable[str]) -> str:
-    """One line for a name that is not among the choices.
+def one_of(rule: str, received: object, choices: Iterable[str], meant: str | None = None) -> str:
+    """The error message for a name that is not among the choices.
 
     Args:
-        rule: what the name is for, as the start of a sentence (`"activation"`).
-        received: the value as it was given.
-        choices: every name that is accepted.
+        rule: subject of the sentence (`"activation"`).
+        received: the value received.
+        choices: all accepted names.
+        meant: the right name; None takes the choice that is spelled most alike.
 
-    Returns:
-        `"<rule> must be one of a, b, c; received 'x' (did you mean 'a'?)"`.
+    >>> one_of("activation", "rellu", ["relu", "tanh"])
+    "activation must be one of relu, tanh; received 'rellu' (did you mean 'relu'?)"
     """
     choices = list(choices)
-    near = get_close_matches(str(received).lower(), choices, n=1)
+    near = [meant] if meant else get_close_matches(str(received).lower(), choices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"{rule} must be one of {', '.join(choices)}; received {received!r}{hint}"
 
 
-def one_line(error: ValidationError, data: object) -> str:
-    """The first fault of a pydantic error as one line: dotted key, rule, value received."""
-    # Of a union's alternatives, the one that got furthest is what was meant.
-    fault = max(error.errors(include_url=False), key=lambda fault: len(fault["loc"]))
+def one_line(error: ValidationError, data: object, schema: type[BaseModel]) -> str:
+    """The first fault of a pydantic error as one line: dotted key, rule, value received.
+
+    Args:
+        error: pydantic's error.
+        data: the value that was validated.
+        schema: the model that it was validated as.
+    """
+    # Among the alternatives of a union, the one that failed at the deepest key was meant.
+    faults = error.errors(include_url=False)
+    fault = max(faults, key=lambda fault: len(fault["loc"]))
     key = dotted(fault["loc"], data, missing=fault["type"] == "missing")
     match fault["type"]:
         case "value_error":
             message = str(fault["ctx"]["error"])
             last = key.rpartition(".")[2]
-            # "network.activation: activation must be …" says it twice.
+            # Avoids "network.activation: activation must be …".
             return (
                 f"{key}{message.removeprefix(last)}"
                 if last and message.startswith(f"{last} ")
@@ -46,25 +66,46 @@ def one_line(error: ValidationError, data: object) -> str:
             )
         case "missing":
             return f"{key} is required and was not given"
-        case "literal_error" | "enum":
-            choices = fault["ctx"]["expected"].replace("' or '", "', '").strip("'").split("', '")
-            return one_of(key, fault["input"], choices)
         case "union_tag_invalid":
             choices = fault["ctx"]["expected_tags"].strip("'").split("', '")
             return one_of(f"{key}.name", fault["ctx"]["tag"], choices)
         case "union_tag_not_found":
             return f"{key}.name is required and was not given"
-    rule = fault["msg"].removeprefix("Input ").removeprefix("should ").removeprefix("Value ")
-    return f"{key} must {rule}, received {short(fault['input'])}"
+    alternatives = [each for each in faults if dotted(each["loc"], data) == key]
+    if len(alternatives) == 1 and fault["type"] == "literal_error":
+        return one_of(key, fault["input"], _choices(fault))
+    rules = dict.fromkeys(_rule(each, types_at(schema, key)) for each in alternatives)
+    rule = " or ".join(rule if number == 0 else rule.removeprefix("be ") for number, rule in enumerate(rules))
+    hint = ""
+    if isinstance(fault["input"], str) and fault["type"] == "model_type" and types_at(schema, f"{key}.name"):
+        hint = f" (did you mean {f'{key}.name'!r}?)"
+    return f"{key} must {rule}, received {short(fault['input'])}{hint}"
+
+
+def _choices(fault: Any) -> list[str]:
+    return fault["ctx"]["expected"].replace("' or '", "', '").strip("'").split("', '")
+
+
+def _rule(fault: Any, kinds: tuple[Any, ...]) -> str:
+    """What a fault's value must be or do, in a reader's words."""
+    match fault["type"]:
+        case "literal_error":
+            return f"be {', '.join(_choices(fault))}"
+        case "model_type":
+            found = [kind for kind in models(kinds) if kind.__name__ == fault["ctx"]["class_name"]]
+            return f"be an object (keys: {', '.join(found[0].model_fields)})" if found else "be an object"
+    return _RULES.get(fault["type"]) or fault["msg"].removeprefix("Input ").removeprefix("should ").removeprefix(
+        "Value "
+    )
 
 
 def dotted(location: tuple[int | str, ...], data: object, missing: bool = False) -> str:
-    """The dotted key of a pydantic location, without the tags of unions that pydantic puts between.
+    """The dotted key of a pydantic location, without the union tags that pydantic inserts.
 
     Args:
         location: pydantic's `loc`.
-        data: what was validated; a part of the location that is no key of it is a tag.
-        missing: whether the last part names a key that is not there.
+        data: the value that was validated; a part of the location that is not a key in it is a tag.
+        missing: whether the last part names a missing key.
     """
     keys = []
     for position, part in enumerate(location):
@@ -84,13 +125,13 @@ def dotted(location: tuple[int | str, ...], data: object, missing: bool = False)
 
 
 def short(value: object, limit: int = 80) -> str:
-    """`repr` cut to a length that keeps an error on one line."""
+    """The `repr` of a value on one line, truncated to `limit` characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ between two JSON objects."""
+    """The dotted keys whose values differ between two JSON objects."""
     found = []
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key), after.get(key)
@@ -102,7 +143,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
 
 class Schema(BaseModel):
-    """A described value: frozen, unknown keys refused, every error one line.
+    """The base of all configuration models: frozen, strict about keys, with errors of one line.
 
     Raises:
         ValueError: one line with the dotted key, the rule, the value received and the choices.
@@ -116,22 +157,22 @@ class Schema(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise ValueError(one_line(error, data)) from None
+            raise ValueError(one_line(error, data, type(self))) from None
 
-    # Pydantic calls a custom __init__ for nested values too, which would cut the dotted key short; this mark says that
-    # ours only translates the error.
+    # Pydantic calls a custom __init__ for nested models too, where the error would lose its outer keys. With this mark
+    # it does not.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """A value from a dictionary; the same errors as the constructor."""
+        """An instance from a dictionary, with the errors of the constructor."""
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
-            raise ValueError(one_line(error, obj)) from None
+            raise ValueError(one_line(error, obj, cls)) from None
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        # What was left at its default says nothing.
+        # Only fields that differ from their defaults.
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
             if field.is_required() or value != field.get_default(call_default_factory=True):
@@ -143,5 +184,5 @@ class Schema(BaseModel):
         if isinstance(data, dict):
             for key in data:
                 if key not in cls.model_fields:
-                    raise ValueError(one_of("key", key, cls.model_fields))
+                    raise ValueError(one_of("key", key, cls.model_fields, nearest_key(cls, str(key))))
         return data

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from a folder, Keras's cache, Debian's package or the network; strict IDX reading."""
+"""MNIST and Fashion-MNIST from a folder, Keras's cache, Debian's package or a download, and IDX files."""
 
 import gzip
 import io
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from kerasnn.config.schema import short
-from kerasnn.data.sources import check_size, existing_file
 from kerasnn.data.tables import read_npz
+from kerasnn.files import check_size, existing_file
 
 IDX_FILES = {
     "x_train": "train-images-idx3-ubyte",
@@ -21,39 +21,26 @@ IDX_FILES = {
     "x_test": "t10k-images-idx3-ubyte",
     "y_test": "t10k-labels-idx1-ubyte",
 }
-CLASS_NAMES = {
-    "mnist": tuple("0123456789"),
-    "fashion_mnist": (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ),
-}
+_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLASS_NAMES = {"mnist": tuple("0123456789"), "fashion_mnist": _FASHION}
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 TIMEOUT = 10.0
-"""Seconds without an answer after which a download is given up."""
+"""Timeout of a download in seconds."""
 
 
 def read_images(name: str, path: str | None = None) -> dict[str, np.ndarray]:
-    """The arrays of `mnist` or `fashion_mnist`, in the order and values of their files.
+    """Read `mnist` or `fashion_mnist`, unchanged.
 
     Args:
         name: `"mnist"` or `"fashion_mnist"`.
-        path: folder with the four IDX files (gzipped or not) or `<name>.npz`, or such an npz file. None looks into
+        path: folder with the four IDX files (gzipped or not) or `<name>.npz`, or such an npz file. None searches
             Keras's cache, then Debian's `dataset-fashion-mnist`, then downloads into Keras's cache.
 
     Returns:
         x_train, y_train, x_test, y_test: images uint8 `(examples, 28, 28)`, labels uint8 `(examples,)`.
 
     Raises:
-        ValueError: no such files; files that are incomplete, damaged or of another kind; no network.
+        ValueError: one line: files that are missing, incomplete, damaged or of another kind; no network.
     """
     if path is not None:
         given = Path(path).expanduser()
@@ -61,7 +48,7 @@ def read_images(name: str, path: str | None = None) -> dict[str, np.ndarray]:
             return _four_arrays(existing_file(given))
         arrays = _from_folder(name, given)
         if arrays is None:
-            raise ValueError(f"{given} has no data of {name}; it needs {_wanted(name)}")
+            raise ValueError(f"{given} has no data of {name}; it needs {_file_names(name)}")
         return arrays
     folders = [_keras_folder(name)]
     if name == "fashion_mnist":
@@ -74,17 +61,17 @@ def read_images(name: str, path: str | None = None) -> dict[str, np.ndarray]:
 
 
 def read_idx(path: str | Path, dimensions: int) -> np.ndarray:
-    """An IDX file of unsigned bytes, gzipped where its name ends in `.gz`.
+    """Read an IDX file of unsigned bytes, gzipped if its name ends in `.gz`.
 
     Args:
         path: the file.
-        dimensions: how many it must have: 3 for images, 1 for labels.
+        dimensions: expected number of dimensions: 3 for images, 1 for labels.
 
     Returns:
         uint8 array of the shape in the file's header.
 
     Raises:
-        ValueError: another kind of file, a truncated or damaged one, or bytes left over.
+        ValueError: one line: not such a file, a truncated or damaged one, or bytes beyond its shape.
 
     Reference: "The IDX file format", Y. LeCun, C. Cortes and C. Burges, The MNIST database of handwritten digits.
     """
@@ -118,7 +105,7 @@ def _idx(stream: io.BufferedIOBase, file: Path, dimensions: int) -> np.ndarray:
 
 
 def _from_folder(name: str, folder: Path) -> dict[str, np.ndarray] | None:
-    """The arrays from a folder, or None where it has no file of this data."""
+    """The arrays from a folder, or None if it has no file of this data set."""
     found: dict[str, Path] = {}
     for key, stem in IDX_FILES.items():
         for file in (folder / stem, folder / f"{stem}.gz"):
@@ -146,7 +133,7 @@ def _keras_folder(name: str) -> Path:
     return home if name == "mnist" else home / "fashion-mnist"
 
 
-def _wanted(name: str) -> str:
+def _file_names(name: str) -> str:
     return f"{name}.npz, or {', '.join(IDX_FILES.values())} (each also as .gz)"
 
 
@@ -161,7 +148,7 @@ def _download(name: str) -> dict[str, np.ndarray]:
         debian = ", install Debian's dataset-fashion-mnist" if name == "fashion_mnist" else ""
         raise ValueError(
             f"{name} is not on this machine and could not be downloaded ({short(str(error), 160)}): put "
-            f"{_wanted(name)} into {_keras_folder(name)}{debian} or give their folder as data.path"
+            f"{_file_names(name)} into {_keras_folder(name)}{debian} or give their folder as data.path"
         ) from None
     finally:
         socket.setdefaulttimeout(before)

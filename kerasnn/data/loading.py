@@ -1,7 +1,4 @@
-"""Data as a network takes it: loaded, checked, split into parts and prepared.
-
-`load_data(DataConfig)` reads a named data set or a file, `from_arrays` takes arrays; both give `Data`.
-"""
+"""Data sets, files and arrays as `Data`: checked, split into parts and prepared."""
 
 import hashlib
 import math
@@ -16,6 +13,7 @@ from kerasnn.config.schema import short
 from kerasnn.config.sections import DataConfig
 from kerasnn.data.checks import as_numbers, check_examples
 from kerasnn.data.images import CLASS_NAMES, read_images
+from kerasnn.data.parts import check_like_train, final_targets, output_count, split_off
 from kerasnn.data.preparation import Preparation
 from kerasnn.data.tables import read_csv, read_npz
 
@@ -30,21 +28,21 @@ SOURCE_KEYS = {
     "npz": ("path", "test_path"),
     "arrays": (),
 }
-"""The keys of `DataConfig` that each source reads."""
+"""The keys of `DataConfig` that each source uses."""
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Examples in three parts, prepared for a network; validation and test are None where their share is 0.
+    """Examples in three parts, prepared for a network.
 
     Args:
-        x_train, x_validation, x_test: features, float32 `(examples, *input_shape)`, scaled and shaped.
+        x_train, x_validation, x_test: features, float32 `(examples, *input_shape)`; None for a part without examples.
         y_train, y_validation, y_test: targets. Multiclass: int32 `(examples,)`, or float32 `(examples, classes)` if
             one-hot. Binary: float32 `(examples,)`. Multilabel and regression: float32 `(examples, outputs)`.
         task: binary, multiclass, multilabel or regression.
-        outputs: units that the task needs: 1 for binary, else the number of classes, labels or values.
-        class_names: names of the classes (binary: of 0 and 1) or labels, or None where they have none.
-        preparation: what was done to the features, fitted on the training part.
+        outputs: number of output units: 1 for binary, else the number of classes, labels or values.
+        class_names: names of the classes (binary: of 0 and 1) or labels, or None.
+        preparation: the preparation of the features, fitted to the training part.
     """
 
     x_train: np.ndarray = field(repr=False)
@@ -60,7 +58,7 @@ class Data:
 
     @property
     def raw_shape(self) -> tuple[int, ...]:
-        """Shape of one example as its user has it."""
+        """Shape of one raw example."""
         return self.preparation.raw_shape
 
     @property
@@ -70,32 +68,31 @@ class Data:
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
-        """`(height, width)` or `(height, width, channels)` where raw examples are images, else None."""
+        """`(height, width)` or `(height, width, channels)` if raw examples are images, else None."""
         grey = len(self.raw_shape) == 2
         coloured = len(self.raw_shape) == 3 and self.raw_shape[2] in (1, 3, 4)
         return self.raw_shape if grey or coloured else None
 
     def prepare(self, x: Any) -> np.ndarray:
-        """Raw examples `(examples, *raw_shape)` as the network takes them, `(examples, *input_shape)`, float32.
+        """Prepare raw examples `(examples, *raw_shape)`: float32 of shape `(examples, *input_shape)`.
 
         Raises:
-            ValueError: another shape; empty, NaN or infinite.
-            TypeError: not numbers.
+            ValueError: one line: another shape, no examples, NaN or infinity.
+            TypeError: one line, if the examples are not numbers.
         """
         return self.preparation(x)
 
     def preprocessing(self) -> "list[keras.layers.Layer]":
-        """New Keras layers that prepare raw examples as `prepare` does; put in front of the network they let it
-        predict from data as its user has it. None where nothing is to be done."""
+        """New Keras layers with the effect of `prepare`, for a model that takes raw examples."""
         return self.preparation.layers()
 
 
 def fingerprint(data: Data, some: int | None = None) -> str:
-    """A digest of the examples that are learned from, and of their shapes and types.
+    """A digest of the training and validation examples, their shapes and dtypes.
 
     Args:
         data: the data.
-        some: about how many bytes of a larger part are looked at, evenly spread; None looks at all.
+        some: approximate number of bytes to read of each larger array, at equal intervals; None reads all.
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in ("x_train", "y_train", "x_validation", "y_validation"):
@@ -107,19 +104,24 @@ def fingerprint(data: Data, some: int | None = None) -> str:
 
 
 def load_data(config: DataConfig, task: str = "multiclass") -> Data:
-    """The data that a config describes, split by its seed and prepared by its training part.
+    """Load a data set or file, split it into parts and prepare it.
+
+    The test part is `test_share` of all examples if the source has none; the validation part is `validation_share` of
+    the remaining examples. Both have at least one example if the share is above 0, and are stratified by class if every
+    class has enough examples.
 
     Args:
-        config: source, files, scaling, shares and seed. Shares: `test_share` of all examples where the source has no
-            test part, then `validation_share` of the others; at least one example each if above 0; stratified by
-            class where every class has enough examples.
+        config: source, files, scaling, shares and seed.
         task: binary, multiclass, multilabel or regression.
 
     Returns:
         The data; csv labels become integers in the order of `class_names`.
 
     Raises:
-        ValueError, TypeError: in one line, what is wrong with which file, row, column or value.
+        ValueError, TypeError: one line with the fault and its file, row, column or value.
+
+    >>> load_data(DataConfig(name="digits")).x_train.shape
+    (1294, 64)
     """
     for key in ("path", "test_path", "target"):
         if getattr(config, key) is not None and key not in SOURCE_KEYS[config.name]:
@@ -144,7 +146,7 @@ def load_data(config: DataConfig, task: str = "multiclass") -> Data:
         case "npz":
             arrays, names = _npz(config)
         case "arrays":
-            raise ValueError("data.name 'arrays' has no file to load; give the arrays to kerasnn.data.from_arrays")
+            raise ValueError("data.name 'arrays' has no file to load; pass the arrays to kerasnn.from_arrays")
     if config.name in ("digits", "mnist", "fashion_mnist") and task != "multiclass":
         names = None
     return _data(arrays, config, task, names, full_scale)
@@ -161,22 +163,25 @@ def from_arrays(
     task: str = "multiclass",
     class_names: Sequence[str] | None = None,
 ) -> Data:
-    """Arrays as `Data`: checked, split as `config` says where parts are missing, and prepared.
+    """Check arrays, split them into parts and prepare them.
 
     Args:
         x: raw features, `(examples, …)`: tables `(examples, features)`, images `(examples, height, width)` or
-            `(examples, height, width, channels)`. Anything that numpy takes for numbers.
-        y: targets as `check_examples` describes them; multiclass labels are 0 to classes - 1, each of them used unless
-            `class_names` tells how many there are.
-        x_test, y_test: a test part; None takes `config.test_share` of x and y.
-        x_validation, y_validation: a validation part; None takes `config.validation_share` of what is left.
+            `(examples, height, width, channels)`. Anything that numpy converts to numbers.
+        y: targets as in `check_examples`; multiclass labels are 0 to classes - 1, and each occurs unless `class_names`
+            gives their number.
+        x_test, y_test: a test part; None: `config.test_share` of x and y.
+        x_validation, y_validation: a validation part; None: `config.validation_share` of the remaining examples.
         config: scaling, flatten, one-hot, shares and seed; its name must be `"arrays"`.
         task: binary, multiclass, multilabel or regression.
         class_names: names of the classes or labels, in order.
 
     Raises:
-        ValueError: a part without its other half; parts that don't fit together; all that `check_examples` refuses.
-        TypeError: not numbers.
+        ValueError: one line: x without y, parts of different shapes or scales, and all that `check_examples` refuses.
+        TypeError: one line, if x or y are not numbers.
+
+    >>> from_arrays(np.arange(40).reshape(20, 2), np.arange(20) % 2, task="binary")
+    Data(task='binary', outputs=1, class_names=None)
     """
     config = config or DataConfig(name="arrays")
     if config.name != "arrays":
@@ -192,19 +197,19 @@ def read_examples(
     target: str | tuple[str, ...] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Further examples for a trained model, neither split nor scaled: for one that does its own preprocessing.
+    """Read raw examples, neither split nor scaled, for a trained model that includes its preprocessing.
 
     Args:
         path: a csv file, or an npz file with x and y (or x_test and y_test).
         task: binary, multiclass, multilabel or regression.
-        target: target columns of a csv file; None takes the last.
-        class_names: the model's classes, in its order; a csv file's labels must be among them.
+        target: target columns of a csv file; None: the last column.
+        class_names: the model's classes in order; the labels of a csv file must be among them.
 
     Returns:
         Raw x, `(examples, …)`, and y as in `Data`, multiclass as integer labels.
 
     Raises:
-        ValueError, TypeError: in one line, what is wrong with which row, column or value.
+        ValueError, TypeError: one line with the fault and its row, column or value.
     """
     if Path(path).suffix == ".npz":
         x, y = _npz_test(path)
@@ -213,8 +218,8 @@ def read_examples(
         x, y = table.x, table.y
     else:
         raise ValueError(f"data file must end in .csv or .npz; received {str(path)!r}")
-    check_examples(x, y, task, _named(class_names, task), "test")
-    return x, _targets(y, task, "test")
+    check_examples(x, y, task, _count(class_names, task), "test")
+    return x, final_targets(y, task, "test")
 
 
 def _csv(config: DataConfig, task: str) -> tuple[dict[str, Any], Sequence[str] | None]:
@@ -238,7 +243,7 @@ def _npz(config: DataConfig) -> tuple[dict[str, Any], Sequence[str] | None]:
     _rename(arrays, "train", config.path)
     if config.test_path is not None:
         if "x_test" in arrays:
-            raise ValueError(f"{config.path} has a test part of its own; data.test_path must be null")
+            raise ValueError(f"{config.path} has a test part; data.test_path must be null")
         x_test, y_test = _npz_test(config.test_path)
         arrays |= {"x_test": x_test, "y_test": y_test}
     names = arrays.pop("class_names", None)
@@ -248,7 +253,7 @@ def _npz(config: DataConfig) -> tuple[dict[str, Any], Sequence[str] | None]:
 
 
 def _npz_test(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """The only part of a file, as a test part."""
+    """The only part of an npz file, as a test part."""
     arrays = read_npz(path)
     _rename(arrays, "test", path)
     if extra := [key for key in arrays if key not in ("x_test", "y_test", "class_names")]:
@@ -257,7 +262,7 @@ def _npz_test(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rename(arrays: dict[str, Any], part: str, path: str | Path) -> None:
-    """x and y of a file become x and y of a part."""
+    """Rename x and y to the x and y of a part."""
     for kind in ("x", "y"):
         if kind in arrays:
             if f"{kind}_{part}" in arrays:
@@ -275,10 +280,10 @@ def _data(
     class_names: Sequence[str] | None,
     full_scale: float | None = None,
 ) -> Data:
-    """Data from raw arrays named x_train, y_train and so on."""
+    """`Data` from raw arrays named x_train, y_train and so on."""
     if config.one_hot and task != "multiclass":
         raise ValueError(f"data.one_hot is for task multiclass; received task {task!r}")
-    outputs = _named(class_names, task)
+    outputs = _count(class_names, task)
     raw: dict[str, np.ndarray] = {}
     targets: dict[str, np.ndarray] = {}
     for part in ("train", "validation", "test"):
@@ -290,15 +295,15 @@ def _data(
             raise ValueError(f"x_{part} and y_{part} belong together; {missing} is missing")
         check_examples(x, y, task, outputs, part)
         raw[part] = as_numbers(x, f"x_{part}")
-        targets[part] = _targets(as_numbers(y, f"y_{part}"), task, part)
+        targets[part] = final_targets(as_numbers(y, f"y_{part}"), task, part)
         if part == "train":
-            outputs = _outputs(targets["train"], np.asarray(y), task) if outputs is None else outputs
+            outputs = output_count(targets["train"], np.asarray(y), task) if outputs is None else outputs
         else:
-            _check_like_train(raw[part], raw["train"], part)
+            check_like_train(raw[part], raw["train"], part)
     if "test" not in raw:
-        _split("test", config.test_share, raw, targets, config.seed, task)
+        split_off("test", config.test_share, raw, targets, config.seed, task)
     if "validation" not in raw:
-        _split("validation", config.validation_share, raw, targets, config.seed, task)
+        split_off("validation", config.validation_share, raw, targets, config.seed, task)
     assert outputs is not None
     if config.one_hot:
         targets = {part: np.eye(outputs, dtype=np.float32)[y] for part, y in targets.items()}
@@ -318,8 +323,8 @@ def _data(
     )
 
 
-def _named(class_names: Sequence[str] | None, task: str) -> int | None:
-    """How many outputs the class names speak of."""
+def _count(class_names: Sequence[str] | None, task: str) -> int | None:
+    """The number of classes or labels that have names, or None."""
     if class_names is None:
         return None
     if task == "regression":
@@ -331,68 +336,3 @@ def _named(class_names: Sequence[str] | None, task: str) -> int | None:
     if task == "binary" and len(class_names) != 2:
         raise ValueError(f"class_names must be two for task binary; received {len(class_names)}")
     return len(class_names)
-
-
-def _targets(y: np.ndarray, task: str, part: str) -> np.ndarray:
-    """Checked targets in their final dtype and shape, multiclass as integer labels."""
-    if task == "multiclass":
-        if y.ndim == 2 and y.shape[1] > 1:
-            if not (y.max(axis=1) == 1).all():
-                raise ValueError(f"y_{part}'s one-hot rows must hold one 1 and else 0; soft labels are not supported")
-            return y.argmax(axis=1).astype(np.int32)
-        return y.reshape(-1).astype(np.int32)
-    y = y.astype(np.float32)
-    return y.reshape(-1) if task == "binary" else y.reshape(len(y), -1)
-
-
-def _outputs(targets: np.ndarray, y: np.ndarray, task: str) -> int:
-    """How many outputs the training part's targets ask for."""
-    if task == "binary":
-        return 1
-    if task != "multiclass":
-        return targets.shape[1]
-    if y.ndim == 2 and y.shape[1] > 1:
-        return y.shape[1]
-    found = np.unique(targets)
-    if len(found) <= found[-1]:
-        missing = int((found != np.arange(len(found))).argmax())
-        raise ValueError(
-            f"y_train's labels must be 0 to {found[-1]} without gaps; {missing} is missing: number the classes without "
-            "gaps, or give class_names"
-        )
-    return len(found)
-
-
-def _check_like_train(x: np.ndarray, x_train: np.ndarray, part: str) -> None:
-    if x.shape[1:] != x_train.shape[1:]:
-        raise ValueError(f"x_{part}'s examples must have x_train's shape {x_train.shape[1:]}; received {x.shape[1:]}")
-    if (x.dtype == np.uint8) != (x_train.dtype == np.uint8):
-        raise ValueError(
-            f"x_{part} must be on x_train's scale; one holds unsigned bytes and the other not "
-            f"({x.dtype}, x_train {x_train.dtype})"
-        )
-
-
-def _split(
-    part: str, share: float, raw: dict[str, np.ndarray], targets: dict[str, np.ndarray], seed: int, task: str
-) -> None:
-    """Move a share of the training part's examples to another part, in place."""
-    if share == 0:
-        return
-    from sklearn.model_selection import train_test_split
-
-    y = targets["train"]
-    count = max(1, round(share * len(y)))
-    if count >= len(y):
-        raise ValueError(f"data.{part}_share {share:g} of {len(y)} examples leaves none to train on")
-    labels = None
-    if task in ("binary", "multiclass"):
-        sizes = np.unique_counts(y).counts
-        # scikit-learn stratifies only where both parts can hold every class.
-        if sizes.min() > 1 and len(sizes) <= min(count, len(y) - count):
-            labels = y
-    # A sequence a part: the test part stays the same whatever the validation share is.
-    state = np.random.SeedSequence([seed, ("validation", "test").index(part)]).generate_state(1)
-    rest, taken = train_test_split(np.arange(len(y)), test_size=count, random_state=int(state[0]), stratify=labels)
-    for parts in (raw, targets):
-        parts[part], parts["train"] = parts["train"][taken], parts["train"][rest]

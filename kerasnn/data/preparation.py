@@ -1,4 +1,4 @@
-"""Scaling and shaping of features: once in numpy for training, again as Keras layers that travel with the model."""
+"""Scaling and reshaping of features: in numpy for training, and as Keras layers that are saved with the model."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -13,16 +13,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
-    """What happens to features before the network sees them: `(x - center) * factor`, then the shape.
+    """Scaling and reshaping of features: `(x - center) * factor`, then the shape.
 
-    Both forms subtract before they multiply, in float32: folding the two into `x * a + b` would lose digits where
-    values are far from 0 and close together, such as years.
+    Both forms subtract before they multiply, in float32: one operation `x * a + b` would lose digits of values that are
+    far from 0 and close together, such as years.
 
     Args:
-        raw_shape: shape of one example as its user has it.
-        center: what is subtracted, a number or one for each entry of the last axis, float32.
-        factor: what is multiplied by, of the same shape.
+        raw_shape: shape of one raw example.
+        center: float32, a number or one for each entry of the last axis.
+        factor: float32, of the same shape.
         flatten: whether examples become vectors; otherwise images `(height, width)` get a channel axis.
+
+    >>> preparation = Preparation.fit(np.array([[1.0, 10.0], [3.0, 20.0]]), "unit", flatten=True)
+    >>> preparation(np.array([[2.0, 20.0]])).tolist()
+    [[0.5, 1.0]]
     """
 
     raw_shape: tuple[int, ...]
@@ -32,26 +36,26 @@ class Preparation:
 
     @classmethod
     def fit(cls, x: np.ndarray, scaling: str, flatten: bool, full_scale: float | None = None) -> Self:
-        """The preparation that a training part calls for.
+        """Fit the preparation to a training part.
 
         Args:
-            x: the training part, `(examples, …)`. A table's columns and an image's channels are scaled each by its
-                own statistics, grey images `(examples, height, width)` by those of all pixels.
-            scaling: `"none"`; `"unit"`: by `full_scale`, or the training part's minimum and maximum where there is
-                none; `"standardize"`: by its mean and standard deviation. What is constant is only shifted to 0.
+            x: the training part, `(examples, …)`. Each column of a table and each channel of an image is scaled by its
+                statistics, grey images `(examples, height, width)` by the statistics of all pixels.
+            scaling: `"none"`; `"unit"`: by `full_scale`, or by minimum and maximum; `"standardize"`: by mean and
+                standard deviation. Constant features are only shifted to 0.
             flatten: whether examples become vectors.
-            full_scale: the value that becomes 1; uint8 has 255.
+            full_scale: the value that becomes 1; 255 for uint8.
         """
         if x.dtype == np.uint8:
             full_scale = 255.0
         axes = tuple(range(x.ndim)) if x.ndim == 3 else tuple(range(x.ndim - 1))
-        # As float32, which is what the network sees: what differs only beyond its digits is constant.
+        # As float32, the network's precision: features that differ only beyond its digits are constant.
         low, high = (np.asarray(value, np.float32).astype(np.float64) for value in (x.min(axes), x.max(axes)))
         if scaling == "none":
             center, scale = np.zeros(()), np.ones(())
         elif scaling == "standardize":
             center, scale = x.mean(axes, dtype=np.float64), x.std(axes, dtype=np.float64)
-            # A constant's computed deviation is rounding noise, not always 0.
+            # The computed deviation of a constant may be rounding noise instead of 0.
             scale = np.where(high == low, 0.0, scale)
         elif full_scale is not None:
             center, scale = np.zeros(()), np.asarray(full_scale)
@@ -62,17 +66,17 @@ class Preparation:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one prepared example: the network's input."""
+        """Shape of one prepared example."""
         if self.flatten:
             return (int(np.prod(self.raw_shape)),)
         return (*self.raw_shape, 1) if len(self.raw_shape) == 2 else self.raw_shape
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Raw examples `(examples, *raw_shape)` as the network takes them, `(examples, *input_shape)`, float32.
+        """Prepare raw examples `(examples, *raw_shape)`: float32 of shape `(examples, *input_shape)`.
 
         Raises:
-            ValueError: another shape; empty, NaN or infinite.
-            TypeError: not numbers.
+            ValueError: one line: another shape, no examples, NaN or infinity.
+            TypeError: one line, if the examples are not numbers.
         """
         x = as_numbers(x, "x")
         if x.shape[1:] != self.raw_shape:
@@ -85,10 +89,9 @@ class Preparation:
         return prepared.reshape(len(x), *self.input_shape)
 
     def layers(self) -> "list[keras.layers.Layer]":
-        """Keras layers that do the same to raw examples; none where nothing is to be done.
+        """Keras layers with the same effect on raw examples, in float32; an empty list if there is no effect.
 
-        float32 whatever the global precision is. They are plain `Rescaling` layers; `Normalization` would not do:
-        it takes deviations below 1e-7 for 1e-7.
+        They are `Rescaling` layers, because `Normalization` replaces deviations below 1e-7 by 1e-7.
         """
         import keras
 

@@ -1,30 +1,31 @@
-"""Tables of examples from csv and npz files, read without running anything that they hold."""
+"""Examples from csv and npz files, read without running code from the file."""
 
 import csv
 import math
 import zipfile
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from kerasnn.config.schema import one_of, short
-from kerasnn.data.sources import check_size, existing_file
+from kerasnn.files import check_size, existing_file
 
 NPZ_KEYS = ("x", "y", "x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test", "class_names")
 
 
 class Table(NamedTuple):
-    """A csv file's examples.
+    """The examples of a csv file.
 
     Args:
         x: features, `(examples, features)`, float64.
-        y: targets: labels `(examples,)`, int64, or numbers `(examples, targets)`, float64.
-        class_names: the labels' names, in the labels' order; the target columns' for multilabel; None for regression.
-        columns: every column's name.
+        y: labels `(examples,)`, int64, or numbers `(examples, targets)`, float64.
+        class_names: names of the labels, in the labels' order; of the target columns for multilabel; None for
+            regression.
+        columns: names of all columns.
     """
 
     x: np.ndarray
@@ -39,19 +40,19 @@ def read_csv(
     target: str | tuple[str, ...] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Table:
-    """A comma-separated file with a header, numeric features and one or more target columns.
+    """Read a comma-separated file with a header, numeric features and one or more target columns.
 
-    A classification target may be text or integers: its distinct values, sorted (integers by size), are the classes.
+    A classification target may hold text or integers: the classes are its distinct values, sorted (integers by value).
 
     Args:
         path: the file, UTF-8.
         task: binary, multiclass, multilabel or regression.
-        target: name or names of the target columns; None takes the last.
-        class_names: the classes if they are fixed already, as for a test file; labels outside them are refused.
+        target: name or names of the target columns; None: the last column.
+        class_names: the classes if they are known, as for a test file; other labels are refused.
 
     Raises:
-        ValueError: no file, no header, no rows; a missing target column; ragged rows; a cell that is no finite number
-            where one is needed; an unknown or missing label.
+        ValueError: one line: no file, no header, no rows; a missing target column; rows of different lengths; a cell
+            that should be a finite number and is not; an unknown or missing label.
     """
     file = existing_file(path)
     check_size(file, file.stat().st_size)
@@ -60,52 +61,63 @@ def read_csv(
             reader = csv.reader(stream, strict=True)
             rows = ((reader.line_num, row) for row in reader if row)
             columns = _header(next(rows, (0, []))[1], file)
-            targets = _targets(columns, target, task, file)
-            features = [index for index in range(len(columns)) if index not in targets]
-            numbers = features + (targets if task in ("multilabel", "regression") else [])
-            cells, labels, places = array("d"), [], []
-            for line, row in rows:
-                if len(row) != len(columns):
-                    raise ValueError(f"{file} line {line} has {len(row)} cells; the header has {len(columns)}")
-                try:
-                    cells.extend([float(row[index]) for index in numbers])
-                except ValueError:
-                    index = next(index for index in numbers if not _is_number(row[index]))
-                    raise ValueError(
-                        f"{file} line {line}, column {columns[index]!r} must be a number; received {short(row[index])}"
-                    ) from None
-                labels.append(" ".join(row[targets[0]].split()))
-                places.append(line)
+            targets = _target_positions(columns, target, task, file)
+            features = [position for position in range(len(columns)) if position not in targets]
+            numeric = features + (targets if task in ("multilabel", "regression") else [])
+            values, labels, lines = _cells(rows, columns, numeric, targets[0], file)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file} cannot be read as csv: {short(str(error))}") from None
-    if not places:
-        raise ValueError(f"{file} has a header and no rows")
-    values = np.array(cells).reshape(len(places), len(numbers))
-    for row_index, index in np.argwhere(~np.isfinite(values)):
-        place = f"{file} line {places[row_index]}, column {columns[numbers[index]]!r}"
-        raise ValueError(f"{place} must be a finite number; received {values[row_index, index]}")
     x, y = values[:, : len(features)], values[:, len(features) :]
     if task == "regression":
         return Table(x, y, None, columns)
     if task == "multilabel":
-        return Table(x, y, tuple(columns[index] for index in targets), columns)
-    y, names = _encode(labels, places, f"{file} column {columns[targets[0]]!r}", class_names)
+        return Table(x, y, tuple(columns[position] for position in targets), columns)
+    column = f"{file} column {columns[targets[0]]!r}"
+    y, names = _encode(labels, lines, column, class_names)
     if task == "binary" and len(names) != 2:
         raise ValueError(
-            f"{file} column {columns[targets[0]]!r} must hold two labels for task binary; "
-            f"it holds {len(names)}: {short(', '.join(names))}"
+            f"{column} must hold two labels for task binary; it holds {len(names)}: {short(', '.join(names))}"
         )
     return Table(x, y, names, columns)
 
 
+def _cells(
+    rows: Iterable[tuple[int, list[str]]], columns: tuple[str, ...], numeric: list[int], label: int, file: Path
+) -> tuple[np.ndarray, list[str], list[int]]:
+    """The numbers `(rows, numeric columns)`, and each row's label and line number."""
+    cells, labels, lines = array("d"), [], []
+    for line, row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"{file} line {line} has {len(row)} cells; the header has {len(columns)}")
+        try:
+            cells.extend([float(row[position]) for position in numeric])
+        except ValueError:
+            position = next(position for position in numeric if not _is_number(row[position]))
+            raise ValueError(
+                f"{file} line {line}, column {columns[position]!r} must be a number; received {short(row[position])}"
+            ) from None
+        labels.append(" ".join(row[label].split()))
+        lines.append(line)
+    if not lines:
+        raise ValueError(f"{file} has a header and no rows")
+    values = np.array(cells).reshape(len(lines), len(numeric))
+    for row_number, column in np.argwhere(~np.isfinite(values)):
+        raise ValueError(
+            f"{file} line {lines[row_number]}, column {columns[numeric[column]]!r} must be a finite number; "
+            f"received {values[row_number, column]}"
+        )
+    return values, labels, lines
+
+
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, never unpickled, refused before they are unpacked where they would not fit.
+    """Read the arrays of an npz file without unpickling; arrays larger than the memory are refused before unpacking.
 
     Args:
-        path: the file; its keys are among `NPZ_KEYS`.
+        path: the file, with keys among `NPZ_KEYS`.
 
     Raises:
-        ValueError: another kind of file, a damaged one, pickled objects, unknown keys, more than the memory holds.
+        ValueError: one line: not an npz file, a damaged one, pickled objects, unknown keys, arrays larger than the
+            memory.
     """
     file = existing_file(path)
     try:
@@ -128,7 +140,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _check_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> None:
-    """Refuse a member whose header asks for more, or for other things, than the member holds."""
+    """Refuse a member whose header does not match its size, or that holds Python objects."""
     with archive.open(member) as stream:
         try:
             version = np.lib.format.read_magic(stream)
@@ -136,11 +148,11 @@ def _check_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) ->
             shape, _, dtype = readers[version](stream)
         except (ValueError, KeyError):
             raise ValueError(f"{file}: {member.filename!r} is not a plain numpy array") from None
-        held = member.file_size - stream.tell()
+        size = member.file_size - stream.tell()
     if dtype.hasobject:
         raise ValueError(f"{file}: {member.filename!r} holds pickled Python objects, which can run code; save numbers")
-    if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != held:
-        raise ValueError(f"{file}: {member.filename!r} says {shape} of {dtype}, but holds {held} bytes")
+    if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"{file}: {member.filename!r} declares {shape} of {dtype}, but holds {size} bytes")
 
 
 def _header(cells: list[str], file: Path) -> tuple[str, ...]:
@@ -159,7 +171,9 @@ def _header(cells: list[str], file: Path) -> tuple[str, ...]:
     return columns
 
 
-def _targets(columns: tuple[str, ...], target: str | tuple[str, ...] | None, task: str, file: Path) -> list[int]:
+def _target_positions(
+    columns: tuple[str, ...], target: str | tuple[str, ...] | None, task: str, file: Path
+) -> list[int]:
     """Positions of the target columns."""
     names = (columns[-1],) if target is None else (target,) if isinstance(target, str) else target
     for name in names:
@@ -183,17 +197,17 @@ def _is_number(cell: str) -> bool:
 
 
 def _encode(
-    labels: list[str], lines: list[int], place: str, class_names: Sequence[str] | None
+    labels: list[str], lines: list[int], column: str, class_names: Sequence[str] | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as integers, and the classes' names."""
+    """Labels as integers, and the names of the classes."""
     for label, line in zip(labels, lines, strict=True):
         if label.lower() in ("", "nan"):
-            raise ValueError(f"{place} has no label in line {line}; received {label!r}")
+            raise ValueError(f"{column} has no label in line {line}; received {label!r}")
     if all(_is_number(label) for label in labels):
         for label, line in zip(labels, lines, strict=True):
             if not float(label).is_integer():
                 raise ValueError(
-                    f"{place} must hold integers or text to be classes; line {line} has {label!r} "
+                    f"{column} must hold integers or text to be classes; line {line} has {label!r} "
                     "(task regression predicts numbers)"
                 )
         labels = [str(int(float(label))) for label in labels]
@@ -204,5 +218,5 @@ def _encode(
     position = {name: index for index, name in enumerate(names)}
     for label, line in zip(labels, lines, strict=True):
         if label not in position:
-            raise ValueError(one_of(f"{place} line {line}: label", label, names))
+            raise ValueError(one_of(f"{column} line {line}: label", label, names))
     return np.array([position[label] for label in labels]), names

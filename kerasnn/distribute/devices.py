@@ -29,7 +29,7 @@ _LOST = (
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where a run is computed.
 
     Args:
@@ -51,14 +51,14 @@ class Place:
 
 
 @contextmanager
-def use(devices: DevicesConfig) -> Iterator[Place]:
+def use(devices: DevicesConfig) -> Iterator[Placement]:
     """Within it, models are trained where and how the config says; Keras's own settings return afterwards.
 
     Args:
         devices: the described devices, strategy, precision and determinism.
 
     Yields:
-        The place; models are built and compiled within its `scope()`.
+        The placement; models are built and compiled within its `scope()`.
 
     Raises:
         ValueError: one line with the devices there are, where one asked for is missing, and where the strategy does not
@@ -75,7 +75,7 @@ def use(devices: DevicesConfig) -> Iterator[Place]:
             "neither"
         )
     if cluster is None and (devices.workers or 1) > 1:
-        raise ValueError(f"devices.workers are started by scripts/train.py alone, received {devices.workers}")
+        raise ValueError(f"devices.workers are started by `kerasnn train` alone, received {devices.workers}")
     _let_memory_grow(devices)
     if devices.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -83,17 +83,17 @@ def use(devices: DevicesConfig) -> Iterator[Place]:
     with ExitStack() as stack:
         if connects and cluster is not None:
             # Before anything that makes TensorFlow start.
-            place = _connect(cluster, devices)
+            placement = _connect(cluster, devices)
             # TensorFlow swallows SIGTERM from here on.
             stack.enter_context(raised())
-            stack.enter_context(watching_peers(place.strategy))
+            stack.enter_context(watching_peers(placement.strategy))
         else:
-            place = _local(devices)
-            if place.strategy is None:
-                stack.enter_context(tf.device(place.description.split()[0]))
+            placement = _local(devices)
+            if placement.strategy is None:
+                stack.enter_context(tf.device(placement.description.split()[0]))
         keras.config.set_dtype_policy(devices.precision)
         stack.callback(keras.config.set_dtype_policy, policy)
-        yield place
+        yield placement
 
 
 @contextmanager
@@ -121,14 +121,14 @@ def over_processes(strategy: tf.distribute.Strategy | None) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and processes.cluster() is not None
 
 
-def from_chief(place: Place, content: bytes) -> bytes:
+def from_chief(placement: Placement, content: bytes) -> bytes:
     """What the first of the processes that train together has, for all of them.
 
     Args:
-        place: of such a process.
+        placement: of such a process.
         content: the first process's; the others' is not looked at.
     """
-    strategy = place.strategy
+    strategy = placement.strategy
     assert strategy is not None
 
     def handed(values: tf.Tensor) -> tf.Tensor:
@@ -140,7 +140,7 @@ def from_chief(place: Place, content: bytes) -> bytes:
         return strategy.experimental_local_results(results)[0].numpy()
 
     size = int(on_all(np.array([len(content)], np.int32))[0])
-    padded = content.ljust(-(-size // 4) * 4, b"\0") if place.chief else bytes(-(-size // 4) * 4)
+    padded = content.ljust(-(-size // 4) * 4, b"\0") if placement.chief else bytes(-(-size // 4) * 4)
     return on_all(np.frombuffer(padded, np.int32)).tobytes()[:size] if size else b""
 
 
@@ -172,18 +172,18 @@ def _let_memory_grow(devices: DevicesConfig) -> None:
             tf.config.experimental.set_memory_growth(gpu, devices.memory_growth)
 
 
-def _local(devices: DevicesConfig) -> Place:
+def _local(devices: DevicesConfig) -> Placement:
     names = chosen(devices)
     of = f"of {', '.join(_names())}; {devices.precision}"
     if len(names) == 1:
-        return Place(f"{names[0]} {of}")
+        return Placement(f"{names[0]} {of}")
     if devices.jit_compile is True:
         raise ValueError(f"devices.jit_compile must be false or auto for {len(names)} devices, received true")
     strategy = tf.distribute.MirroredStrategy(names)
-    return Place(f"{' + '.join(names)} {of}", strategy)
+    return Placement(f"{' + '.join(names)} {of}", strategy)
 
 
-def _connect(cluster: processes.Cluster, devices: DevicesConfig) -> Place:
+def _connect(cluster: processes.Cluster, devices: DevicesConfig) -> Placement:
     """Wait for the other processes."""
     global _connected
     if devices.jit_compile is True:
@@ -199,4 +199,4 @@ def _connect(cluster: processes.Cluster, devices: DevicesConfig) -> Place:
     description = (
         f"process {cluster.number + 1} of {count} with {_connected.num_replicas_in_sync} replicas, {local} here"
     )
-    return Place(f"{description}; {devices.precision}", _connected, cluster.number == 0)
+    return Placement(f"{description}; {devices.precision}", _connected, cluster.number == 0)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from kerasnn.config.schema import short
@@ -17,6 +18,9 @@ from kerasnn.signals import caught, error_of
 
 GRACE = 60.0
 """Seconds that processes have to stop by themselves once one of them failed."""
+
+PYTHON_MODULE = (sys.executable, "-P", "-m")
+"""Runs a module, which is not looked for in the folder that the process happens to be in."""
 
 _signal: int | None = None
 
@@ -106,6 +110,15 @@ def addresses_here(count: int) -> list[str]:
             each.close()
 
 
+def environment() -> dict[str, str]:
+    """The environment in which a new Python process imports this kerasnn, whether it is installed or not."""
+    root = Path(__file__).resolve().parents[2]
+    if root.name in ("site-packages", "dist-packages"):
+        return dict(os.environ)
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 def launch(count: int, command: Sequence[str]) -> int:
     """Run a program as processes of this machine that train as one, over loopback.
 
@@ -130,7 +143,7 @@ def launch(count: int, command: Sequence[str]) -> int:
             # TensorFlow's own lines about a lost process would hide the one that says what happened.
             env={
                 "TF_CPP_MIN_LOG_LEVEL": "3",
-                **os.environ,
+                **environment(),
                 "TF_CONFIG": json.dumps(described),
                 **_share_of_gpus(index, count),
             },

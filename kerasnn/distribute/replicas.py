@@ -1,19 +1,24 @@
 """Steps of a Keras model on several replicas, with the numbers of one device: what tracing them needs."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
-from unittest import mock
 
 import keras
 import tensorflow as tf
-from keras.src.backend.tensorflow import nn as keras_nn
-from keras.src.backend.tensorflow.optimizer import TFOptimizer
-from keras.src.losses import loss as keras_loss
-from tensorflow.python.distribute import values
-from tensorflow.python.framework import tensor_util
-from tensorflow.python.ops import gen_stateless_random_ops_v2
+
+from kerasnn.keras_private import (
+    TFOptimizer,
+    all_of,
+    distributed_values,
+    gen_stateless_random_ops_v2,
+    loss_module,
+    original,
+    replaced,
+    tensor_util,
+    tensorflow_nn,
+)
 
 _DRAWS = ("random_uniform", "random_uniform_full_int", "random_uniform_int", "random_normal", "truncated_normal")
 
@@ -76,15 +81,16 @@ def as_one_device(model: keras.Model, slices: dict[int, Slice]) -> Iterator[None
 
         return reduced
 
+    draws = {
+        name: _drawing(original(gen_stateless_random_ops_v2, name), slices)
+        for name in (f"stateless_{kind}_v2" for kind in _DRAWS)
+    }
     with ExitStack() as stack:
         # Keras would divide by the number of replicas, whatever examples they have.
-        for name in ("scale_loss_for_distribution", "unscale_loss_for_distribution"):
-            stack.enter_context(mock.patch.object(keras_loss, name, lambda value: value))
-        for kind in _DRAWS:
-            name = f"stateless_{kind}_v2"
-            draw = getattr(gen_stateless_random_ops_v2, name)
-            stack.enter_context(mock.patch.object(gen_stateless_random_ops_v2, name, _drawing(draw, slices)))
-        stack.enter_context(mock.patch.object(keras_nn, "_compute_moments_sync", partial(_moments, slices)))
+        scale_losses = {f"{name}_loss_for_distribution": lambda value: value for name in ("scale", "unscale")}
+        stack.enter_context(replaced(loss_module, **scale_losses))
+        stack.enter_context(replaced(gen_stateless_random_ops_v2, **draws))
+        stack.enter_context(replaced(tensorflow_nn, _compute_moments_sync=partial(_moments, slices)))
         for optimizer in optimizers_of(model):
             # Past __setattr__, which would track the function as part of the optimizer's state.
             attributes = vars(optimizer)
@@ -97,22 +103,15 @@ def as_one_device(model: keras.Model, slices: dict[int, Slice]) -> Iterator[None
         yield
 
 
-@contextmanager
-def alone(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def alone(strategy: tf.distribute.Strategy) -> AbstractContextManager[None]:
     """What an optimizer does here it does on its replica alone; all do the same."""
-    with ExitStack() as stack:
-        for owner, name, function in (
-            (strategy.extended, "_use_merge_call", lambda: False),
-            (values, "apply_aggregation_replica_context", lambda value, *_: value),
-            (TFOptimizer, "_all_reduce_sum_gradients", lambda self, pairs: pairs),
-            (
-                keras.mixed_precision.LossScaleOptimizer,
-                "_tf_apply",
-                keras.mixed_precision.LossScaleOptimizer._common_apply,
-            ),
-        ):
-            stack.enter_context(mock.patch.object(owner, name, function))
-        yield
+    scaled = keras.mixed_precision.LossScaleOptimizer
+    return all_of(
+        replaced(strategy.extended, _use_merge_call=lambda: False),
+        replaced(distributed_values, apply_aggregation_replica_context=lambda value, *_: value),
+        replaced(TFOptimizer, _all_reduce_sum_gradients=lambda self, pairs: pairs),
+        replaced(scaled, _tf_apply=scaled._common_apply),
+    )
 
 
 def _drawing(draw: Any, slices: dict[int, Slice]) -> Any:

@@ -1,6 +1,7 @@
-"""Keras's callbacks, called for blocks of steps."""
+"""Keras's callbacks over blocks of steps: which may miss batches, and how the others hear of each."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import keras
 
@@ -8,89 +9,141 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.engine.examples import Examples
 from kerasnn.engine.steps import Blocks
 
+_BATCH_METHODS = {
+    "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),
+    "test": ("on_test_batch_begin", "on_test_batch_end"),
+}
+_INDIFFERENT = ("keras.", "kerasnn.")
+"""Packages whose batch methods only count and display, unless `_by_batch` finds otherwise."""
 
-class BlockHooks(keras.callbacks.CallbackList):
-    """Callbacks that hear of blocks where Keras's loop counts steps.
+
+class BlockDriver(keras.callbacks.Callback):
+    """Begins blocks where Keras's loop counts steps: the first callback, wherever Keras takes the list of them.
 
     Args:
-        callbacks: Keras callbacks, nested as Keras takes them.
-        examples: what the run goes over, told of every epoch.
+        examples: what the run goes over, which hears of every epoch.
         train: the blocks that train, or None where steps are Keras's own.
         test: the blocks that evaluate, or None.
+        learning_rate: the callback that owns the learning rate, or None.
+        steps: steps in an epoch, or in an evaluation outside of `fit`.
         validation_steps: steps of an evaluation within `fit`.
-        options: `model`, `add_history`, `add_progbar` and the parameters that callbacks are told: `epochs`, `steps`,
-            `verbose`.
     """
 
     def __init__(
         self,
-        callbacks: Any,
         examples: Examples,
-        train: Blocks | None = None,
-        test: Blocks | None = None,
+        train: Blocks | None,
+        test: Blocks | None,
+        learning_rate: LearningRate | None,
+        steps: int,
         validation_steps: int = 0,
-        **options: Any,
     ) -> None:
+        super().__init__()
+        self.train, self.test = train, test
         self._examples = examples
-        self._train = train
-        self._test = test
+        self._learning_rate = learning_rate
+        self._steps = steps
         self._validation_steps = validation_steps
-        callbacks = flat(callbacks)
-        self._learning_rate = next((each for each in callbacks if isinstance(each, LearningRate)), None)
-        super().__init__(callbacks, **options)
+        self._begun = False
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if self._train is not None and self._learning_rate is not None:
+        if self.train is not None and self._learning_rate is not None:
             self._learning_rate.in_graph = True
-        super().on_train_begin(logs)
-        if (
-            self._train is not None
-            and self._learning_rate is not None
-            and self._learning_rate.momentum_variable is not None
-        ):
-            program = type(self._train.program)
-            self._train.program = program(self.model, "train_step", self._learning_rate.momentum_variable)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._examples.epoch = epoch
-        super().on_epoch_begin(epoch, logs)
-        if self._train is not None:
-            owner, updates = self._learning_rate, self.params["steps"]
-            self._train.begin(
-                *(owner.rates(epoch, updates), owner.momenta(epoch, updates)) if owner is not None else ()
-            )
+        self._begun = False
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if self._train is None:
-            super().on_train_batch_begin(batch, logs)
-        elif self._train.left == 0:
-            super().on_train_batch_begin(batch, logs)
-            self._train.open(batch, 1 if self.model.stop_training else self.params["steps"] - batch)
+        if self.train is None:
+            return
+        if not self._begun:
+            # The callback that owns the learning rate has begun the epoch by now.
+            self._begin_epoch(self.train)
+        if self.train.left == 0:
+            self.train.open(batch, lambda: 1 if self.model.stop_training else self._steps - batch)
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._train is None or self._train.left == 0:
-            super().on_train_batch_end(batch, logs)
+    def _begin_epoch(self, train: Blocks) -> None:
+        owner, epoch = self._learning_rate, self._examples.epoch
+        self._begun = True
+        if owner is None:
+            train.begin()
+            return
+        if owner.momentum_variable is not None:
+            train.set_momentum(owner.momentum_variable)
+        train.begin(owner.rates(epoch, self._steps), owner.momenta(epoch, self._steps))
 
     def on_test_begin(self, logs: Any = None) -> None:
-        super().on_test_begin(logs)
-        if self._test is not None:
-            self._test.begin()
+        if self.test is not None:
+            self.test.begin()
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if self._test is None:
+        if self.test is not None and self.test.left == 0:
+            steps = self._validation_steps or self._steps
+            self.test.open(batch, lambda: 1 if self.model.stop_evaluating else steps - batch)
+
+
+class BlockCallbacks(keras.callbacks.CallbackList):
+    """Callbacks whose batch methods are called once a block; iterable, as the list that it was made from.
+
+    Args:
+        callbacks: Keras callbacks, nested as Keras takes them.
+        driver: begins the blocks.
+        options: `model`, `add_history`, `add_progbar` and the parameters of callbacks: `epochs`, `steps`, `verbose`.
+    """
+
+    def __init__(self, callbacks: Any, driver: BlockDriver, **options: Any) -> None:
+        self._driver = driver
+        super().__init__([driver, *flat(callbacks)], **options)
+
+    def __iter__(self) -> Iterator[keras.callbacks.Callback]:
+        return iter(self.callbacks)
+
+    def __len__(self) -> int:
+        return len(self.callbacks)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._driver.train is None or self._driver.train.left == 0:
+            super().on_train_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._driver.train is None or self._driver.train.left == 0:
+            super().on_train_batch_end(batch, logs)
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._driver.test is None or self._driver.test.left == 0:
             super().on_test_batch_begin(batch, logs)
-        elif self._test.left == 0:
-            super().on_test_batch_begin(batch, logs)
-            steps = self._validation_steps or self.params["steps"]
-            self._test.open(batch, 1 if self.model.stop_evaluating else steps - batch)
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._test is None or self._test.left == 0:
+        if self._driver.test is None or self._driver.test.left == 0:
             super().on_test_batch_end(batch, logs)
 
 
 def flat(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """Callbacks in the order that Keras calls them in."""
+    """Callbacks in the order in which Keras calls them."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
     return keras.tree.flatten(callbacks) if callbacks else []
+
+
+def acts_by_batch(callbacks: Any, phase: Literal["train", "test"]) -> keras.callbacks.Callback | None:
+    """The first callback that must be called at every batch, or None.
+
+    One of Keras's or kerasnn's own classes need not, unless its arguments say so (`ModelCheckpoint(save_freq=50)`). Any
+    other class that defines a batch method must: it may set a learning rate, stop training or keep each batch's loss.
+    """
+    return next((callback for callback in flat(callbacks) if _by_batch(callback, phase)), None)
+
+
+def _by_batch(callback: keras.callbacks.Callback, phase: str) -> bool:
+    for name in _BATCH_METHODS[phase]:
+        # A LambdaCallback keeps the user's functions as attributes.
+        if name in vars(callback):
+            return True
+        owner = next(kind for kind in type(callback).__mro__ if name in vars(kind))
+        if not owner.__module__.startswith(_INDIFFERENT):
+            return True
+    if phase == "test":
+        return False
+    frequencies = (getattr(callback, name, "epoch") for name in ("save_freq", "update_freq"))
+    return any(frequency != "epoch" for frequency in frequencies) or bool(getattr(callback, "_should_trace", False))

@@ -1,7 +1,8 @@
 """Refusals of what `fit` would train on without a word, to NaN or to nothing."""
 
+import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -9,9 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from kerasnn.callbacks.divergence import is_finite
-from kerasnn.config.schema import short
+from kerasnn.config.schema import one_of, short
 from kerasnn.data.checks import LARGEST
+from kerasnn.keras_private import Functional
 from kerasnn.models.subclassed import Network
+
+logger = logging.getLogger("kerasnn")
 
 PIXELS = "must be scaled: whole numbers from 0 to 255 train badly; divide by 255, or begin with keras.layers.Rescaling"
 _TAKES_ANY_SCALE = (keras.layers.InputLayer, keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
@@ -20,6 +24,28 @@ _PROBABILITIES = {
     "softmax": ("categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence"),
     "sigmoid": ("binary_crossentropy", "binary_focal_crossentropy"),
 }
+
+
+_PAIRED = (
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+    "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "categorical_hinge",
+    "cosine_similarity",
+    "hinge",
+    "huber",
+    "kl_divergence",
+    "log_cosh",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_error",
+    "mean_squared_logarithmic_error",
+    "poisson",
+    "squared_hinge",
+)
+"""Losses whose targets have the outputs' shape."""
+MODES = ("error", "warn", "off")
 
 
 def check_counts(**counts: Any) -> None:
@@ -42,17 +68,117 @@ def check_epochs(epochs: Any, initial_epoch: Any, seed: Any) -> None:
         _check_whole(name, value, 0)
 
 
-def check_model(model: keras.Model) -> None:
-    """Refuse a model whose learning rate, output and loss cannot learn together.
+class Checks:
+    """Refuses, before the first step, what a model would train on to garbage without a word.
 
     Args:
-        model: a compiled Keras model. Its output layer is looked at where Keras tells it: in Sequential and functional
-            models, and in those of `build_model`.
+        model: a compiled Keras model.
+        mode: "error" raises, "warn" logs a warning instead, "off" checks nothing.
 
     Raises:
-        ValueError: one line: a learning rate that is not a number above 0; a loss on probabilities behind a linear
-            output, or one on logits behind a softmax or sigmoid; a softmax over a single unit.
+        ValueError: another mode.
     """
+
+    def __init__(self, model: keras.Model, mode: str = "error") -> None:
+        if mode not in MODES:
+            raise ValueError(one_of("checks", mode, MODES))
+        self._model = model
+        self._mode = mode
+
+    def model(self) -> None:
+        """Refuse a model whose learning rate, output and loss cannot learn together.
+
+        Its output layer is looked at where Keras tells it: in Sequential and functional models, and in those of
+        `build_model`.
+
+        Raises:
+            ValueError: one line: a learning rate that is not a number of at least 0; a loss on probabilities behind a
+                linear output, or one on logits behind a softmax or sigmoid; a softmax over a single unit.
+        """
+        self._run(lambda: _check_model(self._model))
+
+    def types(self, *structures: Any) -> None:
+        """Refuse arrays of anything but numbers where the model's inputs are declared as numbers.
+
+        Raises:
+            TypeError: one line with the type received.
+        """
+
+        def check() -> None:
+            inputs = getattr(self._model, "inputs", None) or []
+            if not inputs or any(each.dtype == "string" for each in inputs):
+                return
+            for name, structure in zip(("x", "y", "sample_weight"), structures, strict=False):
+                for array in _leaves(structure):
+                    if isinstance(array, np.ndarray) and array.dtype.kind in "USOc":
+                        raise TypeError(f"{name} must hold numbers; received dtype {array.dtype}")
+
+        self._run(check)
+
+    def training(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None) -> None:
+        """Refuse arrays that the model cannot learn from.
+
+        Args:
+            x: features, arrays of shape `(examples, …)` in Keras's nesting.
+            y: targets, likewise.
+            sample_weight: weights of the examples, likewise.
+            class_weight: as in `keras.Model.fit`.
+
+        Raises:
+            ValueError: one line: no examples, or not equally many; NaN, infinite or beyond float32; raw pixels in front
+                of a layer that weighs them; labels that a loss of Keras's has no class for, or that are no whole
+                numbers; weights that are all 0.
+            TypeError: one line: not numbers.
+        """
+
+        def check() -> None:
+            self._check_arrays(x, y, sample_weight, "")
+            _check_weights(sample_weight)
+            _check_class_weight(class_weight)
+            if _weighs_its_inputs(self._model):
+                for array in _leaves(x):
+                    check_scale(array, "x")
+
+        self._run(check)
+
+    def evaluation(self, x: Any, y: Any = None, sample_weight: Any = None, part: str = "") -> None:
+        """Refuse arrays that the model cannot be measured on.
+
+        Args:
+            x, y, sample_weight: as in `training`.
+            part: what the error calls the arrays' part (`"validation "`).
+
+        Raises:
+            ValueError, TypeError: as in `training`, but for raw pixels and weights of 0.
+        """
+        self._run(lambda: self._check_arrays(x, y, sample_weight, part))
+
+    def _run(self, check: Callable[[], None]) -> None:
+        if self._mode == "off":
+            return
+        try:
+            check()
+        except (ValueError, TypeError) as error:
+            if self._mode == "error":
+                raise
+            logger.warning("%s", error)
+
+    def _check_arrays(self, x: Any, y: Any, sample_weight: Any, part: str) -> None:
+        lengths: dict[int, str] = {}
+        # A loss of the user's own may mask targets that are no numbers.
+        finite_targets = not _has_own_loss(self._model)
+        for name, arrays, finite in (("x", x, True), ("y", y, finite_targets), ("sample_weight", sample_weight, True)):
+            for array in _leaves(arrays):
+                _check_numbers(array, f"{part}{name}", finite)
+                lengths.setdefault(int(array.shape[0]), f"{part}{name}")
+        if len(lengths) > 1:
+            (some, first), (others, second) = list(lengths.items())[:2]
+            raise ValueError(f"examples must be equally many; received {some} of {first} and {others} of {second}")
+        if not _has_own_step(self._model):
+            _check_labels(self._model, x, y, part)
+
+
+def _check_model(model: keras.Model) -> None:
     rate = getattr(model.optimizer, "_learning_rate", None)
     if isinstance(rate, keras.Variable):
         value = float(keras.ops.convert_to_numpy(rate))
@@ -65,41 +191,6 @@ def check_model(model: keras.Model) -> None:
         return
     for layer, loss in zip(outputs, losses, strict=True):
         _check_output(layer, loss)
-
-
-def check_arrays(
-    model: keras.Model, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None, part: str = ""
-) -> None:
-    """Refuse arrays that a model cannot learn from.
-
-    Args:
-        model: a compiled Keras model.
-        x: features, arrays of shape `(examples, …)` in Keras's nesting.
-        y: targets, likewise.
-        sample_weight: weights of the examples, likewise.
-        class_weight: as in `keras.Model.fit`.
-        part: what the error calls the arrays' part (`"validation "`).
-
-    Raises:
-        ValueError: one line: no examples, or not equally many; NaN, infinite or beyond float32; raw pixels in front of
-            a layer that weighs them; labels that a sparse loss has no class for, or that are no whole numbers; weights
-            that are negative or all 0.
-        TypeError: one line: not numbers.
-    """
-    lengths: dict[int, str] = {}
-    for name, arrays in ((f"{part}x", x), (f"{part}y", y), (f"{part}sample_weight", sample_weight)):
-        for array in _leaves(arrays):
-            _check_numbers(array, name)
-            lengths.setdefault(int(array.shape[0]), name)
-    if len(lengths) > 1:
-        (some, first), (others, second) = list(lengths.items())[:2]
-        raise ValueError(f"examples must be equally many; received {some} of {first} and {others} of {second}")
-    _check_weights(sample_weight)
-    _check_class_weight(class_weight)
-    if _weighs_its_inputs(model):
-        for array in _leaves(x):
-            check_scale(array, f"{part}x")
-    _check_labels(model, x, y, part)
 
 
 def check_scale(x: Any, name: str = "x") -> None:
@@ -151,7 +242,7 @@ def _leaves(structure: Any) -> list[Any]:
     return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
 
 
-def _check_numbers(array: Any, name: str) -> None:
+def _check_numbers(array: Any, name: str, finite: bool) -> None:
     if len(array.shape) == 0:
         raise ValueError(f"{name} must have its examples along the first axis; received a single value")
     # Sparse arrays and data frames are Keras's to judge.
@@ -163,6 +254,8 @@ def _check_numbers(array: Any, name: str) -> None:
     if values.dtype.kind not in "biuf" and values.dtype.name != "bfloat16":
         raise TypeError(f"{name} must hold numbers; received dtype {values.dtype}")
     # Keras trains on float32, where larger values are infinite.
+    if not finite:
+        return
     if not is_finite(values) or (values.dtype == np.float64 and max(values.max(), -values.min()) > LARGEST):
         wrong = ~(np.abs(values) <= LARGEST)
         if wrong.any():
@@ -175,8 +268,6 @@ def _check_numbers(array: Any, name: str) -> None:
 
 def _check_weights(sample_weight: Any) -> None:
     for weight in map(np.asarray, _leaves(sample_weight)):
-        if not (np.isfinite(weight) & (weight >= 0)).all():
-            raise ValueError(f"sample weights must be finite and not negative; received {short(weight.min())}")
         if not weight.any():
             raise ValueError("sample weights must not all be 0: nothing would be learned")
 
@@ -187,6 +278,8 @@ def _check_class_weight(class_weight: Any) -> None:
     if not isinstance(class_weight, Mapping) or not class_weight:
         raise ValueError(f"class_weight must map each class to its weight; received {short(class_weight)}")
     for label, weight in class_weight.items():
+        if isinstance(label, bool) or not isinstance(label, int | np.integer):
+            raise ValueError(f"class_weight must have class numbers as keys; received {short(label)}")
         if not isinstance(weight, int | float | np.number) or not (0 <= weight < math.inf):
             raise ValueError(f"class_weight must be finite and not negative; received {weight!r} for class {label}")
     if not any(class_weight.values()):
@@ -199,7 +292,7 @@ def _stack(model: keras.Model) -> list[keras.layers.Layer]:
         return model.stack
     if isinstance(model, keras.Sequential):
         return model.layers
-    functional = isinstance(model, keras.src.models.Functional) and len(model.inputs) == 1
+    functional = isinstance(model, Functional) and len(model.inputs) == 1
     return model.layers if functional else []
 
 
@@ -214,7 +307,7 @@ def _weighs_its_inputs(model: keras.Model) -> bool:
 
 
 def _output_layers(model: keras.Model) -> Iterator[Any]:
-    if isinstance(model, keras.src.models.Functional):
+    if isinstance(model, Functional):
         for output in model.outputs:
             yield output._keras_history.operation
     elif stack := _stack(model):
@@ -253,49 +346,80 @@ def _name(function: Any) -> str | None:
     return getattr(function, "__name__", None)
 
 
+def _has_own_step(model: keras.Model) -> bool:
+    """Whether a model pairs outputs with targets in its own way."""
+    names = ("train_step", "compute_loss", "_compute_loss")
+    return any(getattr(type(model), name) is not getattr(keras.Model, name) or name in vars(model) for name in names)
+
+
+def _has_own_loss(model: keras.Model) -> bool:
+    return _has_own_step(model) or not all(map(_is_keras_loss, _leaves(model.loss)))
+
+
+def _is_keras_loss(loss: Any) -> bool:
+    if isinstance(loss, str):
+        return True
+    defined = (type(loss), getattr(loss, "fn", None) or loss)
+    return all(str(getattr(each, "__module__", "")).startswith(("keras.", "kerasnn.", "builtins")) for each in defined)
+
+
 def _check_labels(model: keras.Model, x: Any, y: Any, part: str) -> None:
     """Refuse targets whose shape or values the loss would broadcast, truncate or turn into NaN without a word."""
-    losses, labels = keras.tree.flatten(model.loss), _leaves(y)
-    # A dictionary's order need not be the outputs'.
-    if not labels or len(losses) != len(labels) or (len(losses) > 1 and isinstance(model.loss, dict)):
-        return
     try:
         symbols = keras.tree.map_structure(
             lambda array: keras.KerasTensor((None, *array.shape[1:]), str(array.dtype)), x
         )
-        outputs = keras.tree.flatten(model(symbols))
+        outputs = model(symbols)
     except Exception:  # The model will say itself what it cannot take.
         return
-    for loss, array, output in zip(losses, labels, outputs, strict=False):
-        if not isinstance(array, np.ndarray | tf.Tensor) or None in output.shape[1:]:
-            continue
-        values, classes = np.asarray(array), output.shape[-1]
-        if not _is_sparse(loss):
-            _check_shape(loss, values, tuple(output.shape[1:]), part)
-            continue
-        if not _is_whole(values):
-            wrong = values[values != np.floor(values)][0]
-            raise ValueError(f"{part}labels must be whole numbers for a sparse loss; received {wrong:g}")
-        if values.min() < 0 or values.max() >= classes:
-            worst = values.max() if values.max() >= classes else values.min()
-            raise ValueError(f"{part}labels must be 0 to {classes - 1} for {classes} classes; received {worst:g}")
+    for loss, array, output in _paired(model, y, outputs):
+        if isinstance(array, np.ndarray | tf.Tensor) and None not in output.shape[1:] and _is_keras_loss(loss):
+            _check_target(loss, np.asarray(array), tuple(output.shape[1:]), part)
 
 
-def _check_shape(loss: Any, values: np.ndarray, output: tuple[int, ...], part: str) -> None:
-    # Another's loss may pair whatever it likes.
-    if not (isinstance(loss, str) or type(loss).__module__.startswith("keras.")):
+def _paired(model: keras.Model, y: Any, outputs: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Each output with its loss and its targets, where Keras pairs them."""
+    losses: Any = model.loss
+    if isinstance(losses, dict):
+        names = list(outputs) if isinstance(outputs, dict) else getattr(model, "output_names", [])
+        flat = outputs if isinstance(outputs, dict) else dict(zip(names, keras.tree.flatten(outputs), strict=False))
+        named = y if isinstance(y, dict) else dict(zip(names, _leaves(y), strict=False))
+        yield from ((losses[name], named[name], flat[name]) for name in losses if name in named and name in flat)
         return
-    given = values.shape[1:]
-    if [size for size in given if size != 1] != [size for size in output if size != 1]:
-        shapes = ["(" + ", ".join(map(str, ("examples", *shape))) + ")" for shape in (output, given)]
-        raise ValueError(f"{part}y must have the output's shape {shapes[0]}, received {shapes[1]}")
+    losses, targets = keras.tree.flatten(losses), _leaves(y)
+    if len(losses) == len(targets) and (len(losses) == 1 or not isinstance(y, dict)):
+        yield from zip(losses, targets, keras.tree.flatten(outputs), strict=False)
+
+
+def _check_target(loss: Any, values: np.ndarray, output: tuple[int, ...], part: str) -> None:
+    loss = keras.losses.get(loss)
+    name = _name(loss) or ""
+    if "sparse" in name or "Sparse" in type(loss).__name__:
+        _check_classes(loss, values, output, part)
+    elif name in _PAIRED:
+        given = values.shape[1:]
+        if [size for size in given if size != 1] != [size for size in output if size != 1]:
+            shapes = ["(" + ", ".join(map(str, ("examples", *shape))) + ")" for shape in (output, given)]
+            raise ValueError(f"{part}y must have the output's shape {shapes[0]}, received {shapes[1]}")
+        if name.startswith("binary") and (values.min() < 0 or values.max() > 1):
+            worst = values.max() if values.max() > 1 else values.min()
+            raise ValueError(f"{part}labels must be 0 and 1, or between, for {name}; received {worst:g}")
+
+
+def _check_classes(loss: Any, values: np.ndarray, output: tuple[int, ...], part: str) -> None:
+    options = {**getattr(loss, "_fn_kwargs", {}), **(vars(loss) if isinstance(loss, keras.losses.Loss) else {})}
+    axis, ignored = options.get("axis", -1), options.get("ignore_class")
+    classes = (None, *output)[axis]
+    labels = values if ignored is None else values[values != ignored]
+    if not labels.size or classes is None:
+        return
+    if not _is_whole(labels):
+        wrong = labels[labels != np.floor(labels)][0]
+        raise ValueError(f"{part}labels must be whole numbers for a sparse loss; received {wrong:g}")
+    if labels.min() < 0 or labels.max() >= classes:
+        worst = labels.max() if labels.max() >= classes else labels.min()
+        raise ValueError(f"{part}labels must be 0 to {classes - 1} for {classes} classes; received {worst:g}")
 
 
 def _is_whole(values: np.ndarray) -> bool:
     return values.dtype.kind in "iu" or bool((values == np.floor(values)).all())
-
-
-def _is_sparse(loss: Any) -> bool:
-    """Whether a loss takes class numbers that must be among the network's."""
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
-    return "sparse" in name.lower() and getattr(loss, "ignore_class", None) is None

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import array_slicing
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+
+from kerasnn.keras_private import ArrayDataAdapter, array_slicing
 
 CHUNK_BYTES = 16 * 2**20
 """Data that is streamed comes in chunks of about this size."""
@@ -116,13 +116,13 @@ class ResidentExamples(Examples):
         """Not a dataset: Keras iterates over whatever calls itself distributed already."""
         return Passes(partial(Pass, self))
 
-    def no_steps(self) -> list[Steps]:
-        """Nothing to do, in each shape that steps come in."""
+    def empty_steps(self) -> list[Steps]:
+        """Zero steps in each shape that steps come in, to compile a program for."""
         order = None if self.order is None else tf.identity(self.order(0))
         return [Steps(self.data, order, 0, 0, size, self.has_partial_batch) for size in self.batch_sizes]
 
-    def room(self, step: int) -> int:
-        """How many steps can be taken at once from a step of a pass on."""
+    def steps_left(self, step: int) -> int:
+        """How many steps can be taken at once after the first `step` steps of a pass."""
         return int(self.num_batches) - step
 
     def load(self, state: "Pass") -> tuple[Any, tf.Tensor | None, int]:
@@ -140,13 +140,13 @@ class StreamedExamples(ResidentExamples):
         batch_bytes = nbytes(self.arrays) / self.size * self.batch_size
         self.chunk_steps = min(max(1, int(CHUNK_BYTES / batch_bytes)), self.num_batches)
 
-    def no_steps(self) -> list[Steps]:
+    def empty_steps(self) -> list[Steps]:
         rows = self.chunk_steps * self.batch_size
         data = _each(lambda array: tf.zeros((rows, *array.shape[1:]), _dtype(array)), self.arrays)
         return [Steps(data, None, 0, 0, size, self.has_partial_batch) for size in self.batch_sizes]
 
-    def room(self, step: int) -> int:
-        return min(super().room(step), self.chunk_steps - step % self.chunk_steps)
+    def steps_left(self, step: int) -> int:
+        return min(super().steps_left(step), self.chunk_steps - step % self.chunk_steps)
 
     def load(self, state: "Pass") -> tuple[Any, None, int]:
         chunk, step = divmod(state.step, self.chunk_steps)
@@ -175,7 +175,7 @@ class StreamedExamples(ResidentExamples):
 
 
 class Passes(tf.distribute.DistributedDataset):
-    """What Keras takes for data that is spread over a strategy's replicas already.
+    """What Keras takes for data that a strategy's replicas share already.
 
     Args:
         begin: begins a pass.
@@ -215,9 +215,9 @@ class Pass:
         return _each(lambda array: tf.gather(array, rows), steps.data)
 
     @property
-    def room(self) -> int:
+    def steps_left(self) -> int:
         """How many steps can be taken at once."""
-        return self.examples.room(self.step)
+        return self.examples.steps_left(self.step)
 
     def skip(self, count: int) -> None:
         """Leave out steps, of a pass that has not begun."""
@@ -227,12 +227,12 @@ class Pass:
         """The next steps: those of whole batches and, last, that of a short one.
 
         Args:
-            count: how many, at most `room`.
+            count: how many, at most `steps_left`.
 
         Raises:
             StopIteration: the pass is over.
         """
-        if self.room == 0:
+        if self.steps_left == 0:
             raise StopIteration
         data, order, row = self.examples.load(self)
         size: int = self.examples.batch_size

@@ -5,17 +5,15 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from kerasnn.keras_private import memory_limit
+
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def device_memory() -> int:
     """Memory in bytes of the device that computes: the first GPU's, or what this process may use of the machine's."""
-    from tensorflow.python.client import device_lib
-
     if tf.config.list_logical_devices("GPU"):
-        return int(
-            next(device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU")
-        )
+        return memory_limit()
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _CGROUP_LIMITS:
         try:

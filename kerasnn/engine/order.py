@@ -25,3 +25,8 @@ def epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
         raise ValueError(f"an order needs a seed and an epoch of 0 or above; received {seed} and {epoch}")
     rows = np.random.default_rng([seed, epoch]).permutation(examples)
     return rows.astype(np.int32) if examples <= np.iinfo(np.int32).max else rows
+
+
+def draw_seed() -> int:
+    """A seed for the orders of one `fit`, drawn from the generator that `keras.utils.set_random_seed` seeds."""
+    return int(np.random.randint(2**31))

@@ -1,22 +1,28 @@
 """Random numbers within XLA as outside of it."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
-from unittest import mock
 
 import tensorflow as tf
-from tensorflow.python.ops import gen_stateless_random_ops_v2, random_ops_util
-from tensorflow.python.ops.parallel_for import pfor
+
+from kerasnn.keras_private import (
+    all_of,
+    gen_stateless_random_ops_v2,
+    original,
+    pfor,
+    random_ops_util,
+    replaced,
+    vectorized_by,
+)
 
 _PHILOX = tf.random.Algorithm.PHILOX.value
 _LAYOUT = {tf.float32: (tf.uint32, 23, 127), tf.float16: (tf.uint16, 10, 15), tf.bfloat16: (tf.uint16, 7, 127)}
 """Bits of that size, of the mantissa, and the exponent's bias."""
 
 
-@contextmanager
-def same_numbers() -> Iterator[None]:
+def same_numbers() -> AbstractContextManager[None]:
     """What is traced here draws, under XLA, the numbers that TensorFlow's own kernels draw from the same seeds.
 
     XLA takes another algorithm than the kernels unless told which, and makes other floats of the same bits. So that
@@ -24,20 +30,33 @@ def same_numbers() -> Iterator[None]:
 
     Reference: TensorFlow's `core/lib/random/random_distributions.h`: `Uint32ToFloat`, `BoxMullerFloat`.
     """
-    with ExitStack() as stack:
-        for module, name, make in (
-            (random_ops_util, "get_key_counter_alg", _philox),
-            (gen_stateless_random_ops_v2, "stateless_random_uniform_v2", _uniform),
-            (gen_stateless_random_ops_v2, "stateless_random_normal_v2", _normal),
-        ):
-            stack.enter_context(mock.patch.object(module, name, make(getattr(module, name))))
-        yield
+    ops = gen_stateless_random_ops_v2
+    return all_of(
+        replaced(random_ops_util, get_key_counter_alg=_philox(original(random_ops_util, "get_key_counter_alg"))),
+        replaced(
+            ops,
+            stateless_random_uniform_v2=_uniform(original(ops, "stateless_random_uniform_v2")),
+            stateless_random_normal_v2=_normal(original(ops, "stateless_random_normal_v2")),
+        ),
+    )
 
 
-def _philox(original: Any) -> Any:
+def same_numbers_of_members() -> AbstractContextManager[None]:
+    """As `same_numbers`, also where `tf.vectorized_map` draws for many members.
+
+    `tf.vectorized_map` knows no generator: it would draw for one member after the other, in a loop that takes ten times
+    as long as Philox written out in arithmetic for all.
+    """
+    return all_of(
+        same_numbers(),
+        vectorized_by({"StatelessRandomUniformFullIntV2": _bits_of_members, "Bitcast": _bitcast_of_members}),
+    )
+
+
+def _philox(make: Any) -> Any:
     ours, number_of = (tf.random.Algorithm.AUTO_SELECT.value, _PHILOX), random_ops_util.convert_alg_to_int
     return lambda seed, alg: (
-        (*_key_counter(seed), _PHILOX) if alg is None or number_of(alg) in ours else original(seed, alg)
+        (*_key_counter(seed), _PHILOX) if alg is None or number_of(alg) in ours else make(seed, alg)
     )
 
 
@@ -51,21 +70,21 @@ def _key_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
     return words[:1], words * tf.constant([0, 1], tf.uint64)
 
 
-def _uniform(original: Any) -> Any:
+def _uniform(draw: Any) -> Any:
     def uniform(shape: Any, key: Any, counter: Any, alg: Any, dtype: Any = tf.float32, name: str | None = None) -> Any:
         dtype = tf.as_dtype(dtype)
         if alg != _PHILOX or dtype not in _LAYOUT:
-            return original(shape, key, counter, alg, dtype, name)
+            return draw(shape, key, counter, alg, dtype, name)
         return _floats(_bits(shape, key, counter, alg), dtype)
 
     return uniform
 
 
-def _normal(original: Any) -> Any:
+def _normal(draw: Any) -> Any:
     def normal(shape: Any, key: Any, counter: Any, alg: Any, dtype: Any = tf.float32, name: str | None = None) -> Any:
         dtype = tf.as_dtype(dtype)
         if alg != _PHILOX or dtype not in _LAYOUT:
-            return original(shape, key, counter, alg, dtype, name)
+            return draw(shape, key, counter, alg, dtype, name)
         # Numbers are made in pairs, by Box and Muller.
         count = tf.reduce_prod(shape)
         bits = tf.reshape(_bits([2 * ((count + 1) // 2)], key, counter, alg), (-1, 2))
@@ -90,11 +109,6 @@ def _floats(bits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.bitcast(tf.bitwise.bitwise_or(low, one), dtype) - tf.constant(1, dtype)
 
 
-# tf.vectorized_map knows no generator: it would draw for one member after the other, in a loop that takes ten times as
-# long as Philox written out in arithmetic for all.
-
-
-@pfor.RegisterPFor("StatelessRandomUniformFullIntV2")
 def _bits_of_members(operation: Any) -> Any:
     """Philox's 32-bit numbers, four from each count, for keys `(members, 1)` and counters `(members, 2)`."""
     shape = operation.unstacked_input(0)
@@ -122,7 +136,6 @@ def _philox_numbers(keys: tf.Tensor, counters: tf.Tensor, count: tf.Tensor) -> t
     return tf.reshape(numbers, [tf.shape(words)[1], -1])[:, :count]
 
 
-@pfor.RegisterPFor("Bitcast")
 def _bitcast_of_members(operation: Any) -> Any:
     return pfor.wrap(tf.bitcast(operation.stacked_input(0), operation.get_attr("type")), True)
 

@@ -1,4 +1,4 @@
-"""Training spread over replicas, devices of one process or of several, with the numbers of one device."""
+"""Training shared by replicas, devices of one process or of several, with the numbers of one device."""
 
 import weakref
 from collections.abc import Iterator
@@ -9,9 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.data_adapters import get_data_adapter
-from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from kerasnn.config.schema import short
 from kerasnn.distribute import processes
@@ -19,6 +16,7 @@ from kerasnn.distribute.devices import over_processes, watching_peers
 from kerasnn.distribute.replicas import Slice, alone, as_one_device, optimizers_of, replica_number, sum_of_replicas
 from kerasnn.engine.examples import Pass, Passes, ResidentExamples, Steps, StreamedExamples
 from kerasnn.engine.steps import Blocks, each, logs_are_metrics, of_unknown_size, zeros_like_logs
+from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
 from kerasnn.signals import error_of
 
 _MEANS = ("sum_over_batch_size", "mean")
@@ -53,6 +51,12 @@ class ReplicaProgram:
         # A partial, because TensorFlow takes retracing of one function for a mistake; ours is another for each model.
         self._run = tf.function(partial(self._loop), autograph=False)
 
+    def with_momentum(self, momentum: keras.Variable) -> "ReplicaProgram":
+        """The same program, which also sets the optimizer's momentum at every update."""
+        model = self._model()
+        assert model is not None
+        return ReplicaProgram(model, self._step, momentum)
+
     def __call__(
         self, steps: Steps, update: int = 0, rates: tf.Tensor | None = None, momenta: tf.Tensor | None = None
     ) -> Any:
@@ -76,7 +80,7 @@ class ReplicaProgram:
         step = getattr(model, self._step)
         own_logs = not logs_are_metrics(model, self._step)
 
-        def spread(batch: Any, row: tf.Tensor) -> Any:
+        def shared_step(batch: Any, row: tf.Tensor) -> Any:
             """One step, from outside of the replicas."""
             slices: dict[int, Slice] = {}
 
@@ -107,10 +111,10 @@ class ReplicaProgram:
                 model.optimizer.learning_rate.assign(rates[first_update + done])
             if self._momentum is not None and momenta is not None:
                 self._momentum.assign(momenta[first_update + done])
-            return done + 1, spread(batch(), row + done * batch_size)
+            return done + 1, shared_step(batch(), row + done * batch_size)
 
         with strategy.scope():
-            empty = zeros_like_logs(lambda: spread(batch(), row)) if own_logs else {}
+            empty = zeros_like_logs(lambda: shared_step(batch(), row)) if own_logs else {}
             _, logs = tf.while_loop(lambda done, _: done < count, body, (tf.constant(0), empty))
             if self._step == "train_step":
                 _average(model, strategy)
@@ -151,7 +155,7 @@ class ReplicaBlocks(Blocks):
 
 
 @contextmanager
-def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def stopping_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Within it processes stop together at a signal to one of them, and at the loss of one.
 
     Raises:
@@ -167,7 +171,7 @@ class _ArrayPass(Pass):
 
     def __next__(self) -> Any:
         examples = self.examples
-        if examples.room(self.step) == 0:
+        if examples.steps_left(self.step) == 0:
             raise StopIteration
         first = self.step * examples.batch_size
         self.step += 1
@@ -177,17 +181,17 @@ class _ArrayPass(Pass):
         return each(lambda array: tf.gather(array, rows), examples.arrays)
 
 
-class _Spread(ResidentExamples):
+class _Shared(ResidentExamples):
     """Examples that Keras iterates over as they are, under any strategy."""
 
     def get_tf_dataset(self) -> Passes:
         return Passes(partial(_ArrayPass, self))
 
-    def no_steps(self) -> list[Steps]:
+    def empty_steps(self) -> list[Steps]:
         return []
 
 
-class SpreadResidentExamples(_Spread):
+class SharedResidentExamples(_Shared):
     """Examples of which every replica's device holds all."""
 
     def __init__(self, *arrays: Any, strategy: tf.distribute.Strategy, **options: Any) -> None:
@@ -195,15 +199,15 @@ class SpreadResidentExamples(_Spread):
         self.data = each(partial(_on_every_device, strategy), self.data)
 
 
-class SpreadStreamedExamples(_Spread, StreamedExamples):
+class SharedStreamedExamples(_Shared, StreamedExamples):
     """Examples that come to the devices in chunks of whole batches."""
 
     def __init__(self, *arrays: Any, strategy: tf.distribute.Strategy, **options: Any) -> None:
         super().__init__(*arrays, **options)
 
 
-class SpreadBatches(DataAdapter):
-    """Batches that Keras has an adapter for, as tf.data's, each spread over the replicas.
+class SharedBatches(DataAdapter):
+    """Batches that Keras has an adapter for, as tf.data's, each shared by the replicas.
 
     Every process reads all batches and takes its part of each, so they must come in the same order everywhere: a
     dataset that shuffles needs a seed.
@@ -254,24 +258,24 @@ class _BatchPass:
 
     def __init__(self, iterator: tf.data.Iterator, batches: int | None) -> None:
         self._iterator = iterator
-        self.room = batches or 2**31 - 1
+        self.steps_left = batches or 2**31 - 1
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        self.room -= 1
+        self.steps_left -= 1
         return next(self._iterator)
 
     def take(self, count: int) -> list[Steps]:
         """The next steps."""
-        if self.room == 0:
+        if self.steps_left == 0:
             raise StopIteration
-        self.room -= count
+        self.steps_left -= count
         return [Steps(self._iterator, None, 0, count, 0, True)]
 
 
-def spread(
+def shared_examples(
     strategy: tf.distribute.Strategy, resident: bool, x: Any, y: Any = None, sample_weight: Any = None, **options: Any
 ) -> Any:
     """What is trained or evaluated on, as Keras takes it, for a strategy's replicas.
@@ -284,8 +288,8 @@ def spread(
     """
     if not can_convert_arrays((x, y, sample_weight)):
         options.pop("order", None)
-        return SpreadBatches(x, y=y, sample_weight=sample_weight, **options)
-    return (SpreadResidentExamples if resident else SpreadStreamedExamples)(
+        return SharedBatches(x, y=y, sample_weight=sample_weight, **options)
+    return (SharedResidentExamples if resident else SharedStreamedExamples)(
         x, y, sample_weight, strategy=strategy, **options
     )
 

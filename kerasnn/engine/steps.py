@@ -1,5 +1,6 @@
 """Many steps of a Keras model as one program."""
 
+import copy
 import math
 import time
 import weakref
@@ -12,48 +13,87 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasnn.engine.bounds import FINE, Bounds
 from kerasnn.engine.examples import Pass, Steps
+from kerasnn.engine.graph import Operations
 from kerasnn.engine.random_numbers import same_numbers
 
 BLOCK_SECONDS = 0.25
-"""About how long a block takes where its length is ours to choose: callbacks' batch hooks fire this often."""
+"""About how long a block takes where its length is ours to choose."""
 FIRST_BLOCK = 8
 """Steps in the first block, which times the others."""
 
-_CONVOLUTIONS = tuple(
-    getattr(keras.layers, f"{kind}{rank}D")
-    for kind, ranks in (("Conv", (1, 2, 3)), ("DepthwiseConv", (1, 2)), ("SeparableConv", (1, 2)))
-    for rank in ranks
-) + tuple(getattr(keras.layers, f"Conv{rank}DTranspose") for rank in (1, 2, 3))
+
+class NotCompilableError(ValueError):
+    """Why a model and its data cannot run as compiled epochs, in one line."""
 
 
 class Program:
-    """A model's `train_step` or `test_step` in a loop, compiled by XLA as a whole.
+    """A model's `train_step` or `test_step` in a loop, compiled as a whole.
 
-    XLA keeps the model's and the optimizer's variables as values of the loop and writes them back at its end. It
-    compiles once for each batch size and shape of the data; how many steps run, and from where, are inputs. On a CPU,
-    where XLA's convolutions are about four times slower than TensorFlow's, a model that has any runs as one TensorFlow
-    graph instead, unless it was compiled with `jit_compile=True`.
+    Under XLA the model's and the optimizer's variables are values of the loop, written back at its end. XLA compiles
+    once for each batch size and shape of the data; how many steps run, and from where, are inputs. Where the traced
+    operations are slower under XLA, or would draw other random numbers, the loop is one TensorFlow graph instead.
 
     Args:
-        model: a built and compiled Keras model.
+        model: a compiled Keras model.
         step: "train_step" or "test_step".
-        momentum: the variable that an optimizer reads its momentum from, where that changes at every update.
+        jit_compile: True for XLA, False for a TensorFlow graph, "auto" for what suits the operations.
 
     Attributes:
         traces: how often the program was traced.
         xla: whether XLA compiles it.
     """
 
-    def __init__(self, model: keras.Model, step: str, momentum: keras.Variable | None = None) -> None:
+    def __init__(self, model: keras.Model, step: str, jit_compile: bool | str = "auto") -> None:
         # The model keeps its programs, so they must not keep the model.
         self._model = weakref.ref(model)
         self._step = step
-        self._momentum = momentum
+        self._momentum: keras.Variable | None = None
+        self._bounds = Bounds()
+        self._chosen = jit_compile != "auto"
         self.traces = 0
-        self.xla = bool(model.jit_compile) or not _is_faster_without_xla(model)
+        self._use(xla=jit_compile is not False)
+
+    def _use(self, xla: bool) -> None:
+        self.xla = xla
         # A partial, because TensorFlow takes retracing of one function for a mistake; ours is another for each model.
-        self._run = tf.function(partial(self._loop), jit_compile=self.xla, autograph=False)
+        self._run = tf.function(partial(self._loop), jit_compile=xla, autograph=False)
+
+    def with_momentum(self, momentum: keras.Variable) -> "Program":
+        """The same program, which also sets the optimizer's momentum at every update.
+
+        Args:
+            momentum: the variable that the optimizer reads its momentum from.
+        """
+        program = copy.copy(self)
+        program._momentum = momentum
+        program._use(self.xla)
+        return program
+
+    def prepare(self, steps: Steps, rates: tf.Tensor | None = None) -> None:
+        """Trace and compile for steps like these, which are none, and settle on XLA or not.
+
+        Raises:
+            NotCompilableError: the step can't be run in a loop with the numbers of plain Keras.
+        """
+        if not self._chosen:
+            operations = Operations.of(self._run.get_concrete_function(*self._arguments(steps, 0, rates, None)))
+            if draw := operations.stateful_draw():
+                raise NotCompilableError(
+                    f"{draw} (tf.random) draws other numbers in each graph; use keras.random with a seed generator"
+                )
+            if self.xla and operations.against_xla(self._bounds.largest_table):
+                self._use(xla=False)
+            self._chosen = True
+        try:
+            self(steps, rates=rates)
+        except Exception:
+            if not self.xla:
+                raise
+            # What XLA can't compile TensorFlow may.
+            self._use(xla=False)
+            self(steps, rates=rates)
 
     def __call__(
         self, steps: Steps, update: int = 0, rates: tf.Tensor | None = None, momenta: tf.Tensor | None = None
@@ -68,9 +108,18 @@ class Program:
 
         Returns:
             The logs after the last step, tensors.
+
+        Raises:
+            InvalidArgumentError: a step looked up an index out of range; steps after it were not run.
         """
+        logs, (failed, index) = self._run(*self._arguments(steps, update, rates, momenta))
+        if self.xla and (check := int(failed)):
+            raise self._bounds.error(check, int(index))
+        return logs
+
+    def _arguments(self, steps: Steps, update: int, rates: Any, momenta: Any) -> tuple[Any, ...]:
         span = tf.constant([steps.row, steps.batches, update], tf.int32)
-        return self._run(steps.data, steps.order, span, rates, momenta, steps.batch_size, steps.uneven)
+        return steps.data, steps.order, span, rates, momenta, steps.batch_size, steps.uneven
 
     def _loop(
         self,
@@ -103,22 +152,35 @@ class Program:
         # Logs are needed after the last step only. Where they are the metrics' results, as in Keras's own steps, they
         # are worked out there from the metrics' variables.
         deferred = logs_are_metrics(model, self._step)
+        # Traced once without XLA's random numbers: layers that are not built yet get Keras's own initial weights.
+        empty = {} if deferred and _is_built(model) else zeros_like_logs(lambda: step(batch(tf.constant(0))))
 
-        def body(row: tf.Tensor, update: tf.Tensor, logs: Any) -> tuple[tf.Tensor, tf.Tensor, Any]:
+        def body(row: tf.Tensor, update: tf.Tensor, logs: Any, failure: Any) -> tuple[Any, ...]:
             if rates is not None:
                 model.optimizer.learning_rate.assign(rates[update])
             if self._momentum is not None and momenta is not None:
                 self._momentum.assign(momenta[update])
-            results = step(batch(row))
-            return row + batch_size, update + 1, logs if deferred else results
+            examples = batch(row)
+            with self._bounds.checked() if self.xla else nullcontext():
+                results = step(examples)
+            if self.xla:
+                failure = self._bounds.failure()
+            return row + batch_size, update + 1, logs if deferred else results, failure
 
         # The position is a value of the loop: XLA would compile anew for each place to slice at that is fixed in it.
         end = first_row + count * batch_size
-        begin = (first_row, first_update, {} if deferred else zeros_like_logs(lambda: step(batch(tf.constant(0)))))
+        begin = (
+            first_row,
+            first_update,
+            {} if deferred else empty,
+            (tf.constant(FINE[0]), tf.constant(FINE[1], tf.int64)),
+        )
         # Where plain Keras runs under XLA too, it has XLA's random numbers.
         with same_numbers() if self.xla and not model.jit_compile else nullcontext():
-            _, _, logs = tf.while_loop(lambda row, *_: row < end, body, begin)
-        return model.get_metrics_result() if deferred else logs
+            _, _, logs, failure = tf.while_loop(
+                lambda row, _, __, failure: tf.logical_and(row < end, failure[0] == 0), body, begin
+            )
+        return model.get_metrics_result() if deferred else logs, failure
 
 
 class Blocks:
@@ -137,7 +199,8 @@ class Blocks:
         self.length = length
         self.left = 0
         self._step = 0
-        self._room = 0
+        self._limit: Callable[[], int] = lambda: 1
+        self._momentum: keras.Variable | None = None
         self._logs: Any = {}
         self._step_seconds: float | None = None
         self._rates: tf.Tensor | None = None
@@ -149,15 +212,21 @@ class Blocks:
         self._rates = None if rates is None else tf.constant(rates)
         self._momenta = None if momenta is None else tf.constant(momenta)
 
-    def open(self, step: int, room: int) -> None:
+    def set_momentum(self, momentum: keras.Variable) -> None:
+        """Name the variable that the optimizer reads its momentum from, for `begin` to be given momenta."""
+        if momentum is not self._momentum:
+            self._momentum = momentum
+            self.program = self.program.with_momentum(momentum)
+
+    def open(self, step: int, limit: Callable[[], int]) -> None:
         """Let the next block begin.
 
         Args:
-            step: its first step's number in the epoch.
-            room: how many steps it may have.
+            step: number of its first step in the epoch.
+            limit: gives the largest number of steps in it, once all callbacks have heard of the first one.
         """
         self._step = step
-        self._room = room
+        self._limit = limit
 
     def __call__(self, iterator: Pass) -> Any:
         """Keras's `train_function`.
@@ -166,8 +235,8 @@ class Blocks:
             The logs after the block's last step, numbers.
         """
         if self.left == 0:
-            room = min(self._room, iterator.room)
-            count = min(room, self.length or self._paced(room))
+            limit = min(self._limit(), iterator.steps_left)
+            count = min(limit, self.length or self._paced(limit))
             start = time.perf_counter()
             step = self._step
             for steps in iterator.take(count):
@@ -184,12 +253,12 @@ class Blocks:
         """The time of a step by which blocks are paced."""
         return seconds
 
-    def _paced(self, room: int) -> int:
-        """A length that shares the room evenly among blocks of about `BLOCK_SECONDS`."""
+    def _paced(self, steps: int) -> int:
+        """A length that divides the steps evenly into blocks of about `BLOCK_SECONDS`."""
         if self._step_seconds is None:
             return FIRST_BLOCK
-        blocks = math.ceil(room * self._step_seconds / BLOCK_SECONDS)
-        return math.ceil(room / max(1, blocks))
+        blocks = math.ceil(steps * self._step_seconds / BLOCK_SECONDS)
+        return math.ceil(steps / max(1, blocks))
 
 
 def _on_its_replica(strategy: tf.distribute.Strategy, step: Any, data: Any) -> Any:
@@ -197,9 +266,8 @@ def _on_its_replica(strategy: tf.distribute.Strategy, step: Any, data: Any) -> A
         return strategy.run(step, args=(data,))
 
 
-def _is_faster_without_xla(model: keras.Model) -> bool:
-    on_cpu = not tf.config.list_logical_devices("GPU")
-    return on_cpu and any(isinstance(layer, _CONVOLUTIONS) for layer in model._flatten_layers())
+def _is_built(model: keras.Model) -> bool:
+    return all(layer.built for layer in model._flatten_layers())
 
 
 def _rows(array: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:

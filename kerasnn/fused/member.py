@@ -12,7 +12,7 @@ import numpy as np
 from kerasnn.callbacks.early_stopping import early_stopping
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.components import optimizers
-from kerasnn.config.monitor import more_is_better
+from kerasnn.config.monitor import better_direction
 from kerasnn.config.run import RunConfig
 from kerasnn.config.sections import OptimizerConfig
 from kerasnn.data.loading import Data
@@ -71,12 +71,12 @@ class Member:
         validated = data.x_validation is not None
         config.check_monitors(validation=validated)
         self._monitor = config.monitored(validation=validated)
-        self._sign = -1.0 if direction == "max" or (direction == "auto" and more_is_better(self._monitor)) else 1.0
+        self._sign = -1.0 if better_direction(self._monitor, direction) == "max" else 1.0
         rate = config.optimizer.learning_rate
         if rate is None:
             rate = _default_learning_rate(config.optimizer.name)
         self._learning_rate = LearningRate(config.schedule.over(settings.epochs), rate, settings.plateau)
-        self._early_stopping = early_stopping(config) if settings.early_stopping is not None else None
+        self._early_stopping = early_stopping(settings.early_stopping) if settings.early_stopping is not None else None
         # What Keras's callbacks ask of a model.
         self._model = SimpleNamespace(
             stop_training=False,

@@ -3,24 +3,18 @@
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
-from unittest import mock
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.backend.tensorflow import random as keras_random
-from keras.src.backend.tensorflow.optimizer import TFOptimizer
-from keras.src.optimizers import base_optimizer
-from keras.src.random.seed_generator import draw_seed
 
 from kerasnn.components import activations
 from kerasnn.config.run import RunConfig
 from kerasnn.config.sections import ConvLayer
-from kerasnn.engine.random_numbers import same_numbers
+from kerasnn.engine.random_numbers import same_numbers_of_members
 from kerasnn.fused.ensemble import over_members
 from kerasnn.fused.structure import (
     OPTIMIZER_NUMBERS,
@@ -29,6 +23,16 @@ from kerasnn.fused.structure import (
     cycles_momentum,
     is_chosen_freely,
     numbers_of,
+)
+from kerasnn.keras_private import (
+    TFOptimizer,
+    all_of,
+    backend_random,
+    base_optimizer,
+    draw_seed,
+    get_stateless_scope,
+    replaced,
+    tensorflow_random,
 )
 from kerasnn.models.from_config import build_network, compile_model
 from kerasnn.models.layers import network_starts
@@ -73,7 +77,7 @@ _OF_VALUES = (
 
 def _without_distribution() -> AbstractContextManager[Any]:
     """Optimizers as Keras has them where there is no tf.distribute: they work on values instead of variables."""
-    return mock.patch.multiple(TFOptimizer, **{name: vars(base_optimizer.BaseOptimizer)[name] for name in _OF_VALUES})
+    return replaced(TFOptimizer, **{name: vars(base_optimizer.BaseOptimizer)[name] for name in _OF_VALUES})
 
 
 def _chosen(numbers: dict[str, keras.Variable], name: str, choices: Sequence[str]) -> Callable[[Any], Any]:
@@ -109,8 +113,8 @@ def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) 
     return tf.nn.experimental.stateless_dropout(
         inputs,
         tf.convert_to_tensor(rate),
-        keras_random._cast_seed(draw_seed(seed)),
-        noise_shape=keras_random._get_concrete_noise_shape(inputs, noise_shape),
+        tensorflow_random._cast_seed(draw_seed(seed)),
+        noise_shape=tensorflow_random._get_concrete_noise_shape(inputs, noise_shape),
     )
 
 
@@ -130,17 +134,15 @@ def _sum(values: Any) -> Any:
     return tf.reduce_sum(tf.linalg.matvec(rows, tf.ones(rows.shape[-1])))
 
 
-@contextmanager
-def _for_members() -> Iterator[None]:
+def _for_members() -> AbstractContextManager[None]:
     """What is traced here can be turned into operations of many members."""
-    with (
-        same_numbers(),
+    return all_of(
+        same_numbers_of_members(),
         _without_distribution(),
-        mock.patch.object(base_optimizer.ops, "cond", _both),
-        mock.patch.object(keras.src.backend.random, "dropout", _dropout),
-        mock.patch.object(keras.regularizers.L1L2, "__call__", _penalty),
-    ):
-        yield
+        replaced(base_optimizer.ops, cond=_both),
+        replaced(backend_random, dropout=_dropout),
+        replaced(keras.regularizers.L1L2, __call__=_penalty),
+    )
 
 
 class Program:

@@ -1,4 +1,4 @@
-"""One described network, built three ways: the same numbers from each."""
+"""A network's layers as a Keras model, built in one of three ways with the same results."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,8 @@ import keras
 
 from kerasnn.config.schema import one_of
 from kerasnn.config.sections import NetworkConfig, RegularizationConfig, Style, Task
-from kerasnn.models.functional import functional
-from kerasnn.models.layers import network_layers, network_starts
-from kerasnn.models.sequential import sequential
-from kerasnn.models.subclassed import Network, subclassed
-
-__all__ = ["Network", "build_model", "network_layers", "network_starts", "with_preprocessing"]
-
-_BUILDERS = {"sequential": sequential, "functional": functional, "subclassed": subclassed}
+from kerasnn.models.layers import network_layers
+from kerasnn.models.subclassed import Network
 
 
 def build_model(
@@ -27,27 +21,30 @@ def build_model(
     regularization: RegularizationConfig | None = None,
     name: str = "network",
 ) -> keras.Model:
-    """A plain, built, uncompiled Keras model of a described network.
+    """Build an uncompiled Keras model from the description of its network.
 
     The same seed gives bit-identical weights, outputs and gradients in all three styles.
 
     Args:
-        network: the described network.
+        network: the description.
         input_shape: shape of one example, `(features,)` or `(height, width, channels)`.
         outputs: units of the output layer.
         style: `sequential`, `functional` or `subclassed`.
-        seed: non-negative integer from which all initial weights and dropout masks come.
-        task: decides the output activation where the network names none.
-        regularization: what hidden layers get unless they say otherwise.
+        seed: non-negative integer, the seed of all initial weights and dropout masks.
+        task: decides the output activation if the network does not name one.
+        regularization: defaults of the hidden layers.
         name: the model's name.
 
     Returns:
         A `keras.Sequential`, a functional `keras.Model` or a `Network`.
 
     Raises:
-        ValueError: for an unknown style, or convolutions over an input that is no image.
+        ValueError: for an unknown style, and for convolutions over inputs that are not images.
 
     Reference: Keras's three model APIs.
+
+    >>> build_model(NetworkConfig(hidden=(8,)), (4,), 3).count_params()
+    67
     """
     if style not in _BUILDERS:
         raise ValueError(one_of("style", style, _BUILDERS))
@@ -58,18 +55,36 @@ def build_model(
 def with_preprocessing(
     model: keras.Model, preprocessing: Sequence[keras.layers.Layer], raw_shape: tuple[int, ...]
 ) -> keras.Model:
-    """The same network behind the layers that prepare raw examples: a model of the same style that shares its layers.
+    """Put preprocessing layers in front of a model.
 
     Args:
-        model: a model that `build_model` made, on prepared examples.
-        preprocessing: layers from raw to prepared examples; with none the model itself is returned.
+        model: a model of `build_model`, for prepared examples.
+        preprocessing: layers from raw to prepared examples; without any, the model itself is returned.
         raw_shape: shape of one raw example.
 
     Returns:
-        A model that predicts from data as its user has it.
+        A model of the same style for raw examples, which shares the layers of the given one.
     """
     if not preprocessing:
         return model
     style = {keras.Sequential: "sequential", Network: "subclassed"}.get(type(model), "functional")
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     return _BUILDERS[style]([*preprocessing, *layers], tuple(raw_shape), model.name)
+
+
+def _sequential(layers: list[keras.layers.Layer], input_shape: tuple[int, ...], name: str) -> keras.Model:
+    return keras.Sequential([keras.Input(input_shape, name="input"), *layers], name=name)
+
+
+def _functional(layers: list[keras.layers.Layer], input_shape: tuple[int, ...], name: str) -> keras.Model:
+    inputs = outputs = keras.Input(input_shape, name="input")
+    for layer in layers:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _subclassed(layers: list[keras.layers.Layer], input_shape: tuple[int, ...], name: str) -> keras.Model:
+    return Network(layers, input_shape, name=name)
+
+
+_BUILDERS = {"sequential": _sequential, "functional": _functional, "subclassed": _subclassed}

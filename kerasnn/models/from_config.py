@@ -1,4 +1,4 @@
-"""The network that a run's config describes, compiled."""
+"""The network of a run's configuration, built and compiled."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from kerasnn.models.building import build_model
 from kerasnn.models.lsuv import lsuv
 
 PROBE = 256
-"""Examples of the fixed batch on which layers are measured."""
+"""Number of examples in the fixed batch on which layers are measured."""
 
 
 def build_network(config: RunConfig, data: Any) -> keras.Model:
-    """The network that a config describes, with its initial weights; it takes prepared examples.
+    """Build the network of a run with its initial weights; it takes prepared examples.
 
     Args:
         config: the run.
-        data: its prepared data, or whatever has their `input_shape` and `outputs`.
+        data: the prepared data, or any object with their `input_shape` and `outputs`.
     """
     return build_model(
         config.network.model_copy(update={"output_activation": config.output_activation}),
@@ -34,11 +34,11 @@ def build_network(config: RunConfig, data: Any) -> keras.Model:
 
 
 def compiled_network(config: RunConfig, data: Data) -> keras.Model:
-    """The network that a config describes, with its initial weights, compiled; it takes prepared examples.
+    """Build and compile the network of a run; with `training.lsuv` the initial weights are scaled to the data.
 
     Args:
         config: the run.
-        data: its prepared data.
+        data: the prepared data.
     """
     network = build_network(config, data)
     if config.devices.synchronized_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1:
@@ -52,12 +52,12 @@ def compiled_network(config: RunConfig, data: Data) -> keras.Model:
 
 
 def compile_model(model: keras.Model, config: RunConfig, optimizer: keras.optimizers.Optimizer | None = None) -> None:
-    """Compile a model with the optimizer, loss and metrics that a config describes.
+    """Compile a model with the optimizer, loss and metrics of a run.
 
     Args:
         model: a built model.
         config: the run.
-        optimizer: an optimizer to share with another model; None makes a new one.
+        optimizer: the optimizer of another model, to share it; None creates a new one.
     """
     model.compile(
         optimizer=optimizer or optimizers.get(config.optimizer.spec),

@@ -1,4 +1,4 @@
-"""The one place that decides the order, names and seeds of a network's layers."""
+"""The order, names, initializers and seeds of a network's layers."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kerasnn.components import activations, initializers
+from kerasnn.config import catalog
 from kerasnn.config.run import OUTPUT_ACTIVATION
 from kerasnn.config.sections import ConvLayer, DenseLayer, NetworkConfig, RegularizationConfig, Task
 
@@ -19,24 +20,27 @@ def network_layers(
     regularization: RegularizationConfig | None = None,
     seed: int = 0,
 ) -> list[keras.layers.Layer]:
-    """Fresh layers of a network, in order: each hidden layer, its batch norm, activation, pooling, dropout; the output.
+    """New layers of a network, in order: each hidden layer, its batch norm, activation, pooling, dropout; the output.
 
-    Every initializer and every dropout has its own seed, drawn from `SeedSequence([seed, position])`: layers of equal
-    shape differ, and so do the same layers under neighbouring seeds.
+    Every initializer and every dropout has a separate seed from `SeedSequence([seed, position])`, so that layers of
+    equal shape differ, and so do the same layers with neighbouring seeds.
 
     Args:
-        network: the described network.
+        network: the description of the network.
         input_shape: shape of one example, `(features,)` or `(height, width, channels)`.
         outputs: units of the output layer.
-        task: decides the output activation where the network names none.
-        regularization: what hidden layers get unless they say otherwise.
-        seed: non-negative integer from which all of the layers' seeds come.
+        task: decides the output activation if the network does not name one.
+        regularization: defaults of the hidden layers.
+        seed: non-negative integer, from which the seeds of all layers are derived.
 
     Returns:
         Unbuilt Keras layers.
 
     Raises:
-        ValueError: where convolutions meet an input that is no image.
+        ValueError: for convolutions over inputs that are not images.
+
+    >>> [layer.name for layer in network_layers(NetworkConfig(hidden=(8, {"units": 4, "dropout": 0.5})), (3,), 2)]
+    ['dense_1', 'dense_2', 'dropout_2', 'output']
     """
     if outputs < 1:
         raise ValueError(f"outputs must be a positive number of units, received {outputs}")
@@ -60,7 +64,7 @@ def network_layers(
 
 
 class Start(NamedTuple):
-    """What one layer and those that belong to it begin with: initializers, and seeds of what draws in training."""
+    """The initializers of a layer, and the seeds of its activation and its dropout."""
 
     kernel: keras.initializers.Initializer
     bias: keras.initializers.Initializer
@@ -69,17 +73,17 @@ class Start(NamedTuple):
 
 
 def network_starts(network: NetworkConfig, seed: int = 0) -> list[Start]:
-    """What a network's layers begin with, which is cheaper than the layers: each hidden layer's, then the output's.
+    """Initializers and seeds of each hidden layer, then of the output, without building the layers.
 
     Args:
-        network: the described network.
-        seed: the one given to `network_layers`.
+        network: the description of the network.
+        seed: the seed given to `network_layers`.
     """
     return [_start(network, position, seed) for position in [*range(1, len(network.hidden) + 1), 0]]
 
 
 def _start(network: NetworkConfig, position: int, seed: int) -> Start:
-    # Position 0 belongs to the output, so that adding a hidden layer leaves the other layers' seeds alone.
+    # The output has position 0, so that a further hidden layer does not change the seeds of the other layers.
     seeds = [int(state) for state in np.random.SeedSequence([seed, position]).generate_state(4) >> 1]
     kernel, bias = network.output_kernel_initializer, network.bias_initializer
     if position:
@@ -97,64 +101,46 @@ def _hidden(
     seed: int,
     rank: int,
 ) -> list[keras.layers.Layer]:
-    def own(key: str, default: Any) -> Any:
+    def option(key: str, default: Any) -> Any:
         value = getattr(layer, key)
         return default if value is None else value
 
     start = _start(network, position, seed)
-    activation = own("activation", network.activation)
-    batch_norm = own("batch_norm", regularization.batch_norm)
-    fused = not batch_norm and not activations.is_layer(activation)
+    activation = option("activation", network.activation)
+    batch_norm = option("batch_norm", regularization.batch_norm)
+    merged = not batch_norm and not activations.is_layer(activation)
     options = {
-        "activation": activations.get(activation) if fused else None,
+        "activation": activations.get(activation) if merged else None,
         "use_bias": layer.use_bias,
         "kernel_initializer": start.kernel,
         "bias_initializer": start.bias,
-        "kernel_regularizer": _penalty(own("l1", regularization.l1), own("l2", regularization.l2)),
+        "kernel_regularizer": _penalty(option("l1", regularization.l1), option("l2", regularization.l2)),
     }
     layers: list[keras.layers.Layer] = []
     if isinstance(layer, ConvLayer):
         filters = activations.units_before(activation, layer.filters)
-        convolution = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[rank]
-        layers.append(
-            convolution(
-                filters,
-                layer.kernel_size,
-                strides=layer.strides,
-                padding=layer.padding,
-                name=f"conv_{position}",
-                **options,
-            )
-        )
+        options |= {"strides": layer.strides, "padding": layer.padding, "name": f"conv_{position}"}
+        layers.append(getattr(keras.layers, f"Conv{rank}D")(filters, layer.kernel_size, **options))
     else:
         units = activations.units_before(activation, layer.units)
         layers.append(keras.layers.Dense(units, name=f"dense_{position}", **options))
     if batch_norm:
         layers.append(keras.layers.BatchNormalization(name=f"batch_norm_{position}"))
-    if not fused:
+    if not merged:
         layers.append(activations.layer(activation, seed=start.activation_seed, name=f"activation_{position}"))
     if isinstance(layer, ConvLayer) and layer.pool > 1:
-        pooling = {1: keras.layers.MaxPool1D, 2: keras.layers.MaxPool2D, 3: keras.layers.MaxPool3D}[rank]
-        layers.append(pooling(layer.pool, name=f"pool_{position}"))
-    if rate := own("dropout", regularization.dropout):
+        layers.append(getattr(keras.layers, f"MaxPool{rank}D")(layer.pool, name=f"pool_{position}"))
+    if rate := option("dropout", regularization.dropout):
         dropout = _dropout(regularization.dropout_kind, rank)
         layers.append(dropout(rate, seed=start.dropout_seed, name=f"dropout_{position}"))
     return layers
 
 
 def _dropout(kind: str, rank: int) -> type[keras.layers.Layer]:
-    spatial = {
-        1: keras.layers.SpatialDropout1D,
-        2: keras.layers.SpatialDropout2D,
-        3: keras.layers.SpatialDropout3D,
-    }
-    return {
-        "dropout": keras.layers.Dropout,
-        "alpha_dropout": keras.layers.AlphaDropout,
-        "gaussian_dropout": keras.layers.GaussianDropout,
-        # Dense layers have no channels to drop whole.
-        "spatial_dropout": spatial.get(rank, keras.layers.Dropout),
-    }[kind]
+    if kind == "spatial_dropout":
+        # Dense layers have no channels.
+        kind = f"spatial_dropout{rank}d" if rank else "dropout"
+    return catalog.keras_class(keras.layers, kind)
 
 
 def _output(
@@ -163,7 +149,7 @@ def _output(
     start = _start(network, 0, seed)
     activation = network.output_activation or OUTPUT_ACTIVATION[task]
     separate = activations.is_layer(activation)
-    # A softmax over half-precision numbers loses the small probabilities.
+    # In half precision a softmax loses small probabilities.
     dtype = "float32" if keras.mixed_precision.dtype_policy().compute_dtype != "float32" else None
     dense = keras.layers.Dense(
         activations.units_before(activation, outputs),

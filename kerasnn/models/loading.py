@@ -1,4 +1,4 @@
-"""Models from files that anyone may have written: loaded without running their code."""
+"""Loading of models from untrusted files without running code from the file."""
 
 import io
 import math
@@ -10,26 +10,26 @@ from typing import Any
 
 import h5py
 import keras
-from keras.src.backend.common import global_state
 
 from kerasnn.config.description import parse_json
 from kerasnn.config.schema import one_of, short
-from kerasnn.data.sources import check_size, existing_file
+from kerasnn.files import check_size, existing_file
+from kerasnn.keras_private import global_state
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 LARGEST_CONFIG = 2**26
-"""Bytes of the largest architecture that is read."""
+"""Maximum size of the architecture in bytes."""
 
-# They run what the file brings along, or load what it names, when they are made or called.
+# When created or called they run code from the file, or load another file that it names.
 _RUN_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "__typespec__")
 
 
 def load_model(path: str | Path) -> keras.Model:
-    """Load a `.keras` file without running code that it brings.
+    """Load a `.keras` file without running code from it.
 
-    Before Keras is given the file: it holds an architecture and weights and nothing else; every class is Keras's,
-    kerasnn's or registered by the program that loads it, and none of them runs code from the file; its weights are in
-    the file and take as much memory as they have bytes there.
+    Checks before Keras reads the file: it contains an architecture and weights and nothing else; every class belongs to
+    Keras or kerasnn or is registered by this program, and none runs code from the file; the weights are stored in the
+    file and occupy as many bytes there as in memory.
 
     Args:
         path: the file.
@@ -38,7 +38,7 @@ def load_model(path: str | Path) -> keras.Model:
         The model, not compiled.
 
     Raises:
-        ValueError: one line, where the file is none, is damaged, or is one of the above.
+        ValueError: one line, if the file is missing, is damaged or fails a check.
 
     Reference: `keras.saving.load_model(safe_mode=True)`, which allows more.
     """
@@ -56,11 +56,11 @@ def load_model(path: str | Path) -> keras.Model:
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RuntimeError, NotImplementedError) as error:
         raise ValueError(f"{file} cannot be loaded as a model: {_first_line(error)}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, RecursionError) as error:
-        raise ValueError(f"{file} is no whole .keras file: {_first_line(error)}") from None
+        raise ValueError(f"{file} is not a complete .keras file: {_first_line(error)}") from None
 
 
 def _members(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]:
-    """A model's files by name."""
+    """The members of a `.keras` archive by name."""
     found: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         if member.filename in found:
@@ -74,7 +74,7 @@ def _members(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]
             raise ValueError(f"it holds no {name}")
     check_size(file, sum(member.file_size for member in found.values()))
     for member in found.values():
-        # Keras stores them as they are; a bomb is packed.
+        # Keras stores members uncompressed; a zip bomb is compressed.
         if member.file_size > 100 * max(member.compress_size, 1):
             raise ValueError(f"{member.filename} unpacks to {member.file_size} bytes from {member.compress_size}")
     if found[CONFIG].file_size > LARGEST_CONFIG:
@@ -87,7 +87,7 @@ def _check_classes(config: dict[str, Any]) -> None:
         name, module = described["class_name"], described.get("module")
         registered = described.get("registered_name")
         named = described["config"] if name == "function" else name
-        # "layers.Lambda" of module "keras" is found too.
+        # Also "layers.Lambda" of the module "keras".
         if {str(each).rsplit(".", 1)[-1] for each in (name, named)} & set(_RUN_CODE):
             raise ValueError(f"it holds a {name}, which runs code from the file")
         if isinstance(registered, str) and keras.saving.get_registered_object(registered) is not None:
@@ -100,36 +100,36 @@ def _check_classes(config: dict[str, Any]) -> None:
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Every description of an object, at any depth."""
-    waiting = [config]
-    while waiting:
-        part = waiting.pop()
+    """Every serialized object in a config, at any depth."""
+    stack = [config]
+    while stack:
+        part = stack.pop()
         if isinstance(part, dict):
             if "class_name" in part:
                 yield {"config": None, **part}
-            waiting += part.values()
+            stack += part.values()
         elif isinstance(part, list):
-            waiting += part
+            stack += part
 
 
 def _weights_size(weights: bytes) -> int:
-    """Bytes of all weights of an HDF5 file, refused where they are elsewhere or fewer than it says."""
+    """Bytes of all weights in an HDF5 file; refused if they are stored elsewhere or are fewer than declared."""
     total = 0
     with h5py.File(io.BytesIO(weights), "r") as stored:
-        waiting, seen = [stored], set()
-        while waiting:
-            group = waiting.pop()
-            # A group may hold itself.
-            if (place := h5py.h5o.get_info(group.id).addr) in seen:
+        stack, seen = [stored], set()
+        while stack:
+            group = stack.pop()
+            # A group may contain itself.
+            if (address := h5py.h5o.get_info(group.id).addr) in seen:
                 continue
-            seen.add(place)
+            seen.add(address)
             for name in group:
                 link = group.get(name, getlink=True)
                 if not isinstance(link, h5py.HardLink):
                     raise ValueError(f"its weights {name!r} are a link to somewhere else")
                 member = group[name]
                 if isinstance(member, h5py.Group):
-                    waiting.append(member)
+                    stack.append(member)
                     continue
                 if member.external or member.is_virtual:
                     raise ValueError(f"its weights {member.name!r} are kept in another file")
@@ -141,18 +141,18 @@ def _weights_size(weights: bytes) -> int:
 
 
 def _check_size_of(config: dict[str, Any], weights: int) -> None:
-    """Refuse an architecture that would take much more memory than the file has weights."""
-    waiting = global_state.get_global_attribute("uninitialized_variables", [], set_to_default=True)
-    before = list(waiting)
+    """Refuse an architecture whose weights would need much more memory than those in the file."""
+    uninitialized = global_state.get_global_attribute("uninitialized_variables", [], set_to_default=True)
+    before = list(uninitialized)
     try:
-        # Within the scope a variable is known and not allocated.
+        # In this scope variables are created without being allocated.
         with keras.StatelessScope(initialize_variables=False):
             model = keras.saving.deserialize_keras_object({**config, "compile_config": None}, safe_mode=True)
         size = sum(4 * math.prod(variable.shape) for variable in model.variables)
     finally:
-        waiting[:] = before
+        uninitialized[:] = before
     if size > 4 * weights + 2**20:
-        raise ValueError(f"its layers have {size} bytes of weights, and the file {weights}")
+        raise ValueError(f"its layers need {size} bytes of weights, but the file has {weights}")
 
 
 def _first_line(error: BaseException) -> str:

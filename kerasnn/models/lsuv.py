@@ -1,73 +1,80 @@
-"""Layer-sequential unit-variance initialization: initial weights that suit the data."""
+"""Layer-sequential unit-variance (LSUV) initialization: initial weights scaled to the data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
-from unittest import mock
 
 import keras
 import numpy as np
 
+from kerasnn.attributes import temporary_attributes
+
 TOLERANCE = 0.01
-"""How far from 1 a variance may stay."""
+"""Maximum difference of a layer's variance from 1."""
 ATTEMPTS = 10
-"""How often a layer is scaled at most; once is enough where its biases are 0."""
+"""Maximum number of scalings of a layer; one is enough if its biases are 0."""
 
 
 def lsuv(model: keras.Model, x: Any) -> dict[str, float]:
-    """Scale hidden layers' kernels, one layer after the other, until their outputs have variance 1 on a batch.
+    """Scale the kernels of the hidden layers, in the order of calls, until their outputs have variance 1 on a batch.
 
-    Formula: kernel ← kernel / √Var(kernel · inputs + bias), over examples and units and before the activation.
+    Formula: kernel ← kernel / √Var(kernel · inputs + bias), over examples and units, before the activation.
 
-    The output layer keeps its weights: its outputs are the task's. The paper starts from orthogonal weights
-    (`kernel_initializer="orthogonal"`); others do as well. Nothing is random here, so equal weights stay equal.
+    The output layer is not scaled: the task decides the scale of its outputs. The paper starts from orthogonal weights
+    (`kernel_initializer="orthogonal"`); other initializers work as well.
 
     Args:
         model: a built Keras model, before training.
-        x: a batch of inputs as the model takes them, `(examples, …)`; some hundred do.
+        x: a batch of inputs as the model takes them, `(examples, …)`; a few hundred examples are enough.
 
     Returns:
-        The variance of each layer's outputs as it was, by the layer's name.
+        The variance of each layer's outputs before the scaling, by the layer's name.
 
     Raises:
-        ValueError: where a layer gives the same output for every example, so that no factor would help.
+        ValueError: one line, if a layer has the same output for all examples, so that no factor can help.
 
     Reference: Mishkin and Matas, "All you need is a good init", ICLR 2016.
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1)])
+    >>> before = lsuv(model, np.random.default_rng(0).normal(size=(256, 3)))
+    >>> list(before)
+    ['hidden']
     """
     layers = [layer for layer in model._flatten_layers(include_self=False) if hasattr(layer, "kernel")]
-    before: dict[str, float] = {}
     order: list[keras.layers.Layer] = []
+    _call(model, x, layers, lambda layer, call: order.append(layer))
+    variances: dict[str, float] = {}
+    _call(model, x, dict.fromkeys(order[:-1]), lambda layer, call: variances.update({layer.name: _scale(layer, call)}))
+    return variances
 
-    def called(layer: keras.layers.Layer, scale: bool) -> Callable[..., Any]:
-        call = layer.call
 
-        def observed(*arguments: Any, **options: Any) -> Any:
-            order.append(layer)
-            if scale:
-                before[layer.name] = _scale(layer, lambda: call(*arguments, **options))
-            return call(*arguments, **options)
+def _call(
+    model: keras.Model,
+    x: Any,
+    layers: Iterable[keras.layers.Layer],
+    before_call: Callable[[keras.layers.Layer, Callable[[], Any]], Any],
+) -> None:
+    """Call a model; before each call of the layers, call a function with the layer and the layer's call."""
 
-        return observed
+    def observed(layer: keras.layers.Layer) -> Callable[..., Any]:
+        original = layer.call
 
-    def run(hidden: list[keras.layers.Layer]) -> None:
-        # Past __setattr__, which would track the functions as part of the layers' state.
-        calls = {layer: called(layer, layer in hidden) for layer in layers}
-        for layer, call in calls.items():
-            vars(layer)["call"] = call
-        try:
-            model(x, training=False)
-        finally:
-            for layer in layers:
-                del vars(layer)["call"]
+        def call(*arguments: Any, **options: Any) -> Any:
+            before_call(layer, lambda: original(*arguments, **options))
+            return original(*arguments, **options)
 
-    run([])
-    run(order[:-1])
-    return before
+        return call
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(temporary_attributes(layer, call=observed(layer)))
+        model(x, training=False)
 
 
 def _scale(layer: Any, call: Callable[[], Any]) -> float:
-    """Scale one layer's kernel; the variance as it was."""
+    """Scale one layer's kernel and return the variance before."""
     first = 0.0
-    with mock.patch.dict(vars(layer), {"activation": None}):
+    with temporary_attributes(layer, activation=None):
         for attempt in range(ATTEMPTS):
             variance = float(np.var(keras.ops.convert_to_numpy(call()).astype("float64")))
             if not 0 < variance < np.inf:

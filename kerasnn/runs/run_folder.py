@@ -14,9 +14,9 @@ from kerasnn.files import PARTIAL, alone_in
 
 
 @contextmanager
-def run_folder(run_dir: str | Path | None, config: RunConfig, place: devices.Place) -> Iterator[Path]:
+def run_folder(run_dir: str | Path | None, config: RunConfig, placement: devices.Placement) -> Iterator[Path]:
     """The run's folder, for this process alone; processes other than the chief write to one that is thrown away."""
-    if not place.chief:
+    if not placement.chief:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
         return

@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -19,10 +18,10 @@ import grpc
 import keras_tuner
 import tensorflow as tf
 from keras_tuner.engine.trial import Trial
-from keras_tuner.src import protos
-from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
+from kerasnn.distribute import processes
 from kerasnn.files import write_text
+from kerasnn.keras_private import tuner_service
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import ADDRESS
 from kerasnn.search.trainer import OnEpoch, group_key
@@ -98,6 +97,7 @@ class Chief:
         self._dismissed: set[str] = set()
         host, _, port = (config.listen or "127.0.0.1:0").rpartition(":")
         self._server = grpc.server(ThreadPoolExecutor(32), options=OPTIONS)
+        protos, _, OracleServicer = tuner_service()  # noqa: N806
         protos.get_service_grpc().add_OracleServicer_to_server(OracleServicer(self), self._server)
         try:
             bound = self._server.add_insecure_port(f"{host}:{port}")
@@ -286,9 +286,7 @@ class Chief:
     def _start(self, slot: int) -> None:
         """Start a local worker, on its own GPU where there are several."""
         name = f"{slot}-{next(self._names)}"
-        root = str(Path(__file__).resolve().parents[2])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "2"}
+        environment = {**processes.environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
         gpus = len(tf.config.list_physical_devices("GPU"))
         if gpus > 1:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
@@ -297,7 +295,7 @@ class Chief:
         log.parent.mkdir(exist_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "kerasnn.search.worker", self.address, name, str(os.getpid())],
+                [*processes.PYTHON_MODULE, "kerasnn.search.worker", self.address, name, str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

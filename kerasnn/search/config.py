@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
-from kerasnn.config.description import Described, replace_at
-from kerasnn.config.monitor import more_is_better
+from kerasnn.config.description import Description, replace_at
+from kerasnn.config.monitor import Direction, Mode, better_direction
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import Schema, named, one_of, short
 from kerasnn.search.space import DEFAULT_SPACE, Choice, Parameter, Range, combinations, values_with
@@ -60,14 +60,14 @@ class ObjectiveConfig(Schema):
 
     name: str
     """A logged value: `val_loss`, `val_accuracy`, …; a trial's score is its best over the epochs."""
-    direction: Literal["auto", "min", "max"] = "auto"
+    direction: Mode = "auto"
     """Whether lower ("min") or higher ("max") is better; `auto` decides by the name."""
 
 
 Objective = Annotated[ObjectiveConfig, BeforeValidator(named)]
 
 
-class SearchConfig(Described):
+class SearchConfig(Description):
     """A search: the same description proposes the same trials and finds the same scores, on one machine.
 
     >>> config = SearchConfig(space={"optimizer.learning_rate": {"choices": [0.01, 0.1]}}, oracle="grid")
@@ -125,11 +125,9 @@ class SearchConfig(Described):
         return self.run.monitor if self.objective is None else self.objective.name
 
     @property
-    def direction(self) -> Literal["min", "max"]:
+    def direction(self) -> Direction:
         """Whether a lower or a higher objective is better."""
-        if self.objective is not None and self.objective.direction != "auto":
-            return self.objective.direction
-        return "max" if more_is_better(self.objective_name) else "min"
+        return better_direction(self.objective_name, "auto" if self.objective is None else self.objective.direction)
 
     def as_loss(self, objective: float) -> float:
         """The objective with its sign set so that less is better."""

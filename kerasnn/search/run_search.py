@@ -146,7 +146,7 @@ class _Search:
             return self._run(Trainer(self._config, self._data_of).train)
         with Chief(self._config, self._fingerprint, self._folder, self._progress.message) as chief:
             if self._config.listen is not None:
-                self._progress.message(f"workers join with  scripts/search.py --join {chief.address}")
+                self._progress.message(f"workers join with  kerasnn search --join {chief.address}")
             train = functools.partial(chief.train, score_to_beat=lambda: self._models.score_to_beat(self._ranking()))
             return self._run(train)
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from kerasnn.config.description import replace_at
+from kerasnn.config.monitor import BestValue
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import short
 from kerasnn.data.loading import Data, load_data
@@ -211,16 +212,15 @@ class _TrialCallback(keras.callbacks.Callback):
         self.history: dict[str, list[float]] = {}
         self.stopped = False
         self.best_weights: list[np.ndarray] | None = None
-        self._best_loss = math.inf
+        self._best = BestValue(config.direction)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         value = float(logs[self.config.objective_name])
-        loss = self.config.as_loss(value)
-        if loss < self._best_loss:
-            self._best_loss, self.best_weights = loss, self.model.get_weights()
+        if self._best.update(value):
+            self.best_weights = self.model.get_weights()
         if self.on_epoch is not None and self.number in self.on_epoch(epoch + 1, {self.number: value}):
             self.stopped, self.epochs = True, epoch + 1
         if epoch + 1 >= self.epochs:

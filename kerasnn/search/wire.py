@@ -14,10 +14,11 @@ import grpc
 import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial, TrialStatus
-from keras_tuner.src import protos
-from keras_tuner.src.distribute.oracle_client import OracleClient
 
+from kerasnn.keras_private import tuner_service
 from kerasnn.search.trial import Outcome
+
+protos, OracleClient, _ = tuner_service()
 
 RUNNING, IDLE, STOPPED = TrialStatus.RUNNING, TrialStatus.IDLE, TrialStatus.STOPPED
 
@@ -75,7 +76,7 @@ def _from_text(text: str | None) -> list[np.ndarray] | None:
         return [arrays[f"arr_{index}"] for index in range(len(arrays))]
 
 
-class Client(OracleClient):
+class Client(OracleClient):  # type: ignore[valid-type, misc]
     """keras-tuner's client with calls that fail after `DEADLINE` instead of an hour.
 
     Args:

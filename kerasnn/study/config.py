@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from kerasnn.config.description import Described
+from kerasnn.config.description import Description
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import DataConfig, DenseLayer, NetworkConfig, TrainingConfig
@@ -24,7 +24,7 @@ RUN = RunConfig(
 )
 
 
-class StudyConfig(Described):
+class StudyConfig(Description):
     """A study: every combination of its factors' levels, trained with the same seeds.
 
     >>> config = StudyConfig(factors={"network.activation": ["relu", "tanh", "gelu"], "seed": [1, 2]})

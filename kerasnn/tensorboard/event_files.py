@@ -68,8 +68,8 @@ class EventFile:
         """Write the values of a step."""
         self.write_event(Event(step=step, summary=Summary(value=values)))
 
-    def write_scalars(self, tag: str, first_step: int, values: NDArray[Any]) -> None:
-        """Write one scalar at each of many steps: the same event again and again, which takes microseconds a step."""
+    def write_series(self, tag: str, first_step: int, values: NDArray[Any]) -> None:
+        """Write one scalar at each of many steps, reusing one event, which takes microseconds per step."""
         event = Event(wall_time=time.time(), summary=Summary(value=[scalar(tag, 0)]))
         slot = event.summary.value[0]
         for step, value in enumerate(values.tolist(), first_step):

@@ -306,7 +306,7 @@ def test_plateau_and_schedule_multiply_and_state_survives():
 def test_a_value_that_is_no_number_is_never_the_best(bad):
     callback = LearningRate(plateau=Plateau(monitor="told", patience=2, factor=0.5))
     rates = told_rates(callback, "told", [bad, 3.0, bad, 2.0, bad, bad, 1.0])
-    assert callback.best == 1.0
+    assert callback.best.value == 1.0
     np.testing.assert_allclose(rates, [0.5] * 6 + [0.25], rtol=1e-6)
 
 

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import pytest
 
+from kerasnn import files
 from kerasnn.config.sections import DataConfig
-from kerasnn.data import images, sources
+from kerasnn.data import images
 from kerasnn.data.images import DEBIAN_FOLDER, IDX_FILES, read_idx, read_images
 from kerasnn.data.loading import load_data
 
@@ -146,7 +147,7 @@ GOOD = idx(ARRAYS["x_test"])
         ("a", GOOD[:10], "is truncated: it ends within its header"),
         ("a", GOOD[:-1], "must hold 15680 bytes for its shape (20, 28, 28); it ends after 15679"),
         ("a", GOOD + b"\x00", "must hold 15680 bytes for its shape (20, 28, 28); more follow"),
-        ("a", GOOD[:4] + b"\xff" * 12, "says that it unpacks to "),
+        ("a", GOOD[:4] + b"\xff" * 12, "declares "),
         ("a.gz", GOOD, "cannot be read: 'Not a gzipped file (b'"),
         ("a.gz", gzip.compress(GOOD)[:-20], "cannot be read: 'Compressed file ended before the end-of-stream marker"),
         ("a.gz", gzip.compress(GOOD)[:-8] + b"\x00" * 8, "cannot be read: 'CRC check failed"),
@@ -201,5 +202,5 @@ def test_labels_of_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_memory_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(sources.os, "sysconf")
-    assert sources.memory() == 16 * 2**30
+    monkeypatch.delattr(files.os, "sysconf")
+    assert files.memory_size() == 16 * 2**30

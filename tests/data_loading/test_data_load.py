@@ -137,7 +137,7 @@ def test_class_names_tell_of_unused_classes() -> None:
         ({"x_test": X[:, :2], "y_test": Y}, "x_test's examples must have x_train's shape (3,); received (2,)"),
         (
             {"x_test": X.astype(np.uint8), "y_test": Y},
-            "x_test must be on x_train's scale; one holds unsigned bytes and the",
+            "x_test must have x_train's scale; only one of them holds unsigned bytes",
         ),
         (
             {"x_test": X, "y_test": Y + 1},
@@ -150,7 +150,7 @@ def test_class_names_tell_of_unused_classes() -> None:
         ({"y": np.full((100, 4), 0.25)}, "y_train must hold at least two classes; all its labels are 0"),
         (
             {"y": np.r_[np.eye(2)[[0, 1]], np.full((98, 2), 0.5)]},
-            "y_train's one-hot rows must hold one 1 and else 0; soft",
+            "y_train's one-hot rows must hold one 1 and zeros; soft",
         ),
         ({"task": "binary"}, "y_train must be 0 or 1 for task binary; y_train[70] is 2 (30 such values)"),
         ({"task": "binary", "y": Y > 1, "class_names": "abc"}, "class_names must be two for task binary; received 3"),
@@ -210,7 +210,7 @@ def test_refused_arrays(fields: dict[str, object], line: str) -> None:
         (
             {"name": "arrays"},
             "multiclass",
-            "data.name 'arrays' has no file to load; give the arrays to kerasnn.data.from_",
+            "data.name 'arrays' has no file to load; pass the arrays to kerasnn.from_",
         ),
         ({}, "binary", "y_train must be 0 or 1 for task binary; y_train[2] is 2 (1437 such values)"),
         ({}, "multilabel", "y_train must have the shape (examples, labels) for task multilabel; received (1797,)"),

@@ -134,7 +134,7 @@ def test_values_that_differ_beyond_float32_are_constant() -> None:
         (
             np.full((1, 6, 5), np.nan),
             ValueError,
-            "x must be finite and at most 1e+38 in size; x[0, 0, 0] is nan (30 such",
+            "x must be finite and at most 1e+38 in absolute value; x[0, 0, 0] is nan (30 such",
         ),
         (BYTES.astype(str), TypeError, "x must be an array of numbers; received dtype <U3 (first value "),
     ],

@@ -231,10 +231,10 @@ def test_hostile_npz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = {
         "holds pickled Python objects, which can run code; save numbers": npz_of(path, pickled).read_bytes(),
         "'x.npy' is not a plain numpy array": npz_of(path, pickle.dumps(Bomb())).read_bytes(),
-        "says (9999999999,) of float64, but holds 24 bytes": npz_of(path, huge).read_bytes(),
+        "declares (9999999999,) of float64, but holds 24 bytes": npz_of(path, huge).read_bytes(),
         "key must be one of x, y,": npz_of(path, npy(X), "../../x.npy").read_bytes(),
         "cannot be read as npz: 'File is not a zip file'": pickle.dumps(Bomb()),
-        "says (9999999999,) of <U0, but holds 0 bytes": npz_of(path, empty_text(), "class_names.npy").read_bytes(),
+        "declares (9999999999,) of <U0, but holds 0 bytes": npz_of(path, empty_text(), "class_names.npy").read_bytes(),
         "cannot be read as npz: ": npz_of(path, npy(X)).read_bytes()[:-30],
     }
     for line, content in hostile.items():
@@ -252,14 +252,14 @@ def test_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
     position = content.rindex(b"PK\x01\x02") + 24
     content[position : position + 4] = struct.pack("<I", 2**32 - 2)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot be read as npz|holds \d+ bytes|unpacks to 4.0 GiB"):
+    with pytest.raises(ValueError, match=r"cannot be read as npz|holds \d+ bytes|declares 4.0 GiB"):
         read_npz(path)
 
 
 def test_declared_size_is_held_against_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kerasnn.data.sources.memory", lambda: 2**20)
+    monkeypatch.setattr("kerasnn.files.memory_size", lambda: 2**20)
     path = savez(tmp_path / "a.npz", x=np.zeros((2**18, 1)), y=Y)
-    with pytest.raises(ValueError, match=r"a.npz says that it unpacks to 0.0 GiB; this machine has 0.0 GiB of memory"):
+    with pytest.raises(ValueError, match=r"a.npz declares 0.0 GiB of content; this machine has 0.0 GiB of memory"):
         read_npz(path)
 
 

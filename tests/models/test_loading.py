@@ -106,11 +106,11 @@ LAYERS = {
     "wrong arguments": (layer("Dense", {"units": 4, "colour": "red"}), "cannot be loaded as a model"),
     "layer beyond memory": (
         [layer("Dense", {"units": 10**10}), layer("Dense", {"units": 4})],
-        "its layers have .* bytes of weights, and the file",
+        "its layers need .* bytes of weights, but the file has",
     ),
     "layers beyond the file": (
         [layer("Dense", {"units": 10**6}), layer("Dense", {"units": 4})],
-        "its layers have .* bytes of weights, and the file",
+        "its layers need .* bytes of weights, but the file has",
     ),
 }
 
@@ -195,10 +195,10 @@ FILES = {
     "objects for weights": (hdf5(lambda f: f.create_dataset("a", data=["x"])), "more than the file has"),
     "a group in itself": (hdf5(itself), "cannot be loaded as a model"),
     "no HDF5": (zipped(lambda c, w: {"config": c, "weights": b"\x80\x04cos\nsystem\n"}), "cannot be loaded"),
-    "a pickle": (text(b"\x80\x04cos\nsystem\n(S'true'\ntR."), "is no whole .keras file"),
+    "a pickle": (text(b"\x80\x04cos\nsystem\n(S'true'\ntR."), "is not a complete .keras file"),
     "another kind of file": (text(b"x", "model.h5"), "must end in .keras"),
-    "truncated": (truncated, "is no whole .keras file"),
-    "one bit flipped": (flipped, "is no whole .keras file: Bad CRC-32"),
+    "truncated": (truncated, "is not a complete .keras file"),
+    "one bit flipped": (flipped, "is not a complete .keras file: Bad CRC-32"),
 }
 
 

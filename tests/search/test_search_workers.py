@@ -167,8 +167,8 @@ TINY = {
     "trials_at_once": 3,
 }
 
-JOIN = """import sys; from kerasnn.commands import search; from kerasnn.search import worker; worker.GONE_AFTER = 3.0
-sys.exit(search.search(["--join", sys.argv[1]]))"""
+JOIN = """import sys; from kerasnn.cli import main; from kerasnn.search import worker; worker.GONE_AFTER = 3.0
+sys.exit(main(["search", "--join", sys.argv[1]]))"""
 
 
 def children(pid):

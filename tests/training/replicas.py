@@ -138,12 +138,12 @@ def run(case: dict[str, Any], strategy: Any) -> dict[str, Any]:
         batches = (batches if case.get("ordered") else batches.shuffle(EXAMPLES, seed=5)).batch(size)
         training |= {"validation_data": tf.data.Dataset.from_tensor_slices((x[:29], y[:29])).batch(7)}
         history = fit(model, batches, compiled="auto", **training)
-        values = evaluate(model, tf.data.Dataset.from_tensor_slices((x, y)).batch(size), **options)
+        values = evaluate(model, tf.data.Dataset.from_tensor_slices((x, y)).batch(size), return_dict=True, **options)
         outputs = predict(model, tf.data.Dataset.from_tensor_slices(x).batch(size), verbose=0)
     else:
         shuffle = not case.get("ordered")
         history = fit(model, x, y, batch_size=size, sample_weight=weights, shuffle=shuffle, **training)
-        values = evaluate(model, x, y, batch_size=size, sample_weight=weights, **options)
+        values = evaluate(model, x, y, batch_size=size, sample_weight=weights, return_dict=True, **options)
         outputs = predict(model, x, batch_size=size, verbose=0)
     return {
         "weights": [np.array(weight) for weight in model.get_weights()],

@@ -154,7 +154,7 @@ class Poison(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 2 and self.times:
             self.times -= 1
-            kernel = self.model.get_layer("dense_1").kernel
+            kernel = self.model.get_layer("output").kernel
             kernel.assign(np.full(kernel.shape, np.nan))
 
 
@@ -168,8 +168,8 @@ def test_nan_rolls_back_to_the_last_good_state_with_a_lower_rate(tmp_path, caplo
     rows = list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert "in epoch 3" in caplog.text
-    assert "going back to the end of epoch 2 with a learning rate of 0.001, time 1 of at most 3" in caplog.text
-    assert "with a learning rate of 0.0001, time 2 of at most 3" in caplog.text
+    assert "going back to the end of epoch 2 with a learning rate of 0.001, rollback 1 of at most 3" in caplog.text
+    assert "with a learning rate of 0.0001, rollback 2 of at most 3" in caplog.text
 
 
 def test_rollbacks_are_bounded_and_the_last_good_state_is_kept(tmp_path):
@@ -183,7 +183,7 @@ def test_rollbacks_are_bounded_and_the_last_good_state_is_kept(tmp_path):
     state = StateFolder(tmp_path / "run" / "state").newest()
     assert (state["epoch"], state["rollbacks"]) == (2, 2)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "diverged"
-    with pytest.raises(ValueError, match="on_nan 'rollback' goes back to a saved state, so save_state must be true"):
+    with pytest.raises(ValueError, match="on_nan 'rollback' returns to a saved state, so save_state must be true"):
         replace_at(config, {"training.save_state": False})
 
 

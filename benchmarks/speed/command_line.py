@@ -1,14 +1,16 @@
 """The command line of the benchmark."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.peers import PEERS
-from benchmarks.run import compare, machine, missing, table
-from benchmarks.searches import SEARCHES, compare_searches, search_table
-from benchmarks.workloads import WORKLOADS
-from kerasnn.commands.command import DONE, Parser, guarded
+from benchmarks.speed.epoch_times import compare, machine, missing, table
+from benchmarks.speed.peers import PEERS
+from benchmarks.speed.search_times import SEARCHES, compare_searches, search_table
+from benchmarks.speed.workloads import WORKLOADS
+from kerasnn.commands.command_line import Parser
+from kerasnn.commands.execution import DONE, execute
 from kerasnn.files import write_text
 
 PROGRAM = "benchmark.py"
@@ -23,17 +25,16 @@ def benchmark(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
-    return guarded(PROGRAM, lambda: _benchmark(arguments))
+    return execute(PROGRAM, arguments, _read, _run)
 
 
-def _benchmark(arguments: Sequence[str] | None) -> int:
+def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [*WORKLOADS, *SEARCHES]
     parser = Parser(
-        prog=PROGRAM,
-        description="Time epochs of kerasnn beside plain Keras, PyTorch, JAX and NumPy, searches beside keras-tuner "
+        PROGRAM,
+        "Time epochs of kerasnn beside plain Keras, PyTorch, JAX and NumPy, searches beside keras-tuner "
         "and Optuna: each in its own process, in turn, medians over all turns. Those not installed are left "
         "out (pip install '.[peers]').",
-        allow_abbrev=False,
     )
     parser.add_argument("--workloads", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
@@ -42,10 +43,14 @@ def _benchmark(arguments: Sequence[str] | None) -> int:
         "--trials", type=int, default=8, help="trials of the searches that train one after the other (default 8)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     for name in ("repeats", "trials"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, received {getattr(options, name)}")
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
     peers = []
     for peer in options.peers:
         if (package := missing(peer)) is not None:

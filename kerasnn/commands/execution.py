@@ -1,0 +1,77 @@
+"""How a subcommand runs: exit codes, errors as one line, and TensorFlow's import without its greetings."""
+
+import gc
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from kerasnn.signals import TerminatedError, raised
+
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+Options = TypeVar("Options")
+
+
+def execute(
+    program: str,
+    arguments: Sequence[str] | None,
+    read: Callable[[Sequence[str] | None], Options],
+    run: Callable[[Options], int],
+) -> int:
+    """Read a command line and do what it says; what may go wrong becomes one line and an exit code.
+
+    Args:
+        program: what an error line begins with: `kerasnn train`.
+        arguments: its command line; None takes the program's.
+        read: makes options of the command line; its errors are errors of usage.
+        run: does what the options say, and returns the exit code.
+    """
+    failed = USAGE
+    try:
+        with raised():
+            options = read(arguments)
+            failed = FAILED
+            return run(options)
+    except TerminatedError:
+        return complain(program, "terminated", TERMINATED)
+    except KeyboardInterrupt as signal:
+        return complain(program, ": ".join(filter(None, ("interrupted", str(signal)))), INTERRUPTED)
+    except (ValueError, TypeError, ArithmeticError, OSError) as error:
+        if os.environ.get("KERASNN_TRACEBACK"):
+            raise
+        complain(program, error, failed)
+        if failed == FAILED and "TF_CONFIG" in os.environ:
+            # TensorFlow's threads would wait for the other processes.
+            sys.stdout.flush()
+            os._exit(failed)
+        return failed
+
+
+def complain(program: str, error: object, code: int) -> int:
+    """Print an error as one line, and give back the exit code."""
+    print(f"{program}: error: {error}", file=sys.stderr)
+    return code
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without its greetings, notes about the processor and missing drivers; an error shows them."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as greetings:
+        os.dup2(greetings.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+            # Collections need not walk TensorFlow's million objects over and over while programs are traced.
+            gc.freeze()
+        except BaseException:
+            greetings.seek(0)
+            os.write(terminal, greetings.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)

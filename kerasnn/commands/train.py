@@ -1,0 +1,50 @@
+"""`kerasnn train`: train a network and leave a run folder."""
+
+import argparse
+from collections.abc import Sequence
+
+from kerasnn.commands.command_line import Parser
+from kerasnn.commands.execution import DONE, import_tensorflow
+from kerasnn.config.run import RunConfig
+from kerasnn.distribute import processes
+
+
+def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line: `config`, `run_dir`, `cluster` and the `arguments` themselves."""
+    parser = Parser("kerasnn train", "Train a network and leave a run folder for TensorBoard.", RunConfig())
+    parser.add_argument(
+        "--run_dir",
+        metavar="FOLDER",
+        help="new or empty folder for the run, or that of a run to go on with (default: logs/<time>-<data>-<style>)",
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        help="run folder to go on with, as --config and --run_dir together; flags may add epochs",
+    )
+    options = parser.read(arguments)
+    if options.resume is not None:
+        if options.config is not None or options.run_dir is not None:
+            raise ValueError("--resume names the run folder, so --config and --run_dir must be left out")
+        options.config = options.run_dir = options.resume
+    options.config = parser.config_of(options)
+    options.arguments = parser.arguments
+    options.cluster = processes.cluster()
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, and say where the results are."""
+    workers = options.config.devices.workers
+    if workers is not None and options.cluster is None and workers > 1:
+        return processes.launch(workers, [*processes.PYTHON_MODULE, "kerasnn.cli", "train", *options.arguments])
+    import_tensorflow()
+    from kerasnn.runs.train import train
+
+    result = train(options.config, options.run_dir)
+    if options.cluster is not None and options.cluster.number > 0:
+        return DONE
+    print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))
+    print(f"run folder  {result.run_dir}")
+    print(f"dashboard   tensorboard --logdir {result.run_dir.parent}")
+    return DONE

@@ -1,0 +1,206 @@
+"""Whether a model and its data run as compiled blocks of steps, and the blocks that run them."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerasnn.config.schema import one_of, short
+from kerasnn.engine import replicated
+from kerasnn.engine.examples import Examples, ResidentExamples, StreamedExamples, nbytes
+from kerasnn.engine.memory import device_memory
+from kerasnn.engine.steps import Blocks, NotCompilableError, Program
+from kerasnn.keras_private import compile_argument, model_supports_jit
+
+logger = logging.getLogger("kerasnn")
+
+Compiled = Literal["auto", "on", "off"]
+_LOOP = ("fit", "make_train_function", "_make_function")
+_EVALUATION = ("evaluate", "make_test_function", "_make_function")
+
+
+def check_options(model: keras.Model, compiled: str, memory_share: float) -> None:
+    """Refuse a model that is not compiled, and options out of range.
+
+    Raises:
+        ValueError: one line.
+    """
+    if not model.compiled:
+        raise ValueError("the model must be compiled first: call model.compile(optimizer, loss)")
+    if compiled not in get_args(Compiled):
+        raise ValueError(one_of("compiled", compiled, get_args(Compiled)))
+    if not 0 < memory_share <= 1:
+        raise ValueError(f"memory_share must be above 0 and at most 1; received {memory_share!r}")
+
+
+def replica_count(model: keras.Model, compiled: Compiled) -> int:
+    """How many replicas the model trains on.
+
+    Raises:
+        ValueError: several would not give the numbers of one device.
+    """
+    replicas: int = model.distribute_strategy.num_replicas_in_sync
+    if replicas > 1:
+        if compiled == "off":
+            raise ValueError(f"compiled must be on or auto for {replicas} replicas, received 'off'")
+        if reason := replicated.obstacle(model):
+            raise ValueError(f"training on {replicas} replicas is not possible: {reason}")
+    return replicas
+
+
+def fall_back(compiled: Compiled, reason: str) -> None:
+    """Say why plain Keras runs, or refuse it.
+
+    Raises:
+        NotCompilableError: where `compiled` is "on".
+    """
+    if compiled == "on":
+        raise NotCompilableError(f"compiled epochs are not possible: {reason}")
+    if compiled == "auto":
+        logger.warning("plain Keras runs instead of compiled epochs: %s", reason)
+
+
+def overridden(model: keras.Model, phase: Literal["train", "test"]) -> str | None:
+    """The method by which a model runs its own training or evaluation loop instead of Keras's, or None."""
+    for name in _LOOP if phase == "train" else _EVALUATION:
+        if getattr(type(model), name) is not getattr(keras.Model, name) or name in vars(model):
+            return name
+    return None
+
+
+def obstacle(model: keras.Model, arrays: Any) -> str | None:
+    """Why a model cannot be compiled, as far as that is known without trying."""
+    if model.run_eagerly or tf.config.functions_run_eagerly():
+        return "the model runs eagerly"
+    if not model_supports_jit(model) and all(layer.supports_jit for layer in model._flatten_layers()):
+        return "XLA is off here (tf.config.experimental.enable_op_determinism switches it off)"
+    for array in keras.tree.flatten(arrays):
+        if array is not None and not is_dense(array):
+            return f"the data holds {short(getattr(array, 'dtype', type(array).__name__))}, not dense arrays of numbers"
+    return None
+
+
+def is_dense(array: Any) -> bool:
+    """Whether something is a dense array of numbers."""
+    if not isinstance(array, np.ndarray | tf.Tensor):
+        return False
+    dtype = tf.as_dtype(array.dtype)
+    return bool(dtype.is_floating or dtype.is_integer or dtype.is_bool)
+
+
+def examples_kind(model: keras.Model, compiled: Compiled, arrays: Any, memory_share: float) -> Any:
+    """How the examples come to the device: as a whole, or streamed.
+
+    Returns:
+        What makes `Examples` of arrays.
+
+    Raises:
+        NotCompilableError: the model or its data stand against it.
+    """
+    if compiled == "off":
+        raise NotCompilableError("compiled is off")
+    strategy = model.distribute_strategy
+    if strategy.num_replicas_in_sync > 1:
+        arrays = [array for array in keras.tree.flatten(arrays) if hasattr(array, "dtype")]
+    elif reason := obstacle(model, arrays):
+        raise NotCompilableError(reason)
+    limit = memory_share * device_memory()
+    resident = (size := nbytes(arrays)) <= limit
+    if not resident:
+        logger.info("the data is streamed: its %.3g MB are more than the %.3g MB set aside", size / 1e6, limit / 1e6)
+    if strategy.num_replicas_in_sync > 1:
+        return partial(replicated.shared_examples, strategy, resident)
+    return ResidentExamples if resident else StreamedExamples
+
+
+def blocks_of(
+    model: keras.Model, step: str, examples: ResidentExamples, length: int | None, rates: np.ndarray | None = None
+) -> Blocks:
+    """Blocks that are compiled already.
+
+    Args:
+        model: a compiled Keras model.
+        step: "train_step" or "test_step".
+        examples: what they run over.
+        length: steps in a block; None takes the model's `steps_per_execution` where that is above 1, else a time.
+        rates: learning rate of every step, where a callback sets them.
+
+    Raises:
+        NotCompilableError: the model cannot be compiled.
+    """
+    length = length or (model.steps_per_execution if model.steps_per_execution > 1 else None)
+    strategy = model.distribute_strategy
+    if strategy.num_replicas_in_sync > 1:
+        if step == "train_step":
+            replicated.check_batch_sizes(model, getattr(examples, "batch_sizes", []))
+        with strategy.scope():
+            model._symbolic_build(data_batch=examples.first_batch)
+        return replicated.ReplicaBlocks(_program(model, step), length, strategy, stops=step == "train_step")
+    try:
+        _build(model, examples)
+        program = _program(model, step)
+        for steps in examples.empty_steps():
+            program.prepare(steps, None if rates is None else tf.constant(rates))
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        name = "" if isinstance(error, NotCompilableError) else f"{type(error).__name__}: "
+        raise NotCompilableError(short(f"{name}{lines[0]}", 200)) from error
+    return Blocks(program, length)
+
+
+def _build(model: keras.Model, examples: Examples) -> None:
+    """Build a model that has a `call`; one without is built when its step is traced, as in plain Keras."""
+    try:
+        with model.distribute_strategy.scope():
+            model._symbolic_build(data_batch=examples.first_batch)
+    except Exception:
+        if type(model).train_step is keras.Model.train_step:
+            raise
+
+
+def _program(model: keras.Model, step: str) -> Any:
+    """The model's program for a step, kept as long as Keras would keep its own function for it."""
+    # Past Keras's __setattr__, which would track it as a part of the model.
+    kept = vars(model).setdefault("_kerasnn_programs", {})
+    theirs = {"train_step": model.train_function, "test_step": model.test_function}
+    # Compiling anew, or make_train_function(force=True), asks for a new trace.
+    if kept.get("compile_config") is not model._compile_config or kept["functions"] != theirs:
+        kept.clear()
+        kept.update(compile_config=model._compile_config, functions=theirs)
+    if step not in kept:
+        replicas = model.distribute_strategy.num_replicas_in_sync
+        jit_compile = compile_argument(model)
+        if jit_compile == "auto" and model.jit_compile:
+            jit_compile = True
+        kept[step] = replicated.ReplicaProgram(model, step) if replicas > 1 else Program(model, step, jit_compile)
+    return kept[step]
+
+
+@contextmanager
+def running(model: keras.Model, train: Blocks | None = None, test: Blocks | None = None) -> Iterator[None]:
+    """Blocks in the place of Keras's functions, while its loop runs."""
+    ours = {"train_function": train, "test_function": test}
+    # The model is built; Keras would begin a pass over the data to see what it is like.
+    vars(model)["_maybe_symbolic_build"] = lambda **_: None
+    kept = {name: getattr(model, name) for name in ours}
+    steps_per_execution = model.steps_per_execution
+    for name, function in ours.items():
+        if function is not None:
+            setattr(model, name, function)
+    if train is not None or test is not None:
+        # Our functions answer for single steps.
+        model.steps_per_execution = 1
+    try:
+        yield
+    finally:
+        del vars(model)["_maybe_symbolic_build"]
+        model.steps_per_execution = steps_per_execution
+        for name, function in ours.items():
+            # Unless a callback asked for new ones.
+            if function is not None and getattr(model, name) is function:
+                setattr(model, name, kept[name])

@@ -1,0 +1,467 @@
+"""Never a number that silently differs from plain Keras: faults that were found by use, each with its right value."""
+
+import logging
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kerasnn
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 6)).astype("float32")
+Y = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0.5)
+IDS = RNG.integers(0, 10, (64, 4)).astype("int32")
+
+
+def classifier(*layers, inputs=(6,), dtype=None, **options):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input(inputs, dtype=dtype), *layers, L.Dense(3, "softmax")])
+    model.compile(**{"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]} | options)
+    return model
+
+
+def both(build, x, y, epochs=3, **options):
+    """Weights and history from plain Keras and from kerasnn, examples in order."""
+    results = []
+    for fit in (keras.Model.fit, kerasnn.fit):
+        model = build()
+        history = fit(model, x, y, batch_size=16, epochs=epochs, shuffle=False, verbose=0, **options)
+        results.append((model.get_weights(), history.history))
+    return results
+
+
+def assert_same(plain, ours, tolerance=2e-6):
+    for theirs, mine in zip(plain[0], ours[0], strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=tolerance)
+    assert plain[1].keys() == ours[1].keys()
+    for name, values in plain[1].items():
+        np.testing.assert_allclose(ours[1][name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def falls_back(caplog):
+    return [record.getMessage() for record in caplog.records if "plain Keras runs" in record.getMessage()]
+
+
+# The model's own loop (A1, B3)
+
+
+class OwnFunction(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(1)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def make_train_function(self, force=False):
+        @tf.function
+        def one(iterator):
+            return self.train_step(next(iterator))
+
+        self.train_function = one
+        return one
+
+
+def test_own_train_function_trains_on_every_batch(caplog):
+    """Traced once with our iterator, it would train on the first batch for ever."""
+
+    def build():
+        keras.utils.set_random_seed(0)
+        model = OwnFunction()
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+        return model
+
+    x = np.arange(64, dtype="float32")[:, None]
+    plain, ours = both(build, x, x * 2)
+    assert_same(plain, ours)
+    assert falls_back(caplog) == [
+        "plain Keras runs instead of compiled epochs: the model overrides make_train_function"
+    ]
+
+
+def test_own_fit_gets_what_it_was_given():
+    class Doubling(keras.Sequential):
+        def fit(self, x, y, callbacks=(), **options):
+            return super().fit(x * 2, y, callbacks=[*callbacks, keras.callbacks.LambdaCallback()], **options)
+
+    def build():
+        keras.utils.set_random_seed(0)
+        model = Doubling([keras.Input((6,)), L.Dense(1)])
+        model.compile("sgd", "mse")
+        return model
+
+    results = []
+    for fit in (lambda model, *data, **options: model.fit(*data, **options), kerasnn.fit):
+        model = build()
+        history = fit(model, X, Y, epochs=2, shuffle=False, verbose=0, callbacks=[])
+        results.append((model.get_weights(), history.history))
+    assert_same(*results)
+
+
+# Callbacks at every batch (A2, A15)
+
+
+class WarmUp(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.optimizer.learning_rate = 0.001 * (batch + 1)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(logs["loss"])
+
+
+def test_callback_that_sets_the_rate_at_each_batch(caplog):
+    plain, ours = WarmUp(), WarmUp()
+    results = []
+    for fit, callback in ((keras.Model.fit, plain), (kerasnn.fit, ours)):
+        model = classifier()
+        history = fit(model, X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=[callback])
+        results.append((model.get_weights(), history.history))
+    assert_same(*results)
+    assert len(ours.losses) == 32
+    np.testing.assert_allclose(ours.losses, plain.losses, rtol=1e-5)
+    assert "blocks are single steps: WarmUp acts at every batch" in caplog.text
+
+
+def test_stop_training_at_a_step_stops_there():
+    class Stop(keras.callbacks.Callback):
+        steps = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.steps += 1
+            self.model.stop_training = self.steps == 5
+
+    stop = Stop()
+    kerasnn.fit(classifier(), X, Y, batch_size=4, epochs=3, verbose=0, callbacks=[stop])
+    assert stop.steps == 5
+
+
+def test_checkpoints_every_few_steps(tmp_path):
+    callback = keras.callbacks.ModelCheckpoint(
+        str(tmp_path / "{batch}.weights.h5"), save_freq=4, save_weights_only=True
+    )
+    kerasnn.fit(classifier(), X, Y, batch_size=4, epochs=1, verbose=0, callbacks=[callback])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{batch}.weights.h5" for batch in sorted([4, 8, 12, 16], key=str)
+    ]
+
+
+def test_tensorboard_by_step(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = keras.callbacks.TensorBoard(str(tmp_path), update_freq=5)
+    kerasnn.fit(classifier(), X, Y, batch_size=4, epochs=1, verbose=0, validation_data=(X, Y), callbacks=[board])
+    events = EventAccumulator(str(tmp_path / "train"))
+    events.Reload()
+    assert "batch_loss" in events.Tags()["tensors"]
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        keras.callbacks.EarlyStopping("loss"),
+        keras.callbacks.ReduceLROnPlateau("loss"),
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None),
+        kerasnn.StopOnDivergence(),
+    ],
+    ids=lambda callback: type(callback).__name__,
+)
+def test_indifferent_callbacks_keep_whole_blocks(callback, caplog):
+    kerasnn.fit(classifier(), X, Y, batch_size=4, epochs=1, verbose=0, callbacks=[callback], compiled="on")
+    assert "single steps" not in caplog.text
+
+
+# What compile was given (A3, A14)
+
+
+@pytest.mark.parametrize(("jit_compile", "xla"), [(False, False), (True, True), ("auto", True)])
+def test_jit_compile_is_obeyed(jit_compile, xla):
+    model = classifier(jit_compile=jit_compile)
+    kerasnn.fit(model, X, Y, epochs=1, verbose=0, compiled="on")
+    assert vars(model)["_kerasnn_programs"]["train_step"].xla is xla
+
+
+@pytest.mark.parametrize("renew", ["compile", "make_train_function"])
+def test_frozen_layers_stay_frozen(renew):
+    model = classifier(L.Dense(4, name="first"))
+    kerasnn.fit(model, X, Y, epochs=1, verbose=0, compiled="on")
+    first = model.get_layer("first")
+    first.trainable = False
+    if renew == "compile":
+        model.compile("adam", "sparse_categorical_crossentropy")
+    else:
+        model.make_train_function(force=True)
+    before = first.get_weights()
+    kerasnn.fit(model, X, Y, epochs=1, verbose=0, compiled="on")
+    np.testing.assert_array_equal(first.get_weights()[0], before[0])
+
+
+# Orders (A4)
+
+
+def test_repeated_fits_see_other_orders_that_the_global_seed_repeats():
+    def losses(seed, repeats=3):
+        found, model = [], classifier(optimizer=keras.optimizers.SGD(1.0))
+        start = model.get_weights()
+        keras.utils.set_random_seed(seed)
+        for _ in range(repeats):
+            model.set_weights(start)
+            found += kerasnn.fit(model, X, Y, batch_size=4, verbose=0, compiled="on").history["loss"]
+        return found
+
+    assert losses(3) == losses(3)
+    first, second, third = losses(3)
+    assert len({first, second, third, losses(4)[0]}) == 4
+
+
+# Out of range (A5, A6, C3)
+
+
+def embedding(**options):
+    return classifier(L.Embedding(10, 4), L.Flatten(), inputs=(4,), dtype="int32", **options)
+
+
+@pytest.mark.parametrize("wrong", [10, 99, -11])
+@pytest.mark.parametrize("call", ["fit", "evaluate"])
+def test_ids_outside_of_an_embedding_are_refused(call, wrong):
+    ids = IDS.copy()
+    ids[50, 2] = wrong
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"rows must be 0 to 9; received -?\d+ in .*embedding"):
+        getattr(kerasnn, call)(embedding(), ids, Y, batch_size=16, verbose=0, compiled="on")
+
+
+def test_ids_within_an_embedding_are_trained():
+    assert_same(*both(embedding, IDS, Y))
+
+
+def two_headed():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    outputs = {name: L.Dense(3, "softmax", name=name)(inputs) for name in ("a", "b")}
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", dict.fromkeys("ab", "sparse_categorical_crossentropy"))
+    return model
+
+
+@pytest.mark.parametrize("checks", ["error", "off"])
+def test_labels_outside_of_a_named_loss_are_refused(checks):
+    y = {"a": Y, "b": Y + 1}
+    kind = ValueError if checks == "error" else tf.errors.InvalidArgumentError
+    with pytest.raises(kind, match=r"labels must be 0 to 2(.*); received 3"):
+        kerasnn.fit(two_headed(), X, y, epochs=1, verbose=0, compiled="on", checks=checks)
+
+
+@pytest.mark.parametrize("ignored", [-1, 255])
+def test_ignored_classes_are_trained(ignored):
+    labels = Y.copy()
+    labels[::5] = ignored
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=ignored)
+    assert_same(*both(lambda: classifier(loss=loss, metrics=[]), X, labels))
+
+
+def test_binary_labels_of_1_and_2_are_refused():
+    model = keras.Sequential([keras.Input((6,)), L.Dense(1, "sigmoid")])
+    model.compile("adam", "binary_crossentropy")
+    with pytest.raises(ValueError, match="labels must be 0 and 1, or between, for binary_crossentropy; received 2"):
+        kerasnn.fit(model, X, (Y > 0) + 1, verbose=0)
+
+
+def test_text_keys_of_class_weights_are_refused():
+    with pytest.raises(ValueError, match="class_weight must have class numbers as keys; received '0'"):
+        kerasnn.fit(classifier(), X, Y, class_weight={"0": 1.0, "1": 2.0, "2": 1.0}, verbose=0)
+
+
+# Refused though plain Keras trains rightly (C)
+
+
+def test_negative_sample_weights_are_trained():
+    weights = RNG.normal(size=64).astype("float32")
+    assert_same(*both(classifier, X, Y, sample_weight=weights))
+
+
+def test_masking_losses_may_have_nan_targets():
+    def masked(y_true, y_pred):
+        known = tf.math.is_finite(y_true)
+        return tf.reduce_mean(tf.where(known, y_true - y_pred, 0) ** 2, axis=-1)
+
+    def build():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((6,)), L.Dense(1)])
+        model.compile("adam", masked)
+        return model
+
+    y = X[:, :1].copy()
+    y[::7] = np.nan
+    assert_same(*both(build, X, y))
+
+
+def test_a_trained_model_is_measured_on_pixels_and_weights_of_0():
+    x = RNG.integers(0, 256, (64, 6)).astype("float32")
+    x[0, :2] = 0, 255
+    model = classifier()
+    expected = model.evaluate(x, Y, sample_weight=np.zeros(64), verbose=0)
+    np.testing.assert_allclose(
+        kerasnn.evaluate(model, x, Y, sample_weight=np.zeros(64), verbose=0), expected, rtol=1e-5
+    )
+    kerasnn.fit(model, X, Y, validation_data=(x, Y, np.zeros(64)), verbose=0)
+
+
+def test_checks_can_be_switched_off(caplog):
+    x = X.copy()
+    x[3, 1] = np.inf
+    with pytest.raises(ValueError, match=r"x\[3, 1\] is inf"):
+        kerasnn.fit(classifier(), x, Y, verbose=0)
+    kerasnn.fit(classifier(), x, Y, verbose=0, checks="warn")
+    assert "x[3, 1] is inf" in caplog.text
+    caplog.clear()
+    kerasnn.fit(classifier(), x, Y, verbose=0, checks="off")
+    assert not caplog.records
+    with pytest.raises(ValueError, match="checks must be one of error, warn, off; received 'no'"):
+        kerasnn.fit(classifier(), X, Y, verbose=0, checks="no")
+
+
+def test_evaluate_returns_what_keras_returns():
+    model = classifier()
+    loss, accuracy = kerasnn.evaluate(model, X, Y, verbose=0)
+    assert [loss, accuracy] == pytest.approx(model.evaluate(X, Y, verbose=0), rel=1e-5)
+    assert kerasnn.evaluate(model, X, Y, verbose=0, return_dict=True).keys() == {"loss", "accuracy"}
+    model.compile(loss="sparse_categorical_crossentropy")
+    assert kerasnn.evaluate(model, X, Y, verbose=0) == pytest.approx(model.evaluate(X, Y, verbose=0), rel=1e-5)
+
+
+def test_off_without_a_seed_is_plain_keras():
+    results = []
+    for fit, options in ((keras.Model.fit, {}), (kerasnn.fit, {"compiled": "off"})):
+        model = classifier()
+        keras.utils.set_random_seed(7)
+        history = fit(model, X, Y, batch_size=4, epochs=2, verbose=0, **options)
+        results.append((model.get_weights(), history.history))
+    for theirs, mine in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+# Random numbers (A7)
+
+
+class Noise(L.Layer):
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+        self.generator = keras.random.SeedGenerator(3)
+
+    def call(self, x):
+        return x + tf.cast(self.draw(self.generator), x.dtype)
+
+
+DRAWS = {
+    "normal": lambda seed: keras.random.normal((6,), seed=seed),
+    "uniform": lambda seed: keras.random.uniform((6,), seed=seed),
+    "truncated_normal": lambda seed: keras.random.truncated_normal((6,), seed=seed),
+    "randint": lambda seed: keras.random.randint((6,), 0, 5, seed=seed),
+    "shuffle": lambda seed: keras.random.shuffle(tf.range(6), seed=seed),
+    "gamma": lambda seed: keras.random.gamma((6,), 2.0, seed=seed),
+    "beta": lambda seed: keras.random.beta((6,), 2.0, 3.0, seed=seed),
+    "binomial": lambda seed: keras.random.binomial((6,), 5.0, 0.3, seed=seed),
+    "categorical": lambda seed: keras.random.categorical(tf.zeros((6, 4)), 1, seed=seed)[:, 0],
+    "normal float64": lambda seed: keras.random.normal((6,), dtype="float64", seed=seed),
+    "uniform float64": lambda seed: keras.random.uniform((6,), dtype="float64", seed=seed),
+    "normal float16": lambda seed: keras.random.normal((6,), dtype="float16", seed=seed),
+    "normal bfloat16": lambda seed: keras.random.normal((6,), dtype="bfloat16", seed=seed),
+    "tf.random.stateless_normal": lambda seed: tf.random.stateless_normal((6,), seed.next()),
+    "tf.random.stateless_truncated_normal": lambda seed: tf.random.stateless_truncated_normal((6,), seed.next()),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_random_numbers_are_those_of_plain_keras(name):
+    assert_same(*both(lambda: classifier(Noise(DRAWS[name])), X, Y))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda _: tf.random.normal((6,)), lambda _: tf.random.uniform((6,), seed=3)],
+    ids=["normal", "seeded uniform"],
+)
+def test_generators_of_kernels_fall_back(draw, caplog):
+    assert_same(*both(lambda: classifier(Noise(draw)), X, Y))
+    assert "(tf.random) draws other numbers in each graph" in falls_back(caplog)[0]
+
+
+def test_generators_with_a_state_of_their_own():
+    class Own(L.Layer):
+        def __init__(self):
+            super().__init__()
+            self.generator = tf.random.Generator.from_seed(1)
+
+        def call(self, x):
+            return x + self.generator.normal((6,)) + self.generator.truncated_normal((6,))
+
+    assert_same(*both(lambda: classifier(Own()), X, Y))
+
+
+# Threads (A11)
+
+
+def test_two_threads_train_as_each_would_alone():
+    def build(depth):
+        keras.utils.set_random_seed(depth)
+        hidden = [layer for number in range(depth) for layer in (L.Dense(16, "relu"), L.Dropout(0.3, seed=number))]
+        return classifier(*hidden)
+
+    def run(model):
+        kerasnn.fit(model, X, Y, batch_size=16, epochs=2, verbose=0, seed=0, compiled="on")
+
+    alone = [build(depth) for depth in (2, 10)]
+    for model in alone:
+        run(model)
+    together = [build(depth) for depth in (2, 10)]
+    threads = [threading.Thread(target=run, args=(model,)) for model in together]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, other in zip(alone, together, strict=True):
+        for expected, value in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(value, expected)
+
+
+# Programs without XLA
+
+
+class NoXla(L.Layer):
+    supports_jit = False
+
+    def call(self, x):
+        return tf.numpy_function(lambda values: values * 2, [x], tf.float32)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_what_xla_cannot_take_runs_in_blocks_without_it():
+    class Double(NoXla):
+        def call(self, x):
+            return tf.ensure_shape(super().call(x), x.shape)
+
+    def build():
+        return classifier(Double())
+
+    model = build()
+    kerasnn.fit(model, X, Y, verbose=0, compiled="on", shuffle=False)
+    assert not vars(model)["_kerasnn_programs"]["train_step"].xla
+    assert_same(*both(build, X, Y))
+
+
+def test_listed_targets_are_blamed_by_their_name(caplog):
+    caplog.set_level(logging.WARNING, "kerasnn")
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        kerasnn.fit(classifier(), X, Y.tolist(), verbose=0)
+    assert "y is of type list" in caplog.text
