@@ -4,11 +4,17 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 
 PARTIAL = ".*.partial*"
 """Glob pattern of the temporary files that a process leaves when it is killed within `replacing`."""
+
+
+def dated_path(*parts: str) -> Path:
+    """The path of results for which none was given: `logs/<time>-<part>-<part>`."""
+    return Path("logs") / "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *parts])
 
 
 def inside(folder: str | Path, name: str) -> Path:
@@ -78,7 +84,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path: the file to write; its folder must exist.
 
     Yields:
-        A path in the same folder with the same suffix.
+        A path in the same folder with the same suffixes.
 
     Raises:
         OSError: from writing; an earlier file at `path` is then untouched.
@@ -86,7 +92,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Reference: POSIX's atomic `rename`, after `fsync`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    suffixes = "".join(path.suffixes)
+    temporary = path.with_name(f".{path.name.removesuffix(suffixes)}.{os.getpid()}.partial{suffixes}")
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -9,11 +9,13 @@ import pytest
 
 import kerasnn
 from kerasnn.cli import COMMANDS, main
+from kerasnn.commands.execution import continued_by
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schedules import Cosine, MultiStep, Step
 from kerasnn.search.config import Hyperband, ObjectiveConfig, SearchConfig
 from kerasnn.search.stopping import Median
+from kerasnn.signals import TerminatedError
 from kerasnn.study.config import StudyConfig
 
 CSV = {"name": "csv", "path": "t.csv", "target": "2020"}
@@ -244,6 +246,19 @@ def test_the_list_of_commands_needs_no_heavy_import():
     assert imported == "set()"
     for name, purpose in COMMANDS.items():
         assert any(line.split() == [name, *purpose.split()] for line in listed)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TerminatedError(), "go on with kerasnn train --resume x"),
+        (KeyboardInterrupt("stopped"), "stopped; go on with kerasnn train --resume x"),
+    ],
+)
+def test_an_interruption_names_the_command_that_goes_on(error, message):
+    with pytest.raises(type(error)) as raised, continued_by("kerasnn train --resume x"):
+        raise error
+    assert str(raised.value) == message
 
 
 def test_version(capsys):

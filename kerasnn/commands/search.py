@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kerasnn.commands.command_line import Parser
-from kerasnn.commands.execution import DONE, import_tensorflow
+from kerasnn.commands.execution import DONE, continued_by, import_tensorflow
+from kerasnn.files import dated_path
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import ADDRESS, FolderInUseError
 
@@ -46,13 +47,14 @@ def run(options: argparse.Namespace) -> int:
     import_tensorflow()
     from kerasnn.search.run_search import search
 
+    folder = Path(options.search_dir or dated_path("search", options.config.run.data.name))
     try:
-        result = search(options.config, options.search_dir)
+        with continued_by(f"kerasnn search --search_dir {folder}"):
+            result = search(options.config, folder)
     except FolderInUseError:
-        folder = options.search_dir
-        if folder is None or not (Path(folder) / ADDRESS).is_file() or options.config != SearchConfig.load(folder):
+        if not (folder / ADDRESS).is_file() or options.config != SearchConfig.load(folder):
             raise
-        return _join(options.search_dir)
+        return _join(str(folder))
     print(result.table())
     failed = sum(trial.status == "failed" for trial in result.trials)
     print(f"{len(result.trials)} trials, {failed} failed" if failed else f"{len(result.trials)} trials")

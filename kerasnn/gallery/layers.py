@@ -34,24 +34,18 @@ def _dropout(kind: str, rate: float, images: bool = False) -> Any:
 
 def dropout_masks(config: RunConfig) -> Figure:
     """The outputs of dropout for inputs of 1: kept units are scaled by 1 / (1 - rate); inference keeps all."""
-    shown: list[tuple[str, str, float, bool]] = [
-        ("dropout 0.2, training", "dropout", 0.2, True),
-        ("dropout 0.4, training", "dropout", 0.4, True),
-        ("dropout 0.6, training", "dropout", 0.6, True),
-        ("dropout 0.4, inference", "dropout", 0.4, False),
-        ("spatial_dropout 0.4, training", "spatial_dropout", 0.4, True),
-        ("gaussian_dropout 0.4, training", "gaussian_dropout", 0.4, True),
-        ("alpha_dropout 0.4, training", "alpha_dropout", 0.4, True),
-    ]
+    shown = [("dropout", 0.2, True), ("dropout", 0.4, True), ("dropout", 0.6, True), ("dropout", 0.4, False)]
+    shown += [(kind, 0.4, True) for kind in ("spatial_dropout", "gaussian_dropout", "alpha_dropout")]
     figure, every = figures.page(14.5, 6.6, 2, 4)
-    for (title, kind, rate, training), axes in zip(shown, every.flat, strict=False):
+    for (kind, rate, training), axes in zip(shown, every.flat, strict=False):
         images = kind == "spatial_dropout"
         ones = np.ones((1, EXAMPLES, 1, UNITS) if images else (EXAMPLES, UNITS), "float32")
         outputs = np.asarray(_dropout(kind, rate, images)(ones, training=training)).reshape(EXAMPLES, UNITS)
         image = axes.imshow(outputs, cmap=_KEPT, norm=_SCALE)
         values = np.unique(outputs.round(3))
         text = " and ".join(f"{value:.3g}".replace("-", "−") for value in values) if len(values) <= 2 else "1 ± noise"
-        axes.set_title(f"{title}\nvalues {text}", fontsize=10.5)
+        mode = "training" if training else "inference"
+        axes.set_title(f"{kind} {rate}, {mode}\nvalues {text}", fontsize=10.5)
         axes.set(xlabel="channel" if images else "unit", ylabel="pixel" if images else "example")
         _draw_cell_borders(axes)
     bar = figure.colorbar(image, ax=every[0, 3], fraction=0.046, pad=0.03)

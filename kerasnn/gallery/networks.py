@@ -8,7 +8,7 @@ from kerasnn import figures
 from kerasnn.config.run import RunConfig
 from kerasnn.config.sections import Style
 from kerasnn.data.loading import load_data
-from kerasnn.models.building import build_model
+from kerasnn.models.from_config import build_network
 
 
 def data_examples(config: RunConfig) -> Figure:
@@ -27,18 +27,6 @@ def data_examples(config: RunConfig) -> Figure:
 def three_builders(config: RunConfig) -> Figure:
     """The run's network, built sequential, functional and subclassed, side by side."""
     data = load_data(config.data, config.task)
-    network = config.network.model_copy(update={"output_activation": config.output_activation})
     styles = get_args(Style)
-    models = [
-        build_model(
-            network,
-            data.input_shape,
-            data.outputs,
-            style,
-            config.seed,
-            task=config.task,
-            regularization=config.regularization,
-        )
-        for style in styles
-    ]
+    models = [build_network(config.model_copy(update={"style": style}), data) for style in styles]
     return figures.architectures(models, styles)

@@ -58,25 +58,18 @@ SURFACES = (
 
 # Learning rates at which each makes progress on all three surfaces; Adadelta's compensates for its slow start, as its
 # paper's 1.0 does. And the look of each line.
-SHOWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "sgd": ({"learning_rate": 0.05}, {"color": INK, "marker": "o"}),
-    "momentum": ({"learning_rate": 0.02}, {"color": BLUE, "marker": "s"}),
-    "nesterov": ({"learning_rate": 0.02}, {"color": SKY, "marker": "D"}),
-    "adagrad": ({"learning_rate": 0.3}, {"color": GREEN, "marker": "^"}),
-    "adadelta": ({"learning_rate": 10.0}, {"color": PURPLE, "marker": "v"}),
-    "rmsprop": ({"learning_rate": 0.03}, {"color": ORANGE, "marker": "P"}),
-    "adam": ({"learning_rate": 0.08}, {"color": RED, "marker": "X"}),
-    "adamax": ({"learning_rate": 0.12}, {"color": "#8C6D31", "marker": "*"}),
+SHOWN: dict[str, tuple[float, dict[str, Any]]] = {
+    "sgd": (0.05, {"color": INK, "marker": "o"}),
+    "momentum": (0.02, {"color": BLUE, "marker": "s"}),
+    "nesterov": (0.02, {"color": SKY, "marker": "D"}),
+    "adagrad": (0.3, {"color": GREEN, "marker": "^"}),
+    "adadelta": (10.0, {"color": PURPLE, "marker": "v"}),
+    "rmsprop": (0.03, {"color": ORANGE, "marker": "P"}),
+    "adam": (0.08, {"color": RED, "marker": "X"}),
+    "adamax": (0.12, {"color": "#8C6D31", "marker": "*"}),
 }
-_OTHERS: dict[str, dict[str, Any]] = {
-    "adamw": {"learning_rate": 0.08},
-    "nadam": {"learning_rate": 0.08},
-    "lamb": {"learning_rate": 0.05},
-    "lion": {"learning_rate": 0.02},
-    "ftrl": {"learning_rate": 0.5},
-    "adafactor": {"learning_rate": 0.1},
-    "muon": {"learning_rate": 0.1},
-}
+RATES = {name: rate for name, (rate, _) in SHOWN.items()}
+RATES |= {"adamw": 0.08, "nadam": 0.08, "lamb": 0.05, "lion": 0.02, "ftrl": 0.5, "adafactor": 0.1, "muon": 0.1}
 
 
 def path(surface: Surface, spec: dict[str, Any], steps: int = STEPS) -> NDArray[Any]:
@@ -166,16 +159,15 @@ def _palette(colors: Sequence[str]) -> Image.Image:
 def every_optimizer(config: RunConfig) -> Figure:
     """Every optimizer of the catalog in the valley with a local minimum, one panel each."""
     surface = SURFACES[2]
-    described = {name: spec for name, (spec, _) in SHOWN.items()} | _OTHERS
-    assert set(described) == set(catalog.OPTIMIZERS), "every optimizer needs a picture"
+    assert set(RATES) == set(catalog.OPTIMIZERS), "every optimizer needs a learning rate"
     figure, every = figures.page(14, 7.4, 3, 5, sharex=True, sharey=True)
-    for (name, spec), axes in zip(described.items(), every.flat, strict=True):
+    for (name, rate), axes in zip(RATES.items(), every.flat, strict=True):
         _draw_surface(axes, surface)
-        points = path(surface, {"name": name, **spec})
+        points = path(surface, {"name": name, "learning_rate": rate})
         axes.plot(points[:, 0], points[:, 1], color=RED, linewidth=1.6)
         axes.plot(*surface.start, "o", color=INK, markersize=5)
         axes.plot(points[-1, 0], points[-1, 1], "*", color=RED, markeredgecolor="white", markersize=13)
-        axes.set_title(f"{name}, rate {spec['learning_rate']:g}")
+        axes.set_title(f"{name}, rate {rate:g}")
         axes.text(
             0.97, 0.04, f"loss {points[-1, 2]:.3f}", transform=axes.transAxes, ha="right", fontsize=9, color=INK,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
@@ -184,7 +176,10 @@ def every_optimizer(config: RunConfig) -> Figure:
 
 
 def _paths() -> list[dict[str, NDArray[Any]]]:
-    return [{name: path(surface, {"name": name, **spec}) for name, (spec, _) in SHOWN.items()} for surface in SURFACES]
+    return [
+        {name: path(surface, {"name": name, "learning_rate": rate}) for name, (rate, _) in SHOWN.items()}
+        for surface in SURFACES
+    ]
 
 
 def _figure(paths: list[dict[str, NDArray[Any]]], step: int) -> tuple[Figure, list[tuple[Line2D, NDArray[Any]]]]:
@@ -196,10 +191,9 @@ def _figure(paths: list[dict[str, NDArray[Any]]], step: int) -> tuple[Figure, li
         above.set(title=surface.name, xlabel="x", ylabel="y")
         above.plot(*surface.start, "o", color=INK, markersize=7, markerfacecolor="white", zorder=4)
         for name, points in by_name.items():
-            spec, style = SHOWN[name]
+            rate, style = SHOWN[name]
             look = {**style, "markersize": 8, "markeredgecolor": "white", "markeredgewidth": 0.7}
-            label = f"{name} {spec['learning_rate']:g}"
-            on_surface = above.plot([], [], linewidth=1.7, label=label, **look)
+            on_surface = above.plot([], [], linewidth=1.7, label=f"{name} {rate:g}", **look)
             by_step = below.plot([], [], linewidth=1.5, color=look["color"])
             for line in (*on_surface, *by_step):
                 _set_step(line, points, step)

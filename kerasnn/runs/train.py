@@ -1,4 +1,4 @@
-"""One run, whole: a config in, a trained model and a run folder out."""
+"""A run from its config to a trained model and a run folder."""
 
 import json
 import logging
@@ -38,18 +38,24 @@ from kerasnn.tensorboard.callback import TensorBoard
 logger = logging.getLogger("kerasnn")
 
 FINGERPRINT_BYTES = 16 * 2**20
-"""About how much of a part's examples is looked at to know the data again."""
+"""Bytes of each part's examples, about, that identify the data of a run."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a run gives.
+    """The result of a run.
 
     Args:
-        model: the trained model; it takes raw examples, as the user has them.
+        model: the trained model, which takes raw examples.
         history: each logged value by epoch.
-        metrics: the final model's values on the test part (on the validation part where there is no test part).
+        metrics: loss and metrics of the final model on the test part, or on the validation part if there is no other.
         run_dir: the run folder.
+
+    >>> import tempfile
+    >>> settings = {"training": {"epochs": 1, "compiled": "off"}, "report": {"progress": "silent"}}
+    >>> result = train(RunConfig.model_validate(settings), tempfile.mkdtemp())
+    >>> sorted(result.metrics), result.model.input_shape
+    (['accuracy', 'loss'], (None, 8, 8))
     """
 
     model: keras.Model = field(repr=False)
@@ -64,26 +70,26 @@ def train(
     data: Data | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Result:
-    """Train the network that a config describes and leave a run folder.
+    """Train the network that a config describes, and write a run folder.
 
-    The folder holds `config.json` (reruns the run), `model.keras` (the final model) and `best.keras` (the best
-    epoch's), both taking raw examples, `history.csv`, `result.json`, event files for TensorBoard, and `state/`. A run
-    that was killed anywhere goes on when it is called again with the same folder, and ends with the bits that it would
-    have ended with; so does one that ended, with more epochs. Ctrl-C and SIGTERM save the state within seconds.
+    The folder holds `config.json` (which repeats the run), `model.keras` (the final model) and `best.keras` (the model
+    of the best epoch), both for raw examples, `history.csv`, `result.json`, event files for TensorBoard, and `state/`.
+    Call it again with the same folder to resume a run that was killed at any moment, or to train a finished run for
+    more epochs: it ends with the bits of an uninterrupted run. Ctrl-C and SIGTERM save the state within seconds.
 
     Args:
         config: the run; None is the default run on the digits.
         run_dir: a folder that is new, empty or the run's; None makes `logs/<time>-<data>-<style>`.
-        data: prepared data; None loads what the config describes.
+        data: prepared data; None loads the data that the config describes.
         callbacks: further Keras callbacks.
 
     Returns:
         The trained model, its history and its metrics.
 
     Raises:
-        ValueError: one line, for a config or data that don't fit together, and for a folder in use or of another run.
-        DivergenceError: when the loss or a weight is no longer finite; the folder keeps what was good.
-        OSError: one line, where the folder can't be written; the last state is then untouched.
+        ValueError: one line, if config and data don't fit together, or the folder is in use or holds another run.
+        DivergenceError: the loss or a weight is not finite; the folder keeps the last finite state.
+        OSError: one line, if the folder can't be written; the last state is then untouched.
     """
     config = config or RunConfig()
     data = data or load_data(config.data, config.task)
@@ -95,7 +101,7 @@ def train(
 
 
 class _Run:
-    """One run in its folder, from the network to `result.json`."""
+    """A run in its folder, from the network to `result.json`."""
 
     def __init__(
         self,
@@ -128,17 +134,17 @@ class _Run:
         self.progress = Progress(config.report.progress if placement.chief else "silent", examples=len(data.x_train))
         self.state: TrainingState | None = None
 
-    def train(self, further: Sequence[keras.callbacks.Callback]) -> Result:
-        """Train with the run's callbacks and further ones, and leave `result.json` however it ends."""
-        callbacks = [*self._callbacks(), *further, self.progress]
+    def train(self, extra_callbacks: Sequence[keras.callbacks.Callback]) -> Result:
+        """Train with the run's callbacks and extra ones, and write `result.json` however training ends."""
+        callbacks = [*self._callbacks(), *extra_callbacks, self.progress]
         arguments = self._resume(callbacks)
         if self.progress.style != "silent":
             print(plan(self.config, self.data, self.network, self.learning_rate, str(self.placement), self.folder))
             if self.state is not None and self.state.resumed:
-                print(f"goes on     after {self.state.epochs:,} epochs")
+                print(f"resumes     after {self.state.epochs:,} epochs")
         start = time.perf_counter()
         try:
-            # Processes that train together stop together, between two blocks.
+            # Processes that train together stop together, between two blocks of steps.
             with nullcontext() if self.state is None or self.over_processes else self.state.on_signals():
                 self._fit(callbacks, arguments)
             self.status = "finished"
@@ -168,16 +174,16 @@ class _Run:
         ]
 
     def _resume(self, callbacks: list[keras.callbacks.Callback]) -> dict[str, Any]:
-        """Arguments for `fit` to go on from the folder's newest state, or to begin."""
+        """Arguments for `fit` to resume from the folder's newest state, or to begin."""
         if not self.config.training.save_state:
             return {"callbacks": callbacks}
         if self.over_processes:
-            _hand_out_state(StateFolder(self.folder / "state"), self.placement)
+            _send_state(StateFolder(self.folder / "state"), self.placement)
         self.state = TrainingState(self.folder / "state", fingerprint=fingerprint(self.data, FINGERPRINT_BYTES))
         return self.state.resume(self.network, callbacks)
 
     def _fit(self, callbacks: list[keras.callbacks.Callback], arguments: dict[str, Any]) -> None:
-        """Train to the end, going back to the last state where training diverges and the config allows it."""
+        """Train to the end; where training diverges, roll back to the last state if the config allows it."""
         settings, state = self.config.training, self.state
         while True:
             try:
@@ -202,12 +208,12 @@ class _Run:
                 epochs, rate = state.roll_back(settings.rollback_factor)
                 arguments = state.resume(self.network, callbacks)
                 logger.warning(
-                    "%s; going back to the end of epoch %d with a learning rate of %.3g, rollback %d of at most %d",
+                    "%s; rolling back to the end of epoch %d with a learning rate of %.3g, rollback %d of at most %d",
                     *(error, epochs, rate, state.rollbacks, settings.rollbacks),
                 )
 
     def _finish(self, seconds: float) -> dict[str, float]:
-        """Write the models and `result.json`; returns the final metrics."""
+        """Write the models and `result.json`; return the final metrics."""
         self.progress.close()
         self.best.write()
         metrics: dict[str, float] = {}
@@ -243,8 +249,8 @@ def _check_fit(config: RunConfig, data: Data) -> None:
             raise ValueError(f"data.scaling none leaves x_train as it is, but {error}") from None
 
 
-def _hand_out_state(states: StateFolder, placement: devices.Placement) -> None:
-    """Give the chief's newest state to the other processes that train with it."""
+def _send_state(states: StateFolder, placement: devices.Placement) -> None:
+    """Send the chief's newest state to the other processes that train with it."""
     tree = states.newest() if placement.chief else None
     content = devices.from_chief(placement, b"" if tree is None else b"".join(encode(tree)))
     if content and not placement.chief:
@@ -254,7 +260,7 @@ def _hand_out_state(states: StateFolder, placement: devices.Placement) -> None:
 def _tensorboard(
     config: RunConfig, folder: Path, data: Data, learning_rate: LearningRate, probe: Probe | None
 ) -> TensorBoard:
-    shown = (data.x_test, data.y_test) if data.x_validation is None else (data.x_validation, data.y_validation)
+    held_out = (data.x_test, data.y_test) if data.x_validation is None else (data.x_validation, data.y_validation)
     return TensorBoard(
         folder,
         histograms_every=config.report.histograms_every,
@@ -262,7 +268,7 @@ def _tensorboard(
         graph=config.report.graph,
         config_text=config.to_json(),
         probe=probe,
-        validation=None if shown[0] is None else shown,
+        validation=None if held_out[0] is None else held_out,
         class_names=data.class_names,
         image_shape=data.image_shape,
         task=config.task,

@@ -16,7 +16,6 @@ from typing import Self
 
 import grpc
 import keras_tuner
-import tensorflow as tf
 from keras_tuner.engine.trial import Trial
 
 from kerasnn.distribute import processes
@@ -286,23 +285,15 @@ class Chief:
     def _start(self, slot: int) -> None:
         """Start a local worker, on its own GPU where there are several."""
         name = f"{slot}-{next(self._names)}"
-        environment = {**processes.environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
-        gpus = len(tf.config.list_physical_devices("GPU"))
-        if gpus > 1:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-            environment["CUDA_VISIBLE_DEVICES"] = visible[slot % gpus]
+        environment = {**processes.environment(), "TF_CPP_MIN_LOG_LEVEL": "2", **processes.gpu_environment(slot)}
         log = self._log(slot)
         log.parent.mkdir(exist_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*processes.PYTHON_MODULE, "kerasnn.search.worker", self.address, name, str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment,
-                # Ctrl-C must reach the chief only.
-                start_new_session=True,
-            )
+                # A session of its own, because Ctrl-C must reach the chief only.
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True,
+            )  # fmt: skip
         self._processes[slot] = name, process
         # A worker sends no heartbeat while it imports TensorFlow.
         self._heard[name] = time.monotonic() + START

@@ -8,12 +8,7 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
-from keras_tuner.oracles import (
-    BayesianOptimizationOracle,
-    GridSearchOracle,
-    HyperbandOracle,
-    RandomSearchOracle,
-)
+from keras_tuner import oracles
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kerasnn.search.config import Bayesian, Grid, Hyperband, SearchConfig
@@ -56,7 +51,7 @@ class Oracle:
             That many, or fewer while the oracle waits for results; none once all trials have their results and the
             space is exhausted.
         """
-        if isinstance(self._oracle, HyperbandOracle):
+        if isinstance(self._oracle, oracles.HyperbandOracle):
             # More would begin the next iteration before the best trials of this one continue.
             brackets = range(self._oracle._get_num_brackets())
             count = min(count, sum(self._oracle._get_size(bracket, 0) for bracket in brackets))
@@ -108,7 +103,7 @@ class Oracle:
         )
 
 
-class _GridOracle(GridSearchOracle):
+class _GridOracle(oracles.GridSearchOracle):
     """keras-tuner's own waits for each trial, which may add keys to the space; ours is known, so all can start."""
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -132,16 +127,14 @@ def _build(config: SearchConfig, space: keras_tuner.HyperParameters) -> Any:
         case Grid():
             return _GridOracle(**options)
         case Bayesian(initial_points=points, alpha=alpha, beta=beta):
-            return BayesianOptimizationOracle(
-                max_trials=None, num_initial_points=points, alpha=alpha, beta=beta, **options
-            )
+            options |= {"num_initial_points": points, "alpha": alpha, "beta": beta}
+            return oracles.BayesianOptimizationOracle(max_trials=None, **options)
         case Hyperband(factor=factor):
             # Without a limit on its iterations: the search counts the trials.
-            return HyperbandOracle(
-                max_epochs=config.run.training.epochs, factor=factor, hyperband_iterations=None, **options
-            )
+            options |= {"max_epochs": config.run.training.epochs, "factor": factor}
+            return oracles.HyperbandOracle(hyperband_iterations=None, **options)
         case _:
-            return RandomSearchOracle(max_trials=None, **options)
+            return oracles.RandomSearchOracle(max_trials=None, **options)
 
 
 def _hyperparameters(space: Space) -> keras_tuner.HyperParameters:

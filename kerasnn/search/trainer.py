@@ -18,7 +18,7 @@ from kerasnn.config.schema import short
 from kerasnn.data.loading import Data, load_data
 from kerasnn.fused.groups import train_fused
 from kerasnn.fused.member import Member
-from kerasnn.fused.structure import program_key, why_not
+from kerasnn.fused.structure import program_key, reason_not_fusable
 from kerasnn.runs.train import train
 from kerasnn.search.config import Hyperband, SearchConfig
 from kerasnn.search.space import one_at_a_time
@@ -96,7 +96,7 @@ class Trainer:
         return None if kept is None else kept[1]
 
     def _train_group(self, proposals: Sequence[Proposal], on_epoch: OnEpoch) -> Iterator[list[Outcome]]:
-        if reason := why_not(self._config.run_with(proposals[0].values)):
+        if reason := reason_not_fusable(self._config.run_with(proposals[0].values)):
             yield [self._train_alone(proposals[0], on_epoch, reason)]
             return
         try:
@@ -139,8 +139,8 @@ class Trainer:
                 on_epoch=stop_members,
                 initial=states,
                 direction=self._config.direction,
-                kin=self._later_configs,
-                most=self._config.trials_per_batch * self._config.seeds_per_trial,
+                later_configs=self._later_configs,
+                max_members=self._config.trials_per_batch * self._config.seeds_per_trial,
             )
         seconds = (time.perf_counter() - start) / len(proposals)
         by_seed: dict[int, dict[int, Member]] = {proposal.number: {} for proposal in proposals}

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -85,12 +85,6 @@ class EventFile:
         """Close the file."""
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
 
 def write(
     folder: Path, steps: Iterable[tuple[int, Sequence[Summary.Value]]], name: str = FILE, durable: bool = True
@@ -105,6 +99,6 @@ def write(
             may leave a part of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / name) if durable else nullcontext(folder / name) as path, EventFile(path) as file:
+    with replacing(folder / name) if durable else nullcontext(folder / name) as path, closing(EventFile(path)) as file:
         for step, values in steps:
             file.write(step, values)

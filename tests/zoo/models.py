@@ -455,7 +455,7 @@ def mixed_float16():
 @case
 def metrics_of_every_kind():
     model = keras.Sequential([keras.Input((6,)), L.Dense(3, "softmax")])
-    overlap = keras.metrics.OneHotMeanIoU(3)
+    overlap = keras.metrics.OneHotMeanIoU(3, name="overlap")
     kinds = [keras.metrics.F1Score(average=None), "top_k_categorical_accuracy", overlap]
     model.compile("adam", keras.losses.CategoricalCrossentropy(label_smoothing=0.1), metrics=kinds)
     return Case(model, numbers(6), np.eye(3, dtype="float32")[labels()])
