@@ -120,13 +120,8 @@ def signal_variance(config: RunConfig) -> Figure:
     figure, every = figures.page(14, 7.2, 2, len(ACTIVATIONS), sharex=True, sharey="row")
     layers = np.arange(1, DEPTH + 1)
     # Glorot's and orthogonal weights act alike in square layers: a dotted line is drawn over a wide one.
-    looks: list[tuple[Any, ...]] = [
-        (RED, "-", 1.5, "^"),
-        (BLUE, "-", 1.5, "o"),
-        (GREEN, "-", 4.0, ""),
-        (INK, ":", 1.8, ""),
-    ]
-    looks += [(PURPLE, "-", 1.5, "s"), (ORANGE, "-", 1.5, "v")]
+    looks: list[tuple[Any, ...]] = [(RED, "-", 1.5, "^"), (BLUE, "-", 1.5, "o"), (GREEN, "-", 4.0, "")]
+    looks += [(INK, ":", 1.8, ""), (PURPLE, "-", 1.5, "s"), (ORANGE, "-", 1.5, "v")]
     styles = [dict(zip(("color", "linestyle", "linewidth", "marker"), look, strict=True)) for look in looks]
     for activation, (forward, backward) in zip(ACTIVATIONS, every.T, strict=True):
         for (label, initializer), line in zip(PAIRS.items(), styles, strict=True):
