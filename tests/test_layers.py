@@ -12,6 +12,7 @@ LEVELS = {
     "kerasnn.attributes": 1,
     "kerasnn.signals": 1,
     "kerasnn.registration": 1,
+    "kerasnn.keras_private": 1,
     "kerasnn.config": 2,
     "kerasnn.components": 3,
     "kerasnn.figures": 3,

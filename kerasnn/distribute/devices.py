@@ -1,4 +1,4 @@
-"""What a run is computed on: devices, processes, precision, XLA, determinism."""
+"""The devices, processes and precision that a run computes with."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -15,7 +15,7 @@ from kerasnn.distribute.replicas import replica_number, sum_of_replicas
 from kerasnn.signals import raised
 
 _connected: tf.distribute.Strategy | None = None
-"""This process's strategy with its peers, of which TensorFlow allows one."""
+"""The strategy that connects this process with its peers; TensorFlow allows only one."""
 
 _LOST = (
     tf.errors.UnavailableError,
@@ -29,13 +29,13 @@ _LOST = (
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run is computed.
+class Placement:
+    """The devices of a run.
 
     Args:
-        description: one line that names devices and precision.
-        strategy: how the devices share the work, or None for one device.
-        chief: whether this process writes what the run leaves.
+        description: one line with the devices and the precision.
+        strategy: the strategy by which the devices share the work; None for one device.
+        chief: whether this process writes the run's files.
     """
 
     description: str
@@ -46,24 +46,23 @@ class Place:
         return self.description
 
     def scope(self) -> AbstractContextManager[object]:
-        """Within it a model must be built and compiled."""
+        """The context in which a model must be built and compiled."""
         return nullcontext() if self.strategy is None else self.strategy.scope()
 
 
 @contextmanager
-def use(devices: DevicesConfig) -> Iterator[Place]:
-    """Within it, models are trained where and how the config says; Keras's own settings return afterwards.
+def use(devices: DevicesConfig) -> Iterator[Placement]:
+    """Train within it on the devices that a config describes; Keras's own settings are restored afterwards.
 
     Args:
-        devices: the described devices, strategy, precision and determinism.
+        devices: the devices, strategy, precision and determinism.
 
     Yields:
-        The place; models are built and compiled within its `scope()`.
+        The placement; build and compile models within its `scope()`.
 
     Raises:
-        ValueError: one line with the devices there are, where one asked for is missing, and where the strategy does not
-            go with them.
-        ConnectionError: one line, where another process did not start or was lost.
+        ValueError: one line, for a device that this machine lacks, or a strategy that its devices can't run.
+        ConnectionError: one line, if another process did not start or was lost.
 
     Reference: `tf.device`, `tf.distribute`, `keras.config.set_dtype_policy`.
     """
@@ -82,26 +81,26 @@ def use(devices: DevicesConfig) -> Iterator[Place]:
     policy = keras.config.dtype_policy()
     with ExitStack() as stack:
         if connects and cluster is not None:
-            # Before anything that makes TensorFlow start.
-            place = _connect(cluster, devices)
-            # TensorFlow swallows SIGTERM from here on.
+            # Before anything starts TensorFlow.
+            placement = _connect(cluster, devices)
+            # From here on TensorFlow ignores SIGTERM.
             stack.enter_context(raised())
-            stack.enter_context(watching_peers(place.strategy))
+            stack.enter_context(watching_peers(placement.strategy))
         else:
-            place = _local(devices)
-            if place.strategy is None:
-                stack.enter_context(tf.device(place.description.split()[0]))
+            placement = _local(devices)
+            if placement.strategy is None:
+                stack.enter_context(tf.device(placement.description.split()[0]))
         keras.config.set_dtype_policy(devices.precision)
         stack.callback(keras.config.set_dtype_policy, policy)
-        yield place
+        yield placement
 
 
 @contextmanager
 def watching_peers(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
-    """Within it the loss of another process is one line.
+    """Within it, the loss of another process raises an error of one line.
 
     Args:
-        strategy: a strategy; only one over several processes is watched.
+        strategy: the model's strategy; one within a single process changes nothing.
 
     Raises:
         ConnectionError: another process is gone.
@@ -117,48 +116,50 @@ def watching_peers(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
 
 
 def over_processes(strategy: tf.distribute.Strategy | None) -> bool:
-    """Whether a strategy's replicas are those of several processes."""
+    """Whether a strategy has replicas in several processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and processes.cluster() is not None
 
 
-def from_chief(place: Place, content: bytes) -> bytes:
-    """What the first of the processes that train together has, for all of them.
+def from_chief(placement: Placement, content: bytes) -> bytes:
+    """Send bytes from the chief to all processes that train together; every process must call this.
 
     Args:
-        place: of such a process.
-        content: the first process's; the others' is not looked at.
+        placement: this process's placement.
+        content: the chief's bytes; ignored in the other processes.
+
+    Returns:
+        The chief's bytes.
     """
-    strategy = place.strategy
+    strategy = placement.strategy
     assert strategy is not None
 
-    def handed(values: tf.Tensor) -> tf.Tensor:
-        own = values if replica_number() == 0 else tf.zeros_like(values)
-        return sum_of_replicas(own)
+    def of_first_replica(values: tf.Tensor) -> tf.Tensor:
+        return sum_of_replicas(values if replica_number() == 0 else tf.zeros_like(values))
 
-    def on_all(values: np.ndarray) -> np.ndarray:
-        results = tf.function(lambda: strategy.run(handed, args=(tf.constant(values),)), autograph=False)()
+    def broadcast(values: np.ndarray) -> np.ndarray:
+        results = tf.function(lambda: strategy.run(of_first_replica, args=(tf.constant(values),)), autograph=False)()
         return strategy.experimental_local_results(results)[0].numpy()
 
-    size = int(on_all(np.array([len(content)], np.int32))[0])
-    padded = content.ljust(-(-size // 4) * 4, b"\0") if place.chief else bytes(-(-size // 4) * 4)
-    return on_all(np.frombuffer(padded, np.int32)).tobytes()[:size] if size else b""
+    size = int(broadcast(np.array([len(content)], np.int32))[0])
+    padded = content.ljust(-(-size // 4) * 4, b"\0") if placement.chief else bytes(-(-size // 4) * 4)
+    return broadcast(np.frombuffer(padded, np.int32)).tobytes()[:size] if size else b""
 
 
 def chosen(devices: DevicesConfig) -> list[str]:
-    """Names of this process's devices that a config asks for.
+    """Names of this process's devices that a config selects.
 
     Raises:
-        ValueError: one line with the devices there are, where one asked for is missing.
+        ValueError: one line with the devices of this machine, if a requested one is missing.
     """
     _let_memory_grow(devices)
     names = _names()
     gpus = [name for name in names if name.startswith("GPU")]
-    wanted = [devices.device] if isinstance(devices.device, str) else list(devices.device or ())
-    for name in wanted:
+    requested = [devices.device] if isinstance(devices.device, str) else list(devices.device or ())
+    for name in requested:
         if name not in names:
             raise ValueError(one_of("devices.device", name, names))
-    found = wanted or gpus or (names if devices.strategy == "mirrored" else ["CPU:0"])
-    return found[:1] if devices.strategy == "one_device" else found
+    selected = requested or gpus or (names if devices.strategy == "mirrored" else ["CPU:0"])
+    return selected[:1] if devices.strategy == "one_device" else selected
 
 
 def _names() -> list[str]:
@@ -167,30 +168,30 @@ def _names() -> list[str]:
 
 def _let_memory_grow(devices: DevicesConfig) -> None:
     for gpu in tf.config.list_physical_devices("GPU"):
-        # Once TensorFlow has started this can no longer change; a second run in one process keeps the first one's.
+        # This can't change once TensorFlow has started; a second run in a process keeps the setting of the first.
         with suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, devices.memory_growth)
 
 
-def _local(devices: DevicesConfig) -> Place:
+def _local(devices: DevicesConfig) -> Placement:
     names = chosen(devices)
-    of = f"of {', '.join(_names())}; {devices.precision}"
+    available = f"of {', '.join(_names())}; {devices.precision}"
     if len(names) == 1:
-        return Place(f"{names[0]} {of}")
+        return Placement(f"{names[0]} {available}")
     if devices.jit_compile is True:
         raise ValueError(f"devices.jit_compile must be false or auto for {len(names)} devices, received true")
     strategy = tf.distribute.MirroredStrategy(names)
-    return Place(f"{' + '.join(names)} {of}", strategy)
+    return Placement(f"{' + '.join(names)} {available}", strategy)
 
 
-def _connect(cluster: processes.Cluster, devices: DevicesConfig) -> Place:
+def _connect(cluster: processes.Cluster, devices: DevicesConfig) -> Placement:
     """Wait for the other processes."""
     global _connected
     if devices.jit_compile is True:
         raise ValueError("devices.jit_compile must be false or auto for several processes, received true")
     count = len(cluster.addresses)
     if _connected is None:
-        processes.meet(cluster, devices.worker_wait)
+        processes.wait_for_peers(cluster, devices.worker_wait)
         try:
             _connected = tf.distribute.MultiWorkerMirroredStrategy()
         except RuntimeError as error:
@@ -199,4 +200,4 @@ def _connect(cluster: processes.Cluster, devices: DevicesConfig) -> Place:
     description = (
         f"process {cluster.number + 1} of {count} with {_connected.num_replicas_in_sync} replicas, {local} here"
     )
-    return Place(f"{description}; {devices.precision}", _connected, cluster.number == 0)
+    return Placement(f"{description}; {devices.precision}", _connected, cluster.number == 0)

@@ -1,6 +1,7 @@
-"""Processes that train as one: which this is, how several are started on one machine, and how they stop."""
+"""Processes that train one model together: their addresses, starting them on one machine, and stopping them."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -17,28 +18,28 @@ from kerasnn.config.schema import short
 from kerasnn.signals import caught, error_of
 
 GRACE = 60.0
-"""Seconds that processes have to stop by themselves once one of them failed."""
+"""Seconds for the other processes to stop by themselves after one has failed."""
 
 PYTHON_MODULE = (sys.executable, "-P", "-m")
-"""Runs a module, which is not looked for in the folder that the process happens to be in."""
+"""Command that runs a module of the installed packages, never one of the working folder."""
 
 _signal: int | None = None
 
 
 class Cluster(NamedTuple):
-    """The processes that train together, and this one's place among them."""
+    """The processes that train together, and the number of this one."""
 
     addresses: tuple[str, ...]
-    """`host:port` of every process, the chief's first."""
+    """`host:port` of every process, the chief first."""
     number: int
-    """Which of them this is; 0 is the chief, which alone writes."""
+    """This process's number; 0 is the chief, which alone writes files."""
 
 
 def cluster() -> Cluster | None:
-    """What `TF_CONFIG` says, or None where it is not set or names a single process.
+    """The cluster that `TF_CONFIG` describes; None if it is not set or names a single process.
 
     Raises:
-        ValueError: one line, where it is no JSON or describes something else than a chief and workers.
+        ValueError: one line, if it is not JSON or does not describe a chief and workers.
 
     Reference: https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable
     """
@@ -47,10 +48,11 @@ def cluster() -> Cluster | None:
         return None
     example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
     try:
-        described = json.loads(text)
-        jobs, task = described.get("cluster") or {}, described["task"] if described.get("cluster") else {}
+        config = json.loads(text)
+        jobs = config.get("cluster") or {}
         if not jobs:
             return None
+        task = config["task"]
         addresses = [*jobs.get("chief", ()), *jobs.get("worker", ())]
         index = int(task["index"]) + (len(jobs.get("chief", ())) if task["type"] == "worker" else 0)
         if set(jobs) - {"chief", "worker"} or task["type"] not in jobs or not 0 <= index < len(addresses):
@@ -60,26 +62,26 @@ def cluster() -> Cluster | None:
     return Cluster(tuple(addresses), index) if len(addresses) > 1 else None
 
 
-def meet(cluster: Cluster, seconds: float) -> None:
-    """Wait until every other process can be reached; TensorFlow would wait for ever and say nothing.
+def wait_for_peers(cluster: Cluster, seconds: float) -> None:
+    """Wait until every other process answers. TensorFlow itself would wait for ever, in silence.
 
     Args:
         cluster: the processes.
-        seconds: how long to wait.
+        seconds: the longest wait, in seconds.
 
     Raises:
         ConnectionError: one line with the addresses that did not answer.
     """
-    end = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     port = int(cluster.addresses[cluster.number].rpartition(":")[2])
     missing = [address for number, address in enumerate(cluster.addresses) if number != cluster.number]
     try:
-        here = socket.create_server(("", port))
+        server = socket.create_server(("", port))
     except OSError as error:
         raise ConnectionError(f"port {port}, this process's in TF_CONFIG, cannot be used: {error.strerror}") from None
-    with here:
+    with server:
         while missing := [address for address in missing if not _answers(address)]:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise ConnectionError(
                     f"processes must meet within devices.worker_wait, {seconds:g} s, received no answer from "
                     + ", ".join(missing)
@@ -96,12 +98,8 @@ def _answers(address: str) -> bool:
     return True
 
 
-def addresses_here(count: int) -> list[str]:
-    """Addresses of free ports of this machine.
-
-    Args:
-        count: how many.
-    """
+def free_addresses(count: int) -> list[str]:
+    """Addresses with free ports on this machine."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:
         return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
@@ -111,7 +109,7 @@ def addresses_here(count: int) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment in which a new Python process imports this kerasnn, whether it is installed or not."""
+    """The environment for a new Python process that imports this kerasnn, whether it is installed or not."""
     root = Path(__file__).resolve().parents[2]
     if root.name in ("site-packages", "dist-packages"):
         return dict(os.environ)
@@ -120,41 +118,42 @@ def environment() -> dict[str, str]:
 
 
 def launch(count: int, command: Sequence[str]) -> int:
-    """Run a program as processes of this machine that train as one, over loopback.
+    """Run a program as several processes of this machine that train one model, connected over loopback.
 
-    The chief's output is shown as it is, of the others only what they say about errors. Where one fails the others are
-    given time to notice, then ended. SIGTERM and SIGINT are handed on. GPUs are shared out among the processes.
+    The chief's output appears unchanged, that of the other processes only on standard error. When one fails, the others
+    have `GRACE` seconds to notice, then they are killed. SIGTERM and SIGINT are passed on. The processes share the
+    GPUs.
 
     Args:
         count: number of processes.
         command: program and arguments.
 
     Returns:
-        Exit code: 0 where all are done, else that of the first that failed.
+        Exit code: 0 if all processes succeed, else that of the first that failed.
     """
-    addresses = addresses_here(count)
-    said: set[str] = set()
+    addresses = free_addresses(count)
+    printed: set[str] = set()
     processes: list[subprocess.Popen[str]] = []
     readers = []
     for index in range(count):
-        described = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         process = subprocess.Popen(
             command,
-            # TensorFlow's own lines about a lost process would hide the one that says what happened.
+            # TensorFlow's own lines about a lost process would hide ours.
             env={
                 "TF_CPP_MIN_LOG_LEVEL": "3",
                 **environment(),
-                "TF_CONFIG": json.dumps(described),
-                **_share_of_gpus(index, count),
+                "TF_CONFIG": json.dumps(config),
+                **gpu_environment(index, count),
             },
             stdout=None if index == 0 else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            # A Ctrl-C of the terminal comes through us, once.
+            # A Ctrl-C in the terminal reaches the processes through this one, once.
             start_new_session=True,
         )
         processes.append(process)
-        readers.append(threading.Thread(target=_hand_on, args=(process.stderr, index, said), daemon=True))
+        readers.append(threading.Thread(target=_print_errors, args=(process.stderr, index, printed), daemon=True))
         readers[-1].start()
     try:
         with caught(lambda number: _send(processes, number)):
@@ -166,21 +165,43 @@ def launch(count: int, command: Sequence[str]) -> int:
     return code
 
 
+def gpu_environment(index: int, count: int | None = None) -> dict[str, str]:
+    """The environment variable that limits a new process to its GPUs; empty without GPUs.
+
+    Args:
+        index: number of the process, from 0 on.
+        count: number of processes among which all GPUs are divided; None gives each process one GPU, in turn.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        try:
+            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return {}
+        gpus = [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+    else:
+        gpus = [gpu for gpu in visible.split(",") if gpu.strip()]
+    if not gpus:
+        return {}
+    own = [gpus[index % len(gpus)]] if count is None else gpus[index::count]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(own)}
+
+
 @contextmanager
 def signals_stop_all() -> Iterator[None]:
-    """Within it SIGTERM and SIGINT are noted, for `stop_signal`; a second one is raised."""
+    """Within it, SIGTERM and SIGINT are remembered for `stop_signal`; a second signal is raised."""
     global _signal
     _signal = None
-    with caught(_note):
+    with caught(_remember):
         yield
 
 
 def stop_signal() -> int:
-    """The signal that was noted, or 0."""
+    """The number of the signal that was received, or 0."""
     return _signal or 0
 
 
-def _note(number: int) -> None:
+def _remember(number: int) -> None:
     global _signal
     if _signal is not None:
         raise error_of(number)
@@ -188,17 +209,18 @@ def _note(number: int) -> None:
 
 
 def _wait(processes: list[subprocess.Popen[str]]) -> int:
-    code, end = 0, None
-    while any(process.poll() is None for process in processes):
+    """Wait for all processes; returns the exit code of the first that failed, or 0."""
+    code, deadline = 0, math.inf
+    while True:
+        running = any(process.poll() is None for process in processes)
         failed = next((process.returncode for process in processes if process.returncode), 0)
-        if failed and end is None:
-            code, end = failed, time.monotonic() + GRACE
-        if end is not None and time.monotonic() > end:
+        if failed and not code:
+            code, deadline = failed, time.monotonic() + GRACE
+        if not running:
+            return code if code >= 0 else 128 - code
+        if time.monotonic() > deadline:
             _send(processes, signal.SIGKILL)
         time.sleep(0.05)
-    failed = next((process.returncode for process in processes if process.returncode), 0)
-    code = code or failed
-    return code if code >= 0 else 128 - code
 
 
 def _send(processes: list[subprocess.Popen[str]], number: int) -> None:
@@ -208,24 +230,11 @@ def _send(processes: list[subprocess.Popen[str]], number: int) -> None:
                 process.send_signal(number)
 
 
-def _hand_on(stream: Any, index: int, said: set[str]) -> None:
+def _print_errors(stream: Any, index: int, printed: set[str]) -> None:
+    """Print a process's lines of standard error that no process has printed yet."""
     with stream:
         for line in stream:
-            if line not in said:
-                said.add(line)
+            if line not in printed:
+                printed.add(line)
                 sys.stderr.write(line if index == 0 else f"worker {index}: {line}")
                 sys.stderr.flush()
-
-
-def _share_of_gpus(index: int, count: int) -> dict[str, str]:
-    """Which GPUs a process sees: every `count`-th."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        try:
-            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
-            return {}
-        numbers = [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
-    else:
-        numbers = [number for number in visible.split(",") if number.strip()]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(numbers[index::count])} if numbers else {}

@@ -1,4 +1,4 @@
-"""Steps of a Keras model on several replicas, with the numbers of one device: what tracing them needs."""
+"""Tracing the steps of a Keras model on several replicas so that they give the results of one device."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from kerasnn.attributes import temporary_attributes
 from kerasnn.keras_private import (
     TFOptimizer,
     all_of,
@@ -24,27 +25,28 @@ _DRAWS = ("random_uniform", "random_uniform_full_int", "random_uniform_int", "ra
 
 
 class Slice(NamedTuple):
-    """A replica's part of a global batch."""
+    """The slice of the global batch that a replica trains on."""
 
     first: tf.Tensor
     size: tf.Tensor
     batch: tf.Tensor
-    """Examples in the global batch."""
+    """Number of examples in the global batch."""
 
     @property
     def share(self) -> tf.Tensor:
+        """Fraction of the global batch."""
         return tf.cast(self.size, tf.float32) / tf.cast(self.batch, tf.float32)
 
 
 def same_on_all(model: keras.Model, step: Callable[[], Any]) -> Any:
-    """Run a step on the same data on every replica, as one device would.
+    """Run a step on the same data on every replica, with the result of one device.
 
     Args:
         model: a built and compiled Keras model.
         step: runs on each replica.
 
     Returns:
-        What the first of this process's replicas gives.
+        The result of this process's first replica.
     """
     strategy = model.distribute_strategy
     if strategy.num_replicas_in_sync == 1:
@@ -58,83 +60,81 @@ def same_on_all(model: keras.Model, step: Callable[[], Any]) -> Any:
 
 @contextmanager
 def as_one_device(model: keras.Model, slices: dict[int, Slice]) -> Iterator[None]:
-    """Steps that are traced here take their slices for parts of one batch."""
+    """Within it, replicas trace steps that treat their slices as one global batch.
+
+    Args:
+        model: a built and compiled Keras model.
+        slices: the slice of each replica by number; the steps may add them while they are traced.
+    """
     strategy = model.distribute_strategy
 
-    def reducing(apply: Any) -> Any:
-        def reduced(grads: Any, trainable_variables: Any = None) -> Any:
+    def applying_totals(apply: Any) -> Any:
+        def apply_totals(grads: Any, trainable_variables: Any = None) -> Any:
             context = tf.distribute.get_replica_context()
             share = slices[replica_number()].share
             grads = [None if grad is None else tf.convert_to_tensor(grad) for grad in grads]
-            some = [grad * tf.cast(share, grad.dtype) for grad in grads if grad is not None]
-            # Those of one type are sent together.
+            weighted = [grad * tf.cast(share, grad.dtype) for grad in grads if grad is not None]
+            # Gradients of one dtype are sent together.
             totals = {
-                kind: iter(
-                    context.all_reduce(tf.distribute.ReduceOp.SUM, [grad for grad in some if grad.dtype == kind])
+                dtype: iter(
+                    context.all_reduce(tf.distribute.ReduceOp.SUM, [grad for grad in weighted if grad.dtype == dtype])
                 )
-                for kind in dict.fromkeys(grad.dtype for grad in some)
+                for dtype in dict.fromkeys(grad.dtype for grad in weighted)
             }
             with alone(strategy):
                 return apply(
                     [None if grad is None else next(totals[grad.dtype]) for grad in grads], trainable_variables
                 )
 
-        return reduced
+        return apply_totals
 
     draws = {
-        name: _drawing(original(gen_stateless_random_ops_v2, name), slices)
+        name: _sliced(original(gen_stateless_random_ops_v2, name), slices)
         for name in (f"stateless_{kind}_v2" for kind in _DRAWS)
     }
     with ExitStack() as stack:
-        # Keras would divide by the number of replicas, whatever examples they have.
+        # Keras would divide by the number of replicas, however many examples each of them has.
         scale_losses = {f"{name}_loss_for_distribution": lambda value: value for name in ("scale", "unscale")}
         stack.enter_context(replaced(loss_module, **scale_losses))
         stack.enter_context(replaced(gen_stateless_random_ops_v2, **draws))
         stack.enter_context(replaced(tensorflow_nn, _compute_moments_sync=partial(_moments, slices)))
         for optimizer in optimizers_of(model):
-            # Past __setattr__, which would track the function as part of the optimizer's state.
-            attributes = vars(optimizer)
-            before = attributes.get("apply")
-            attributes["apply"] = reducing(optimizer.apply)
-            stack.callback(
-                attributes.update if before is not None else attributes.pop,
-                *(({"apply": before},) if before is not None else ("apply",)),
-            )
+            stack.enter_context(temporary_attributes(optimizer, apply=applying_totals(optimizer.apply)))
         yield
 
 
 def alone(strategy: tf.distribute.Strategy) -> AbstractContextManager[None]:
-    """What an optimizer does here it does on its replica alone; all do the same."""
-    scaled = keras.mixed_precision.LossScaleOptimizer
+    """Within it, an optimizer updates its replica without the others, which make the same update."""
+    loss_scale = keras.mixed_precision.LossScaleOptimizer
     return all_of(
         replaced(strategy.extended, _use_merge_call=lambda: False),
         replaced(distributed_values, apply_aggregation_replica_context=lambda value, *_: value),
         replaced(TFOptimizer, _all_reduce_sum_gradients=lambda self, pairs: pairs),
-        replaced(scaled, _tf_apply=scaled._common_apply),
+        replaced(loss_scale, _tf_apply=loss_scale._common_apply),
     )
 
 
-def _drawing(draw: Any, slices: dict[int, Slice]) -> Any:
-    """Random numbers whose first axis is the batch's, as a slice of the global batch's."""
+def _sliced(draw: Any, slices: dict[int, Slice]) -> Any:
+    """A function that draws random numbers for the global batch, if the first axis is the batch, and slices them."""
 
-    def sliced(shape: Any, *arguments: Any, **options: Any) -> tf.Tensor:
+    def draw_slice(shape: Any, *arguments: Any, **options: Any) -> tf.Tensor:
         if not tf.distribute.get_replica_context():
             return draw(shape, *arguments, **options)
         shape = tf.convert_to_tensor(shape)
         known = tensor_util.constant_value_as_shape(shape)
         if not known.rank or known[0] is not None:
             return draw(shape, *arguments, **options)
-        taken = slices[replica_number()]
-        # An axis may be examples times something.
-        times = shape[0] // tf.maximum(taken.size, 1)
-        numbers = draw(tf.concat([[taken.batch * times], shape[1:]], 0), *arguments, **options)
-        return numbers[taken.first * times : (taken.first + taken.size) * times]
+        part = slices[replica_number()]
+        # The axis may hold several rows per example.
+        rows = shape[0] // tf.maximum(part.size, 1)
+        numbers = draw(tf.concat([[part.batch * rows], shape[1:]], 0), *arguments, **options)
+        return numbers[part.first * rows : (part.first + part.size) * rows]
 
-    return sliced
+    return draw_slice
 
 
 def _moments(slices: dict[int, Slice], x: tf.Tensor, axes: list[int], keepdims: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and variance over all replicas' examples; Keras's difference of mean squares would lose digits."""
+    """Mean and variance over the examples of all replicas. Keras subtracts squares, which loses digits."""
     share = slices[replica_number()].share
     sizes = tf.reduce_prod(tf.gather(tf.shape(x), axes))
     count = tf.cast(sum_of_replicas(sizes), x.dtype)
@@ -145,7 +145,7 @@ def _moments(slices: dict[int, Slice], x: tf.Tensor, axes: list[int], keepdims: 
 
 
 def _shared_sum(value: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-    """A sum over replicas through which gradients flow as weighted as they will be: each by its replica's share."""
+    """The sum over replicas, with a gradient that allows for the later weighting by each replica's share."""
 
     @tf.custom_gradient
     def total(value: tf.Tensor) -> Any:
@@ -160,14 +160,16 @@ def _shared_sum(value: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
 
 
 def sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
+    """The sum over all replicas; call it within a replica."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
 
 def optimizers_of(model: keras.Model) -> list[Any]:
-    found = [model.optimizer, *vars(model).values()]
-    return list({id(each): each for each in found if isinstance(each, keras.optimizers.Optimizer)}.values())
+    """The optimizers that are attributes of a model, each once."""
+    values = [model.optimizer, *vars(model).values()]
+    return list({id(value): value for value in values if isinstance(value, keras.optimizers.Optimizer)}.values())
 
 
 def replica_number() -> int:
-    """The number of the replica that is traced."""
+    """The number of the replica that is being traced."""
     return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))

@@ -1,4 +1,4 @@
-"""Many networks of one shape as one network, whose weights have a leading axis of members."""
+"""Networks of one structure as one network, whose weights have a leading axis of members."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -9,49 +9,55 @@ import tensorflow as tf
 
 
 def over_members(function: Callable[..., Any], variables: Sequence[keras.Variable]) -> Callable[..., Any]:
-    """A function of one network's variables, run for all members at once.
+    """Run a function of one network's variables for all members at once.
 
-    The function is written for a single network; where it reads a variable it gets the member's value, and what it
-    assigns is handed back. TensorFlow turns its operations into ones with a leading axis: a matrix product
+    The function is written for a single network: a variable that it reads has the member's value, and the values that
+    it assigns are returned. TensorFlow gives its operations a leading axis: a matrix product
     `(batch, inputs) x (inputs, outputs)` becomes `(members, batch, inputs) x (members, inputs, outputs)`.
 
     Args:
-        function: anything that can be traced, of any tensors.
-        variables: what it reads and assigns.
+        function: a function of tensors that TensorFlow can trace.
+        variables: the variables that it reads and assigns.
 
     Returns:
-        A function of the variables' values, each `(members, *shape)`, and of the arguments, each `(members, ...)`, that
-        gives the results and the new values, all with the leading axis.
+        A function of the variables' values, each `(members, *shape)`, and of the arguments, each `(members, ...)`. It
+        returns the results and the new values, all with the leading axis.
 
-    Reference: `tf.vectorized_map`, `keras.StatelessScope`; Wang et al., Horizontally Fused Training Arrays, MLSys 2021.
+    Reference: `tf.vectorized_map`, `keras.StatelessScope`; Wang et al., "Horizontally Fused Training Arrays", MLSys
+        2021.
+
+    >>> weight = keras.Variable(0.0)
+    >>> outputs, _ = over_members(lambda x: weight * x, [weight])([tf.constant([2.0, 3.0])], tf.constant([5.0, 7.0]))
+    >>> outputs.numpy().tolist()
+    [10.0, 21.0]
     """
 
-    def one(given: Any) -> Any:
-        values, arguments = given
+    def run_member(stacked: Any) -> Any:
+        values, arguments = stacked
         with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
             results = function(*arguments)
         return results, [scope.get_current_value(variable) for variable in variables]
 
-    def every(values: Sequence[Any], *arguments: Any) -> Any:
-        return tf.vectorized_map(one, (list(values), arguments), warn=False)
+    def run_members(values: Sequence[Any], *arguments: Any) -> Any:
+        return tf.vectorized_map(run_member, (list(values), arguments), warn=False)
 
-    return every
+    return run_members
 
 
 @keras.saving.register_keras_serializable(package="kerasnn")
 class FusedNetwork(keras.Model):
-    """Networks of one shape that predict together; see `build_fused`.
+    """Networks of one structure that predict together; `build_fused` makes one.
+
+    The input `(batch, ...)` is the same for every member, the output is `(batch, members, ...)`.
 
     Args:
-        network: a built network of the members' shape.
-        members: how many there are.
-
-    Input: `(batch, ...)`, the same for every member. Output: `(batch, members, ...)`.
+        network: a built network of the members' structure.
+        members: number of members.
     """
 
     def __init__(self, network: keras.Model, members: int, **options: Any) -> None:
         super().__init__(**options)
-        # Past Keras's __setattr__, which would count the pattern's weights as this model's.
+        # Past Keras's __setattr__, which would count this network's weights as the model's.
         object.__setattr__(self, "_network", network)
         self._stacked = [
             self.add_weight(
@@ -67,7 +73,7 @@ class FusedNetwork(keras.Model):
         self(keras.KerasTensor((None, *network.input_shape[1:])))
 
     def call(self, inputs: Any) -> Any:
-        """Every member's output for a batch, `(batch, members, ...)`."""
+        """The outputs of all members, `(batch, members, ...)`."""
         predict = over_members(lambda: self._network(inputs, training=False), self._network.weights)
         outputs, _ = predict([weight.value for weight in self._stacked])
         return tf.experimental.numpy.swapaxes(outputs, 0, 1)
@@ -77,11 +83,11 @@ class FusedNetwork(keras.Model):
         return (input_shape[0], self.members, *self._network.output_shape[1:])
 
     def predict_mean(self, x: Any, batch_size: int = 256) -> np.ndarray:
-        """The ensemble's prediction, the mean of its members' outputs.
+        """Predict with the ensemble: the mean of the members' outputs.
 
         Args:
             x: prepared examples, `(examples, ...)`.
-            batch_size: examples at a time.
+            batch_size: examples per batch.
 
         Returns:
             An array `(examples, outputs)`.
@@ -98,29 +104,33 @@ class FusedNetwork(keras.Model):
         return models
 
     def get_config(self) -> dict[str, Any]:
-        """The pattern and the number of members."""
+        """The network and the number of members."""
         network = keras.saving.serialize_keras_object(self._network)
         return {**super().get_config(), "network": network, "members": self.members}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        """A fused network from its description."""
+        """A fused network from the result of `get_config`."""
         network = keras.saving.deserialize_keras_object(config.pop("network"), custom_objects)
         return cls(network, **config)
 
 
 def build_fused(networks: Sequence[keras.Model]) -> FusedNetwork:
-    """Networks of one shape as one Keras model, for an ensemble's predictions in one call.
+    """Fuse networks of one structure into one Keras model, for the predictions of an ensemble in one call.
 
     Args:
-        networks: built Keras models that differ in their weights only; they are left as they are.
+        networks: built Keras models that differ in their weights only; they stay unchanged.
 
     Returns:
-        A model from `(batch, ...)` to `(batch, members, ...)`. Its `split()` gives back plain Keras models, its
-        `predict_mean(x)` the ensemble's prediction.
+        A model from `(batch, ...)` to `(batch, members, ...)`. Its `split()` returns plain Keras models, its
+        `predict_mean(x)` the prediction of the ensemble.
 
     Raises:
         ValueError: no networks, or networks that differ in more than their weights.
+
+    >>> networks = [keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]) for _ in range(5)]
+    >>> build_fused(networks).predict(np.ones((2, 4)), verbose=0).shape
+    (2, 5, 3)
     """
     if not networks:
         raise ValueError("networks must be at least one, received none")
@@ -130,7 +140,7 @@ def build_fused(networks: Sequence[keras.Model]) -> FusedNetwork:
         if not hasattr(network, "input_shape"):
             raise ValueError(f"networks must have an input_shape, number {number} ({type(network).__name__}) has none")
         if (shapes[number], kinds[number], network.input_shape) != (shapes[0], kinds[0], networks[0].input_shape):
-            raise ValueError(f"networks must have one shape; number {number} differs from number 0")
+            raise ValueError(f"networks must have one structure; number {number} differs from number 0")
     first = networks[0]
     fused = FusedNetwork(type(first).from_config(first.get_config()), len(networks))
     for stacked, *weights in zip(fused._stacked, *(network.weights for network in networks), strict=True):

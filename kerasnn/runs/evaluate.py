@@ -1,4 +1,4 @@
-"""A trained run looked at again: metrics, a table by class, the confusion matrix, every prediction."""
+"""Evaluation of a trained run: metrics, a table by class, the confusion matrix, every prediction."""
 
 import csv
 import io
@@ -18,18 +18,19 @@ from kerasnn.models.loading import load_model
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a trained model does on examples.
+    """A trained model's predictions on examples, and their scores.
 
     Args:
         metrics: loss and metrics by name.
-        y_true: targets as given, `(examples,)` or `(examples, outputs)`.
-        y_predicted: classes `(examples,)`, yes or no for each label `(examples, labels)`, or values
+        y_true: targets, `(examples,)` or `(examples, outputs)`.
+        y_predicted: predicted classes, `(examples,)`; 0 or 1 for each label, `(examples, labels)`; or predicted values,
             `(examples, outputs)`.
-        outputs: the network's raw outputs, `(examples, outputs)`.
+        outputs: the network's outputs, `(examples, outputs)`.
         class_names: names of classes or labels; None for regression.
-        confusion: `(classes, classes)` counts, true class by row; None unless each example has one class.
-        table: one row a class or label: precision, recall, f1, support; empty for regression.
-        x: the examples as their user has them, `(examples, ...)`; None where they were not kept.
+        confusion: counts by true class (rows) and predicted class (columns), `(classes, classes)`; None unless each
+            example has one class.
+        table: a row per class or label with precision, recall, f1 and support; empty for regression.
+        x: raw examples, `(examples, ...)`; None if they were not kept.
     """
 
     metrics: dict[str, float]
@@ -60,19 +61,19 @@ class Evaluation:
         return "\n".join(lines)
 
     def write_csv(self, path: str | Path) -> None:
-        """Write one row an example: its number, the truth, the prediction and the network's outputs.
+        """Write a row per example: its number, its target, its prediction and the network's outputs.
 
         Args:
             path: the CSV file.
         """
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        named = self.class_names if self.outputs.shape[1] > 1 and self.class_names else range(self.outputs.shape[1])
+        names = self.class_names if self.outputs.shape[1] > 1 and self.class_names else range(self.outputs.shape[1])
         single = self.y_predicted.ndim == 1
-        kinds = [""] if single else [f"_{name}" for name in named]
+        suffixes = [""] if single else [f"_{name}" for name in names]
         table.writerow(
-            ["example", *(f"true{kind}" for kind in kinds), *(f"predicted{kind}" for kind in kinds)]
-            + [f"output_{name}" for name in named]
+            ["example", *(f"true{suffix}" for suffix in suffixes), *(f"predicted{suffix}" for suffix in suffixes)]
+            + [f"output_{name}" for name in names]
         )
         for number, row in enumerate(zip(self.y_true, self.y_predicted, self.outputs, strict=True)):
             true, predicted = ([self._name(value)] if single else np.ravel(value).tolist() for value in row[:2])
@@ -90,16 +91,16 @@ def evaluate_run(
 
     Args:
         run_dir: a run folder.
-        data_path: a csv or npz file of raw examples as the model's user has them; None takes the run's test part.
-        model: `model` for the final weights, `best` for the best epoch's.
-        batch_size: examples predicted at a time; it does not change the answer.
+        data_path: a csv or npz file of raw examples; None takes the run's test part.
+        model: "model" for the final weights, "best" for those of the best epoch.
+        batch_size: examples per batch; the result does not depend on it.
 
     Returns:
-        Metrics, predictions, and for classifiers a table by class.
+        Metrics, predictions, and a table by class for classifiers.
 
     Raises:
-        FileNotFoundError: where the folder holds no such run.
-        ValueError: one line, where data and model don't fit together.
+        FileNotFoundError: the folder holds no such model.
+        ValueError: one line, if data and model don't fit together.
     """
     if model not in ("model", "best"):
         raise ValueError(one_of("model", model, ("model", "best")))
@@ -126,10 +127,10 @@ def describe(
     class_names: tuple[str, ...] | None,
     metrics: dict[str, float],
 ) -> Evaluation:
-    """An evaluation from a network's outputs.
+    """Make an evaluation from a network's outputs.
 
     Args:
-        config: the run; its task and loss say what the outputs mean.
+        config: the run; its task and loss determine the meaning of the outputs.
         y: targets, `(examples,)` or `(examples, outputs)`.
         outputs: the network's outputs, `(examples, outputs)`.
         class_names: names of classes or labels.
@@ -165,7 +166,7 @@ def describe(
 def _examples(
     config: RunConfig, data_path: str | Path | None, outputs: int
 ) -> tuple[np.ndarray, Any, tuple[str, ...] | None]:
-    """Raw examples, their targets as the loss wants them, and the classes' names."""
+    """Raw examples, their targets in the form that the loss takes, and the names of the classes."""
     data = None
     if config.data.name != "arrays":
         data = load_data(config.data.model_copy(update={"scaling": "none", "flatten": False}), config.task)

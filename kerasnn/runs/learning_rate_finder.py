@@ -1,6 +1,8 @@
-"""The learning-rate range test: which rates lower the loss, before a run is begun."""
+"""The learning-rate range test: suggest a learning rate from a short training with a rising rate."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 
 from kerasnn import figures
 from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.checkpoint.variables import VariableReader, assign, training_variables
 from kerasnn.config.run import RunConfig
 from kerasnn.data.class_weights import class_weights
 from kerasnn.data.loading import Data, load_data
@@ -17,24 +20,24 @@ from kerasnn.engine.fit import Compiled, fit
 from kerasnn.models.from_config import compiled_network
 
 SMOOTHING = 0.98
-"""Weight of the past in the running mean of the losses."""
+"""Decay of the running mean of the losses."""
 DIVERGED = 4.0
-"""Times the best smoothed loss at which the test ends."""
-LEAST = 16
-"""Updates before the loss diverges without which nothing can be said."""
+"""The test ends when the smoothed loss exceeds its minimum by this factor."""
+MIN_UPDATES = 16
+"""Updates before the loss diverges that a suggestion needs."""
 
 
 @dataclass(frozen=True, eq=False)
 class RangeTest:
-    """What a range test found.
+    """The result of a range test.
 
     Args:
-        learning_rates: the rate of each update, rising, `(updates,)`; it ends where the loss diverged.
+        learning_rates: the rising rate of each update until the loss diverged, `(updates,)`.
         losses: the loss of each update's batch, `(updates,)`.
         smoothed: their running mean, `(updates,)`.
-        valley: the suggestion: the middle of the longest fall of the loss.
-        steepest: the rate at which the loss falls fastest.
-        minimum: a tenth of the rate at which the loss is least.
+        valley: the rate in the middle of the longest decrease of the loss, which is the suggestion.
+        steepest: the rate at which the loss decreases fastest.
+        minimum: a tenth of the rate at which the loss is lowest.
     """
 
     learning_rates: np.ndarray = field(repr=False)
@@ -50,7 +53,7 @@ class RangeTest:
         return self.valley
 
     def figure(self) -> Figure:
-        """Loss against learning rate, with the suggestions."""
+        """A plot of the loss against the learning rate, with the suggestions."""
         marks = {"valley": self.valley, "steepest": self.steepest, "minimum / 10": self.minimum}
         return figures.range_test(self.learning_rates, self.losses, self.smoothed, marks)
 
@@ -66,78 +69,85 @@ def find_learning_rate(
     seed: int = 0,
     compiled: Compiled = "auto",
 ) -> RangeTest:
-    """Train for some updates with a rate that rises from each to the next, and suggest a learning rate.
+    """Train for some updates with a rising learning rate, and suggest a rate.
 
     Formula: rate of update k = lowest · (highest / lowest)^(k / (updates - 1))
 
-    A model is left as it was: weights, optimizer, random seeds and metrics, to the last bit. The test ends early where
-    the smoothed loss is 4 times its best.
+    The model is left as it was, to the bit: weights, optimizer, seed generators and metrics. The test ends early when
+    the smoothed loss exceeds 4 times its minimum.
 
     Args:
-        run: a run's config, or any compiled Keras model.
-        data: for a config prepared data, or None to load what it describes; for a model `(x, y)` or
+        run: the config of a run, or any compiled Keras model.
+        data: for a config, prepared data, or None to load the data that it describes; for a model, `(x, y)` or
             `(x, y, sample_weight)`.
         lowest: the first rate.
         highest: the last rate.
-        updates: how many.
-        batch_size: examples in each; of a config its own is taken.
-        seed: seed of the order of examples; of a config its own is taken.
-        compiled: as in `fit`; of a config its own is taken.
+        updates: number of updates.
+        batch_size: examples per update; a config has its own.
+        seed: seed of the order of examples; a config has its own.
+        compiled: as in `fit`; a config has its own.
 
     Returns:
         The losses and the suggestions.
 
     Raises:
-        ValueError: for rates or a number of updates out of range, and where the loss diverges at once.
+        ValueError: rates or a number of updates out of range, or a loss that diverges at once.
 
-    Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017; fastai's `lr_find`, whose
-        suggestions these are.
+    Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017; fastai's `lr_find`, which makes
+        the same suggestions.
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.random.default_rng(0).normal(size=(64, 3))
+    >>> result = find_learning_rate(model, (x, x[:, 0]), batch_size=8, compiled="off")
+    >>> float(result.learning_rates[0]), 1e-3 < result.suggestion < 1
+    (1e-07, True)
     """
     if not 0 < lowest < highest < math.inf:
         raise ValueError(f"lowest and highest must be rates above 0 in this order, received {lowest!r} and {highest!r}")
-    if updates < 2 * LEAST:
-        raise ValueError(f"updates must be at least {2 * LEAST}, received {updates!r}")
-    class_weight = None
+    if updates < 2 * MIN_UPDATES:
+        raise ValueError(f"updates must be at least {2 * MIN_UPDATES}, received {updates!r}")
+    options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "compiled": compiled}
     if isinstance(run, RunConfig):
-        prepared: Data = load_data(run.data, run.task) if data is None else data
-        model = compiled_network(run, prepared)
-        arrays: tuple[Any, ...] = (prepared.x_train, prepared.y_train)
-        class_weight = class_weights(run, prepared)
-        batch_size, seed, compiled = run.training.batch_size, run.seed, run.training.compiled
-    else:
-        if not isinstance(data, tuple) or len(data) not in (2, 3):
-            raise ValueError(
-                f"data must be (x, y) or (x, y, sample_weight) for a model, received {type(data).__name__}"
-            )
+        model, arrays, options = _model_of(run, data)
+    elif isinstance(data, tuple) and len(data) in (2, 3):
         model, arrays = run, data
+    else:
+        raise ValueError(f"data must be (x, y) or (x, y, sample_weight) for a model, received {type(data).__name__}")
     if not model.built:
         model(keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[:1]), arrays[0]))
-    steps = math.ceil(len(keras.tree.flatten(arrays[0])[0]) / batch_size)
+    steps = math.ceil(len(keras.tree.flatten(arrays[0])[0]) / options["batch_size"])
     rates = lowest * (highest / lowest) ** (np.arange(updates) / (updates - 1))
     losses = _Losses(updates)
-    restore = _state(model)
-    try:
+    with _restored(model):
         fit(
             model,
             x=arrays[0],
             y=arrays[1],
             sample_weight=arrays[2] if len(arrays) == 3 else None,
-            batch_size=batch_size,
             epochs=math.ceil(updates / steps),
             verbose=0,
             callbacks=[LearningRate(_Rising(rates, steps), learning_rate=lowest), losses],
-            class_weight=class_weight,
-            seed=seed,
-            compiled=compiled,
             steps_per_block=1,
+            **options,
         )
-    finally:
-        restore()
     return _suggestions(rates[: len(losses.values)], np.array(losses.values), np.array(losses.smoothed))
 
 
+def _model_of(run: RunConfig, data: Data | None) -> tuple[keras.Model, tuple[Any, ...], dict[str, Any]]:
+    """A run's model, its training examples, and its options for `fit`."""
+    data = load_data(run.data, run.task) if data is None else data
+    options = {
+        "batch_size": run.training.batch_size,
+        "seed": run.seed,
+        "compiled": run.training.compiled,
+        "class_weight": class_weights(run, data),
+    }
+    return compiled_network(run, data), (data.x_train, data.y_train), options
+
+
 class _Rising:
-    """A schedule that gives each update its rate; the last stays."""
+    """A schedule with a given rate for each update, and the last one after them."""
 
     per = "update"
 
@@ -150,7 +160,7 @@ class _Rising:
 
 
 class _Losses(keras.callbacks.Callback):
-    """The loss of each batch by itself, until there are enough or it diverges."""
+    """Records the loss of each batch, and ends training when it has enough or the loss diverges."""
 
     def __init__(self, updates: int) -> None:
         super().__init__()
@@ -160,7 +170,7 @@ class _Losses(keras.callbacks.Callback):
         self._mean = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        # What is logged is a mean over the epoch so far.
+        # Keras logs the mean over the epoch so far.
         self.model.reset_metrics()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -175,31 +185,30 @@ class _Losses(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def _state(model: keras.Model) -> Any:
-    """A function that puts a model back into the state that it is in now."""
+@contextmanager
+def _restored(model: keras.Model) -> Iterator[None]:
+    """Restore a model at the end: its variables, its history and `stop_training`."""
     if not model.optimizer.built:
-        # Slots that are made later could not be put back.
+        # Variables that are created later could not be restored.
         model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-    values = [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+    variables = training_variables(model)
+    arrays = VariableReader().read(variables, model._distribute_strategy)
     history, stop_training = getattr(model, "history", None), model.stop_training
-
-    def restore() -> None:
+    try:
+        yield
+    finally:
         model.reset_metrics()
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+        assign(variables, arrays)
         model.history, model.stop_training = history, stop_training
-
-    return restore
 
 
 def _suggestions(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray) -> RangeTest:
-    if len(losses) < LEAST:
+    if len(losses) < MIN_UPDATES:
         raise ValueError(
-            f"the loss must not diverge within {LEAST} updates, it did after {len(losses)}, at rate "
+            f"the loss must not diverge within {MIN_UPDATES} updates, it did after {len(losses)}, at rate "
             f"{rates[max(0, len(losses) - 1)]:.2g}: give a lower `lowest`, or look for extreme values in the data"
         )
-    # The first means are of few losses, and at the end it diverges.
+    # The first means are of few losses, and the last ones diverge.
     shown = slice(len(rates) // 10, max(len(rates) - 5, len(rates) // 10 + 2))
     x, y = rates[shown], smoothed[shown]
     return RangeTest(
@@ -213,7 +222,7 @@ def _suggestions(rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray) ->
 
 
 def _valley(losses: np.ndarray) -> int:
-    """The middle of the longest falling subsequence, as if it were without gaps."""
+    """Position of the middle of the longest decreasing subsequence, counted as if it had no gaps."""
     lengths = np.ones(len(losses), int)
     for end in range(1, len(losses)):
         before = lengths[:end][losses[:end] > losses[end]]

@@ -1,4 +1,4 @@
-"""What a run says of itself: its plan before it starts, and where its numbers come from afterwards."""
+"""A run's plan, printed before it starts, and its provenance, recorded in `result.json`."""
 
 import math
 import platform
@@ -20,18 +20,18 @@ from kerasnn.data.loading import Data
 def plan(
     config: RunConfig, data: Data, network: keras.Model, learning_rate: LearningRate, device: str, folder: Path
 ) -> str:
-    """What a run is about to do: parameters, examples, iterations, the learning rate's course, device, folder.
+    """Describe a run before it starts: network, examples, iterations, learning rate, device, folder.
 
     Args:
         config: the run.
         data: its prepared data.
         network: the built model.
         learning_rate: the callback that sets the rate.
-        device: what it runs on.
+        device: the devices of the run.
         folder: the run folder.
 
     Returns:
-        A few lines of text.
+        Six lines of text.
     """
     settings = config.training
     iterations = math.ceil(len(data.x_train) / settings.batch_size)
@@ -43,7 +43,7 @@ def plan(
             f"examples    {config.data.name}: {examples}",
             f"iterations  {iterations:,} an epoch of batch size {settings.batch_size:,}, "
             f"{iterations * settings.epochs:,} in {settings.epochs:,} epochs",
-            f"optimizer   {config.optimizer.name}, learning rate {_course(config, learning_rate)}",
+            f"optimizer   {config.optimizer.name}, learning rate {_rates(config, learning_rate)}",
             f"device      {device}",
             f"run folder  {folder}",
         ]
@@ -52,33 +52,27 @@ def plan(
 
 def _shape(network: keras.Model) -> str:
     widths = [math.prod(network.input_shape[1:])]
-    widths += [layer.units if hasattr(layer, "units") else layer.filters for layer in _weighted(network)]
-    return "-".join(str(width) for width in widths)
+    for layer in network._flatten_layers():
+        widths += [getattr(layer, name) for name in ("units", "filters") if hasattr(layer, name)][:1]
+    return "-".join(map(str, widths))
 
 
-def _weighted(network: keras.Model) -> list[Any]:
-    return [layer for layer in network._flatten_layers() if hasattr(layer, "units") or hasattr(layer, "filters")]
-
-
-def _course(config: RunConfig, learning_rate: LearningRate) -> str:
+def _rates(config: RunConfig, learning_rate: LearningRate) -> str:
+    """The learning rate at five points of the training."""
     epochs, schedule = config.training.epochs, config.schedule.over(config.training.epochs)
     base = learning_rate.learning_rate or 0.0
-    # The last epoch's start for a rate per epoch; just before the end for one per update.
+    # The last point is the start of the last epoch for a rate per epoch, just before the end for one per update.
     last = epochs - 1 if schedule.per == "epoch" else epochs - 1e-3
     factors = [schedule(epoch) for epoch in np.linspace(0, last, 5)]
     plateau = "" if config.training.plateau is None else ", lowered on plateaus"
     if max(factors) - min(factors) < 1e-12:
         return f"{base * factors[0]:.3g}, {schedule.name}{plateau}"
-    course = " → ".join(f"{base * factor:.3g}" for factor in factors)
-    return f"{course}, {schedule.name}{plateau}"
+    rates = " → ".join(f"{base * factor:.3g}" for factor in factors)
+    return f"{rates}, {schedule.name}{plateau}"
 
 
 def provenance() -> dict[str, Any]:
-    """Where a result comes from: versions, the git commit of the working folder if it is one, the command.
-
-    Returns:
-        A dictionary fit for JSON.
-    """
+    """The versions, the git commit of the working folder (None outside of a repository) and the command, as JSON."""
     packages = ("tensorflow", "keras", "numpy")
     return {
         "versions": {

@@ -1,22 +1,33 @@
-"""A run's folder: opened for one run alone, and tidied up after a kill."""
+"""The folder of a run: locked against other processes, checked, and cleaned up after a kill."""
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
 from kerasnn.checkpoint.state_file import StateFolder
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import differences
 from kerasnn.distribute import devices
-from kerasnn.files import PARTIAL, alone_in
+from kerasnn.files import PARTIAL, alone_in, dated_path
 
 
 @contextmanager
-def run_folder(run_dir: str | Path | None, config: RunConfig, place: devices.Place) -> Iterator[Path]:
-    """The run's folder, for this process alone; processes other than the chief write to one that is thrown away."""
-    if not place.chief:
+def run_folder(run_dir: str | Path | None, config: RunConfig, placement: devices.Placement) -> Iterator[Path]:
+    """Open a run's folder for this process alone. Processes other than the chief get a temporary folder.
+
+    Args:
+        run_dir: a folder that is new, empty or the run's; None makes `logs/<time>-<data>-<style>`.
+        config: the run.
+        placement: tells whether this process is the chief.
+
+    Yields:
+        The folder.
+
+    Raises:
+        ValueError: one line, if the folder is in use, or holds another run or something else.
+    """
+    if not placement.chief:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
         return
@@ -27,24 +38,20 @@ def run_folder(run_dir: str | Path | None, config: RunConfig, place: devices.Pla
 
 
 def _folder(run_dir: str | Path | None, config: RunConfig) -> Path:
-    if run_dir is None:
-        run_dir = Path("logs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-{config.style}"
-    folder = Path(run_dir)
-    if folder.exists() and not (folder / "config.json").exists() and (not folder.is_dir() or any(_kept(folder))):
-        raise ValueError(
-            f"run_dir must be a new or empty folder, received {folder}, which holds something that is no run"
-        )
+    folder = Path(run_dir or dated_path(config.data.name, config.style))
+    if folder.exists() and not (folder / "config.json").exists() and not _is_empty(folder):
+        raise ValueError(f"run_dir must be a new or empty folder, received {folder}, which holds something else")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _kept(folder: Path) -> list[Path]:
-    """What a folder holds but for files that a kill left half-written."""
-    return [path for path in folder.iterdir() if not path.match(PARTIAL)]
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but temporary files that a kill has left."""
+    return folder.is_dir() and all(path.match(PARTIAL) for path in folder.iterdir())
 
 
 def _begin(folder: Path, config: RunConfig) -> None:
-    """See that the folder's run, if it holds one, is this one, and tidy up after a kill."""
+    """Check that the folder's run, if there is one, is this run, and clean up after a kill."""
     states = StateFolder(folder / "state")
     for path in [*folder.glob(PARTIAL), *states.path.glob(PARTIAL)]:
         path.unlink()
@@ -65,11 +72,11 @@ def _begin(folder: Path, config: RunConfig) -> None:
     elif (folder / "result.json").exists():
         raise ValueError(f"run_dir must be a new or empty folder, received {folder}, which holds a run without a state")
     else:
-        # It was killed before it had a state; what it had written is written anew.
+        # The run was killed before its first state, and begins anew.
         for events in folder.glob("*/events.out.tfevents.*"):
             events.unlink()
 
 
 def _may_change(key: str) -> bool:
-    """Whether a continued run may change a setting."""
+    """Whether a setting may change when a run resumes."""
     return key == "training.epochs" or key.startswith("report.")

@@ -1,4 +1,4 @@
-"""One run, whole: a config in, a trained model and a run folder out."""
+"""A run from its config to a trained model and a run folder."""
 
 import json
 import logging
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -37,18 +38,24 @@ from kerasnn.tensorboard.callback import TensorBoard
 logger = logging.getLogger("kerasnn")
 
 FINGERPRINT_BYTES = 16 * 2**20
-"""About how much of a part's examples is looked at to know the data again."""
+"""Bytes of each part's examples, about, that identify the data of a run."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a run gives.
+    """The result of a run.
 
     Args:
-        model: the trained model; it takes raw examples, as the user has them.
+        model: the trained model, which takes raw examples.
         history: each logged value by epoch.
-        metrics: the final model's values on the test part (on the validation part where there is no test part).
+        metrics: loss and metrics of the final model on the test part, or on the validation part if there is no other.
         run_dir: the run folder.
+
+    >>> import tempfile
+    >>> settings = {"training": {"epochs": 1, "compiled": "off"}, "report": {"progress": "silent"}}
+    >>> result = train(RunConfig.model_validate(settings), tempfile.mkdtemp())
+    >>> sorted(result.metrics), result.model.input_shape
+    (['accuracy', 'loss'], (None, 8, 8))
     """
 
     model: keras.Model = field(repr=False)
@@ -63,148 +70,172 @@ def train(
     data: Data | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Result:
-    """Train the network that a config describes and leave a run folder.
+    """Train the network that a config describes, and write a run folder.
 
-    The folder holds `config.json` (reruns the run), `model.keras` (the final model) and `best.keras` (the best
-    epoch's), both taking raw examples, `history.csv`, `result.json`, event files for TensorBoard, and `state/`. A run
-    that was killed anywhere goes on when it is called again with the same folder, and ends with the bits that it would
-    have ended with; so does one that ended, with more epochs. Ctrl-C and SIGTERM save the state within seconds.
+    The folder holds `config.json` (which repeats the run), `model.keras` (the final model) and `best.keras` (the model
+    of the best epoch), both for raw examples, `history.csv`, `result.json`, event files for TensorBoard, and `state/`.
+    Call it again with the same folder to resume a run that was killed at any moment, or to train a finished run for
+    more epochs: it ends with the bits of an uninterrupted run. Ctrl-C and SIGTERM save the state within seconds.
 
     Args:
         config: the run; None is the default run on the digits.
         run_dir: a folder that is new, empty or the run's; None makes `logs/<time>-<data>-<style>`.
-        data: prepared data; None loads what the config describes.
+        data: prepared data; None loads the data that the config describes.
         callbacks: further Keras callbacks.
 
     Returns:
         The trained model, its history and its metrics.
 
     Raises:
-        ValueError: one line, for a config or data that don't fit together, and for a folder in use or of another run.
-        DivergenceError: when the loss or a weight is no longer finite; the folder keeps what was good.
-        OSError: one line, where the folder can't be written; the last state is then untouched.
+        ValueError: one line, if config and data don't fit together, or the folder is in use or holds another run.
+        DivergenceError: the loss or a weight is not finite; the folder keeps the last finite state.
+        OSError: one line, if the folder can't be written; the last state is then untouched.
     """
     config = config or RunConfig()
     data = data or load_data(config.data, config.task)
     _check_fit(config, data)
     class_weight = class_weights(config, data)
-    with devices.use(config.devices) as place, run_folder(run_dir, config, place) as folder:
+    with devices.use(config.devices) as placement, run_folder(run_dir, config, placement) as folder:
         write_text(folder / "config.json", config.to_json() + "\n")
-        return _train(config, folder, data, callbacks, place, class_weight)
+        return _Run(config, folder, data, class_weight, placement).train(callbacks)
 
 
-def _train(
-    config: RunConfig,
-    folder: Path,
-    data: Data,
-    callbacks: Sequence[keras.callbacks.Callback],
-    place: devices.Place,
-    class_weight: dict[int, float] | None,
-) -> Result:
-    with place.scope():
-        network = compiled_network(config, data)
-        model = with_preprocessing(network, data.preprocessing(), data.raw_shape)
-        if model is not network:
-            compile_model(model, config, optimizer=network.optimizer)
-    if config.report.graph:
-        figures.save(figures.architecture(network), folder / "network.svg")
-    settings = config.training
-    learning_rate = LearningRate(
-        config.schedule, float(keras.ops.convert_to_numpy(network.optimizer.learning_rate)), settings.plateau
-    )
-    validation = None if data.x_validation is None else (data.x_validation, data.y_validation)
-    monitor = config.monitored(validation=validation is not None)
-    history = keras.callbacks.History()
-    best = BestModel(folder / "best.keras", monitor, model=model)
-    own = [learning_rate, StopOnDivergence(), history]
-    if settings.early_stopping is not None:
-        own.append(early_stopping(settings.early_stopping))
-    if settings.save_best:
-        own.append(best)
-    probe = Probe((data.x_train[:PROBE], data.y_train[:PROBE])) if config.report.health else None
-    health = None if probe is None else Health(probe)
-    if health is not None:
-        own.append(health)
-    if config.report.tensorboard:
-        own.append(_tensorboard(config, folder, data, learning_rate, probe))
-    table = HistoryFile(folder / "history.csv")
-    own.append(table)
-    progress = Progress(config.report.progress if place.chief else "silent", examples=len(data.x_train))
-    every = [*own, *callbacks, progress]
-    if settings.save_state and devices.over_processes(place.strategy):
-        _hand_out_state(StateFolder(folder / "state"), place)
-    state = (
-        TrainingState(folder / "state", fingerprint=fingerprint(data, FINGERPRINT_BYTES))
-        if settings.save_state
-        else None
-    )
-    arguments = {"callbacks": every} if state is None else state.resume(network, every)
-    if progress.style != "silent":
-        print(plan(config, data, network, learning_rate, str(place), folder))
-        if state is not None and state.resumed:
-            print(f"goes on     after {state.epochs:,} epochs")
-    start = time.perf_counter()
-    status = "failed"
-    try:
-        # Processes that train together stop together, between two blocks.
-        together = devices.over_processes(place.strategy)
-        with nullcontext() if state is None or together else state.on_signals():
-            while status != "finished":
-                try:
-                    fit(
-                        network,
-                        data.x_train,
-                        data.y_train,
-                        batch_size=settings.batch_size,
-                        epochs=settings.epochs,
-                        verbose=0,
-                        validation_data=validation,
-                        class_weight=class_weight,
-                        seed=config.seed,
-                        compiled=settings.compiled,
-                        memory_share=settings.memory_share,
-                        **arguments,
-                    )
-                    status = "finished"
-                except DivergenceError as error:
-                    if settings.on_nan == "stop" or state is None or state.rollbacks >= settings.rollbacks:
-                        raise
-                    epochs, rate = state.roll_back(settings.rollback_factor)
-                    arguments = state.resume(network, every)
-                    logger.warning(
-                        "%s; going back to the end of epoch %d with a learning rate of %.3g, time %d of at most %d",
-                        *(error, epochs, rate, state.rollbacks, settings.rollbacks),
-                    )
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    except DivergenceError:
-        status = "diverged"
-        raise
-    finally:
-        seconds = time.perf_counter() - start if state is None else state.trained_seconds
-        progress.close()
-        best.write()
-        values: dict[str, float] = {}
-        part = "validation" if data.x_test is None else "test"
-        if status in ("finished", "interrupted"):
-            save_model(model, folder / "model.keras")
-        if status == "finished":
-            values = _values(network, data, part, settings.batch_size)
+class _Run:
+    """A run in its folder, from the network to `result.json`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        data: Data,
+        class_weight: dict[int, float] | None,
+        placement: devices.Placement,
+    ) -> None:
+        self.config, self.folder, self.data, self.placement = config, folder, data, placement
+        self.class_weight = class_weight
+        self.over_processes = devices.over_processes(placement.strategy)
+        self.status = "failed"
+        with placement.scope():
+            self.network = compiled_network(config, data)
+            self.model = with_preprocessing(self.network, data.preprocessing(), data.raw_shape)
+            if self.model is not self.network:
+                compile_model(self.model, config, optimizer=self.network.optimizer)
+        if config.report.graph:
+            figures.save(figures.architecture(self.network), folder / "network.svg")
+        rate = float(keras.ops.convert_to_numpy(self.network.optimizer.learning_rate))
+        self.learning_rate = LearningRate(config.schedule, rate, config.training.plateau)
+        has_validation = data.x_validation is not None
+        self.validation = (data.x_validation, data.y_validation) if has_validation else None
+        self.history = keras.callbacks.History()
+        self.table = HistoryFile(folder / "history.csv")
+        self.best = BestModel(folder / "best.keras", config.monitored(validation=has_validation), model=self.model)
+        self.probe = Probe((data.x_train[:PROBE], data.y_train[:PROBE])) if config.report.health else None
+        self.health = None if self.probe is None else Health(self.probe)
+        self.progress = Progress(config.report.progress if placement.chief else "silent", examples=len(data.x_train))
+        self.state: TrainingState | None = None
+
+    def train(self, extra_callbacks: Sequence[keras.callbacks.Callback]) -> Result:
+        """Train with the run's callbacks and extra ones, and write `result.json` however training ends."""
+        callbacks = [*self._callbacks(), *extra_callbacks, self.progress]
+        arguments = self._resume(callbacks)
+        if self.progress.style != "silent":
+            print(plan(self.config, self.data, self.network, self.learning_rate, str(self.placement), self.folder))
+            if self.state is not None and self.state.resumed:
+                print(f"resumes     after {self.state.epochs:,} epochs")
+        start = time.perf_counter()
+        try:
+            # Processes that train together stop together, between two blocks of steps.
+            with nullcontext() if self.state is None or self.over_processes else self.state.on_signals():
+                self._fit(callbacks, arguments)
+            self.status = "finished"
+        except KeyboardInterrupt:
+            self.status = "interrupted"
+            raise
+        except DivergenceError:
+            self.status = "diverged"
+            raise
+        finally:
+            seconds = time.perf_counter() - start if self.state is None else self.state.trained_seconds
+            metrics = self._finish(seconds)
+        return Result(self.model, self.history.history, metrics, self.folder)
+
+    def _callbacks(self) -> list[keras.callbacks.Callback]:
+        settings, report = self.config.training, self.config.report
+        board = _tensorboard(self.config, self.folder, self.data, self.learning_rate, self.probe)
+        return [
+            self.learning_rate,
+            StopOnDivergence(),
+            self.history,
+            *([early_stopping(settings.early_stopping)] if settings.early_stopping is not None else []),
+            *([self.best] if settings.save_best else []),
+            *([self.health] if self.health is not None else []),
+            *([board] if report.tensorboard else []),
+            self.table,
+        ]
+
+    def _resume(self, callbacks: list[keras.callbacks.Callback]) -> dict[str, Any]:
+        """Arguments for `fit` to resume from the folder's newest state, or to begin."""
+        if not self.config.training.save_state:
+            return {"callbacks": callbacks}
+        if self.over_processes:
+            _send_state(StateFolder(self.folder / "state"), self.placement)
+        self.state = TrainingState(self.folder / "state", fingerprint=fingerprint(self.data, FINGERPRINT_BYTES))
+        return self.state.resume(self.network, callbacks)
+
+    def _fit(self, callbacks: list[keras.callbacks.Callback], arguments: dict[str, Any]) -> None:
+        """Train to the end; where training diverges, roll back to the last state if the config allows it."""
+        settings, state = self.config.training, self.state
+        while True:
+            try:
+                fit(
+                    self.network,
+                    self.data.x_train,
+                    self.data.y_train,
+                    batch_size=settings.batch_size,
+                    epochs=settings.epochs,
+                    verbose=0,
+                    validation_data=self.validation,
+                    class_weight=self.class_weight,
+                    seed=self.config.seed,
+                    compiled=settings.compiled,
+                    memory_share=settings.memory_share,
+                    **arguments,
+                )
+                return
+            except DivergenceError as error:
+                if settings.on_nan == "stop" or state is None or state.rollbacks >= settings.rollbacks:
+                    raise
+                epochs, rate = state.roll_back(settings.rollback_factor)
+                arguments = state.resume(self.network, callbacks)
+                logger.warning(
+                    "%s; rolling back to the end of epoch %d with a learning rate of %.3g, rollback %d of at most %d",
+                    *(error, epochs, rate, state.rollbacks, settings.rollbacks),
+                )
+
+    def _finish(self, seconds: float) -> dict[str, float]:
+        """Write the models and `result.json`; return the final metrics."""
+        self.progress.close()
+        self.best.write()
+        metrics: dict[str, float] = {}
+        part = "validation" if self.data.x_test is None else "test"
+        if self.status in ("finished", "interrupted"):
+            save_model(self.model, self.folder / "model.keras")
+        if self.status == "finished":
+            metrics = _metrics(self.network, self.data, part, self.config.training.batch_size)
         record = {
-            "status": status,
+            "status": self.status,
             "part": part,
-            "metrics": values,
-            "epochs": len(table.rows),
-            "best": best.summary(),
-            "alarms": [] if health is None else [asdict(alarm) for alarm in health.alarms],
+            "metrics": metrics,
+            "epochs": len(self.table.rows),
+            "best": self.best.summary(),
+            "alarms": [] if self.health is None else [asdict(alarm) for alarm in self.health.alarms],
             "seconds": round(seconds, 3),
-            "parameters": network.count_params(),
-            "device": str(place),
+            "parameters": self.network.count_params(),
+            "device": str(self.placement),
             **provenance(),
         }
-        write_text(folder / "result.json", json.dumps(record, indent=2) + "\n")
-    return Result(model, history.history, values, folder)
+        write_text(self.folder / "result.json", json.dumps(record, indent=2) + "\n")
+        return metrics
 
 
 def _check_fit(config: RunConfig, data: Data) -> None:
@@ -218,18 +249,18 @@ def _check_fit(config: RunConfig, data: Data) -> None:
             raise ValueError(f"data.scaling none leaves x_train as it is, but {error}") from None
 
 
-def _hand_out_state(states: StateFolder, place: devices.Place) -> None:
-    """Give the chief's newest state to the other processes that train with it."""
-    tree = states.newest() if place.chief else None
-    content = devices.from_chief(place, b"" if tree is None else b"".join(encode(tree)))
-    if content and not place.chief:
+def _send_state(states: StateFolder, placement: devices.Placement) -> None:
+    """Send the chief's newest state to the other processes that train with it."""
+    tree = states.newest() if placement.chief else None
+    content = devices.from_chief(placement, b"" if tree is None else b"".join(encode(tree)))
+    if content and not placement.chief:
         states.write(decode(content))
 
 
 def _tensorboard(
     config: RunConfig, folder: Path, data: Data, learning_rate: LearningRate, probe: Probe | None
 ) -> TensorBoard:
-    shown = (data.x_test, data.y_test) if data.x_validation is None else (data.x_validation, data.y_validation)
+    held_out = (data.x_test, data.y_test) if data.x_validation is None else (data.x_validation, data.y_validation)
     return TensorBoard(
         folder,
         histograms_every=config.report.histograms_every,
@@ -237,7 +268,7 @@ def _tensorboard(
         graph=config.report.graph,
         config_text=config.to_json(),
         probe=probe,
-        validation=None if shown[0] is None else shown,
+        validation=None if held_out[0] is None else held_out,
         class_names=data.class_names,
         image_shape=data.image_shape,
         task=config.task,
@@ -245,7 +276,7 @@ def _tensorboard(
     )
 
 
-def _values(network: keras.Model, data: Data, part: str, batch_size: int) -> dict[str, float]:
+def _metrics(network: keras.Model, data: Data, part: str, batch_size: int) -> dict[str, float]:
     x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
     if x is None:
         return {}

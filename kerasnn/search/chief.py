@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import grpc
 import keras_tuner
-import tensorflow as tf
 from keras_tuner.engine.trial import Trial
 
 from kerasnn.distribute import processes
@@ -295,11 +294,7 @@ class Chief:
     def _start(self, slot: int) -> None:
         """Start a local worker, on a GPU of its own where there are several."""
         name = f"{slot}-{next(self._names)}"
-        environment = {**processes.environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
-        gpus = len(tf.config.list_physical_devices("GPU"))
-        if gpus > 1:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-            environment["CUDA_VISIBLE_DEVICES"] = visible[slot % gpus]
+        environment = {**processes.environment(), "TF_CPP_MIN_LOG_LEVEL": "2", **processes.gpu_environment(slot)}
         log = self._log(slot)
         log.parent.mkdir(exist_ok=True)
         with log.open("wb") as output:

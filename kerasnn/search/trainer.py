@@ -19,7 +19,7 @@ from kerasnn.config.sections import DataConfig, Task
 from kerasnn.data.loading import Data, fingerprint, load_data
 from kerasnn.fused.groups import train_fused
 from kerasnn.fused.member import Member
-from kerasnn.fused.structure import program_key, why_not
+from kerasnn.fused.structure import program_key, reason_not_fusable
 from kerasnn.runs.train import train
 from kerasnn.search.oracle import Proposal
 from kerasnn.search.space import Hyperband, SearchConfig
@@ -185,7 +185,7 @@ def train_jobs(
     for job in jobs:
         groups.setdefault(place_of(job.runs[0], job.number, job.start), []).append(job)
     for group in groups.values():
-        if reason := why_not(group[0].runs[0]):
+        if reason := reason_not_fusable(group[0].runs[0]):
             yield [_alone(group[0], data_of, config, watch, reason)]
             continue
         try:
@@ -229,8 +229,8 @@ def _together(
             on_epoch=on_epoch,
             initial=[job.before.states[seed] if job.before else None for job, seed in members],
             direction=config.direction,
-            kin=kin,
-            most=config.batch * config.seeds_per_trial,
+            later_configs=kin,
+            max_members=config.batch * config.seeds_per_trial,
         )
     seconds = (time.perf_counter() - begin) / len(jobs)
     trained = {(job.number, seed): member for (job, seed), member in zip(members, found, strict=True)}

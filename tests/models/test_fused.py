@@ -1,4 +1,4 @@
-"""Many networks of one shape as one Keras model."""
+"""Networks of one structure as one Keras model."""
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ def test_saves_and_loads(tmp_path):
 
 
 def test_networks_of_different_shapes_are_refused():
-    with pytest.raises(ValueError, match="networks must have one shape; number 1 differs from number 0"):
+    with pytest.raises(ValueError, match="networks must have one structure; number 1 differs from number 0"):
         build_fused([*networks(count=1), *networks(count=1, hidden=[6, 6])])
     with pytest.raises(ValueError, match="networks must be at least one, received none"):
         build_fused([])

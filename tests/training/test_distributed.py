@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasnn.distribute.processes import addresses_here
+from kerasnn.distribute.processes import free_addresses
 from kerasnn.engine.fit import fit
 from tests.training.replicas import ALL, QUICK
 
-# Two processes are in the quick suite through tests/test_workers.py.
+# Two processes are in the quick suite through tests/test_processes.py.
 KINDS = ["mirrored", "workers"] if os.environ.get("KERASNN_ALL_TESTS") else ["mirrored"]
 CASES = ALL if os.environ.get("KERASNN_ALL_TESTS") else QUICK
 PROGRAM = Path(__file__).with_name("replicas.py")
@@ -25,7 +25,7 @@ PROGRAM = Path(__file__).with_name("replicas.py")
 def _run(kind: str, count: int) -> dict[str, Any]:
     """What the first of some processes says."""
     names = list(CASES)
-    addresses = addresses_here(count)
+    addresses = free_addresses(count)
     processes = []
     for index in range(count):
         described = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
@@ -75,7 +75,7 @@ def test_one_replica_is_compiled_as_without_a_strategy(single) -> None:
             kernel = keras.initializers.GlorotUniform(1)
             model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, kernel_initializer=kernel)])
             model.compile("adam", "mse")
-        fit(model, x, x[:, :2], epochs=2, batch_size=8, verbose=0, compiled="on")
+        fit(model, x, x[:, :2], epochs=2, batch_size=8, verbose=0, compiled="on", seed=0)
         weights.append(model.get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, other)

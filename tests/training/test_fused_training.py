@@ -20,7 +20,7 @@ from kerasnn.data.loading import Data, from_arrays
 from kerasnn.fused import groups, program
 from kerasnn.fused.groups import train_fused
 from kerasnn.fused.member import Member
-from kerasnn.fused.structure import choices_of, program_key, why_not
+from kerasnn.fused.structure import activation_choices, program_key, reason_not_fusable
 from kerasnn.runs.train import train
 
 EPOCHS = 3
@@ -53,11 +53,11 @@ def data() -> Data:
 @pytest.fixture(scope="module", autouse=True)
 def short_batches_are_filled_up():
     """As they are where an epoch has more batches than these have; batch norm's are not."""
-    program.program_of.cache_clear()
+    program.fused_program.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "PADDED_FROM", 4)
         yield
-    program.program_of.cache_clear()
+    program.fused_program.cache_clear()
 
 
 def mostly_skipped(cases, kept):
@@ -189,7 +189,7 @@ def test_what_changes_the_program_makes_another_key(key, value, data):
 def test_what_cannot_be_fused_says_why(key, value, reason, data):
     config = replace_at(BASE, {key: value})
     assert program_key(config) is None
-    assert reason in why_not(config)
+    assert reason in reason_not_fusable(config)
     with pytest.raises(ValueError, match=f"run 0 cannot be fused: .*{reason}"):
         train_fused([config], data)
 
@@ -232,7 +232,7 @@ def test_groups_run_at_once_on_the_cores_of_a_cpu(data, monkeypatch):
     # What is traced must not be in the way of another thread: it patches Keras.
     tracing, traced = program._for_members, []
     monkeypatch.setattr(program, "_for_members", lambda: traced.append(threading.current_thread()) or tracing())
-    program.program_of.cache_clear()
+    program.fused_program.cache_clear()
     logs = []
     at_once = train_fused(configs, data, on_epoch=lambda epoch, found: logs.append(list(found)))
     assert logs == [[0, 1, 2, 3]] * EPOCHS
@@ -275,26 +275,26 @@ def test_a_device_that_is_not_there_is_refused(data):
         train_fused(runs({}, devices__device="GPU:7"), data)
 
 
-def test_a_program_offers_what_kin_will_ask_for():
+def test_a_program_offers_the_activations_of_later_runs():
     relu, layered = {"network.activation": "relu"}, {"network.hidden": [{"units": 6, "activation": "gelu"}]}
-    kin = runs({}, relu, layered, {"network.activation": "softmax"})
-    names = [[json.loads(each)["name"] for each in choices] for choices in choices_of(runs({}), kin)]
+    later = runs({}, relu, layered, {"network.activation": "softmax"})
+    names = [[json.loads(each)["name"] for each in choices] for choices in activation_choices(runs({}), later)]
     assert names == [["gelu", "relu", "tanh"]] * 2
     # What is not chosen freely is part of the program itself.
-    names = [[json.loads(each)["name"] for each in choices] for choices in choices_of(kin[3:], kin)]
+    names = [[json.loads(each)["name"] for each in choices] for choices in activation_choices(later[3:], later)]
     assert names == [["softmax"], ["softmax"]]
 
 
 def test_programs_are_used_again(data):
-    program.program_of.cache_clear()
+    program.fused_program.cache_clear()
     for index in range(3):
-        train_fused(runs({"seed": index}), data, kin=runs({}, {"network.activation": "relu"}))
-    train_fused(runs({"network.activation": "relu"}), data, kin=runs({}))
-    assert program.program_of.cache_info()[:2] == (3, 1)
+        train_fused(runs({"seed": index}), data, later_configs=runs({}, {"network.activation": "relu"}))
+    train_fused(runs({"network.activation": "relu"}), data, later_configs=runs({}))
+    assert program.fused_program.cache_info()[:2] == (3, 1)
 
 
 @pytest.mark.parametrize(
-    ("work", "members", "usual"),
+    ("operations", "members", "size"),
     [
         (0.01, 1, 32),  # a small network's time goes into beginning operations
         (0.01, 33, 64),
@@ -304,24 +304,24 @@ def test_programs_are_used_again(data):
         (0.01, 101, 100),  # nor than there is room for
     ],
 )
-def test_groups_have_few_different_sizes(work, members, usual):
-    assert groups.Sizes(work, epochs=10, compiling=100, room=100, most=92).usual(members) == usual
+def test_groups_have_few_different_sizes(operations, members, size):
+    assert groups.Sizes(operations, epochs=10, compile_cost=100, capacity=100, max_members=92).padded(members) == size
 
 
 def test_a_group_goes_on_smaller_where_that_saves_more_than_compiling():
-    sizes = groups.Sizes(work=1e9, epochs=30, compiling=1e11, room=100, most=0)
-    assert sizes.after(20, members=10, epochs_left=10) == 20
-    assert sizes.after(20, members=10, epochs_left=11) == 10
+    sizes = groups.Sizes(operations=1e9, epochs=30, compile_cost=1e11, capacity=100, max_members=0)
+    assert sizes.after_departures(20, members=10, epochs_left=10) == 20
+    assert sizes.after_departures(20, members=10, epochs_left=11) == 10
 
 
 def test_results_do_not_depend_on_what_was_trained_before(data):
     configs = runs({}, {}, {})
-    kin = runs({"network.activation": "relu"})
-    first = train_fused(configs, data, kin=kin, most=8)
-    train_fused([*configs, *kin], data)
+    later = runs({"network.activation": "relu"})
+    first = train_fused(configs, data, later_configs=later, max_members=8)
+    train_fused([*configs, *later], data)
     for _ in range(3):
-        train_fused(configs[:2], data, kin=kin, most=8, on_epoch=lambda epoch, logs: [0])
-    again = train_fused(configs, data, kin=kin, most=8)
+        train_fused(configs[:2], data, later_configs=later, max_members=8, on_epoch=lambda epoch, logs: [0])
+    again = train_fused(configs, data, later_configs=later, max_members=8)
     for one, other in zip(first, again, strict=True):
         assert one.history == other.history
         assert all(np.array_equal(a, b) for a, b in zip(one.weights, other.weights, strict=True))
@@ -336,7 +336,7 @@ def test_stopped_members_leave_and_the_rest_go_on(data, monkeypatch, tmp_path):
         return group(self, epoch, examples)
 
     monkeypatch.setattr(groups.Group, "run", run)
-    monkeypatch.setattr(groups, "COMPILING", {"CPU": 0})
+    monkeypatch.setattr(groups, "COMPILE_COST", {"CPU": 0})
     members = train_fused(runs({}, {}, {}), data, on_epoch=lambda epoch, logs: [0, 2] if epoch == 0 else None)
     assert [member.status for member in members] == ["stopped", "finished", "stopped"]
     assert [len(member.history["loss"]) for member in members] == [1, EPOCHS, 1]
@@ -358,7 +358,7 @@ def test_members_go_on_from_their_state_as_if_never_stopped(common, data):
 def test_states_of_different_epochs_are_refused(data):
     configs = runs({}, {})
     begun = train_fused(configs, data, on_epoch=lambda epoch, logs: [0])
-    with pytest.raises(ValueError, match=r"members must go on from the same epoch, received epochs \[1, 3\]"):
+    with pytest.raises(ValueError, match=r"members must resume from the same epoch, received epochs \[1, 3\]"):
         train_fused(configs, data, initial=[member.state for member in begun])
 
 

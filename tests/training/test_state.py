@@ -15,7 +15,7 @@ import tensorflow as tf
 import kerasnn
 from kerasnn.callbacks.divergence import DivergenceError
 from kerasnn.callbacks.learning_rate import LearningRate
-from kerasnn.checkpoint import training_state
+from kerasnn.checkpoint import variables
 from kerasnn.checkpoint.state_file import StateFolder
 from kerasnn.checkpoint.training_state import TrainingState
 from kerasnn.config.schedules import OneCycle
@@ -157,10 +157,10 @@ def metrics_put_back():
     alone = keras.metrics.Mean().total
     for part, value in zip(total.value.values, (0.1, 1e8), strict=True):
         part.assign(value)
-    kept = {"metrics": [training_state._value(total)]}
+    kept = {"metrics": [variables._value(total)]}
     for variable in (total, alone):
         variable.assign(7.0)
-        training_state._assign({"metrics": [variable]}, kept)
+        variables.assign({"metrics": [variable]}, kept)
     return [float(part.numpy()) for part in total.value.values], float(alone.numpy())
 
 
@@ -253,8 +253,8 @@ def test_a_callback_without_a_state_is_named(tmp_path, caplog):
     for _ in range(2):
         model = network()
         model.fit(X, Y, verbose=0, **TrainingState(tmp_path).resume(model, [Mine(), Counter()]))
-    assert caplog.text.count("has no state") == 1
-    assert "Mine has no state (get_state, set_state): what it keeps from epoch to epoch begins anew" in caplog.text
+    assert caplog.text.count("has no get_state") == 1
+    assert "Mine has no get_state and set_state: what it counted before the restart is lost" in caplog.text
 
 
 def test_refusals(tmp_path):
@@ -280,7 +280,7 @@ def test_refusals(tmp_path):
     with pytest.raises(ValueError, match="one callback must own the state, received BackupAndRestore as well"):
         TrainingState(tmp_path).resume(model, [keras.callbacks.BackupAndRestore(tmp_path / "b")])
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
-    with pytest.raises(ValueError, match=r"must be without end to go on: repeat\(\) it.*received one of 10 batches"):
+    with pytest.raises(ValueError, match=r"must be without end to resume: repeat\(\) it.*received one of 10 batches"):
         TrainingState(tmp_path, fingerprint="a").resume(model, dataset=data, steps_per_epoch=5)
 
 
@@ -362,5 +362,5 @@ def test_rolling_back_lowers_the_rate_for_good(tmp_path):
     history = plain(model, TrainingState(tmp_path), [again], epochs=3)
     np.testing.assert_allclose(history.history["learning_rate"], [0.02, 0.02, 0.01])
     assert StateFolder(tmp_path).newest()["rollbacks"] == 1
-    with pytest.raises(ValueError, match="going back needs a saved state and a LearningRate callback"):
+    with pytest.raises(ValueError, match="rolling back needs a saved state and a LearningRate callback"):
         TrainingState(tmp_path / "empty").roll_back(0.5)

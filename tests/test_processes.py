@@ -58,17 +58,17 @@ def test_other_descriptions_are_refused_in_one_line(monkeypatch, text):
 
 
 def test_a_process_that_does_not_start_is_an_error_in_time():
-    here, there = processes.addresses_here(2)
+    here, there = processes.free_addresses(2)
     start = time.monotonic()
     with pytest.raises(ConnectionError, match=rf"within devices.worker_wait, 0.3 s, received no answer from {there}"):
-        processes.meet(processes.Cluster((here, there), 0), 0.3)
+        processes.wait_for_peers(processes.Cluster((here, there), 0), 0.3)
     assert time.monotonic() - start < 3
 
 
 def test_processes_that_listen_meet():
-    here, there = processes.addresses_here(2)
+    here, there = processes.free_addresses(2)
     with socket.create_server(("127.0.0.1", int(there.rpartition(":")[2]))):
-        processes.meet(processes.Cluster((here, there), 0), 5)
+        processes.wait_for_peers(processes.Cluster((here, there), 0), 5)
 
 
 def test_launched_processes_know_each_other_and_fail_together(capfd):
@@ -81,6 +81,26 @@ def test_launched_processes_know_each_other_and_fail_together(capfd):
     said = capfd.readouterr()
     assert said.out == "number 0\n"
     assert said.err.count("same line") == 1
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "count", "own"),
+    [
+        ("0,1,2,3,4", 1, 2, "1,3"),
+        ("4,7", 1, None, "7"),
+        ("4,7", 2, None, "4"),
+        ("GPU-a", 3, None, "GPU-a"),
+        ("0", 1, 2, ""),  # fewer GPUs than processes that train one model
+    ],
+)
+def test_processes_share_the_gpus(monkeypatch, visible, index, count, own):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert processes.gpu_environment(index, count) == {"CUDA_VISIBLE_DEVICES": own}
+
+
+def test_without_gpus_processes_get_none(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert processes.gpu_environment(0) == {}
 
 
 def test_signal_is_noted_once_and_then_raises():

@@ -1,0 +1,103 @@
+"""The counters and best values that callbacks keep from epoch to epoch: saved, and given back after a restart."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerasnn.checkpoint.state_file import logger
+
+Callbacks = Sequence[keras.callbacks.Callback]
+States = Sequence[dict[str, Any]]
+
+_ATTRIBUTES: dict[type[keras.callbacks.Callback], tuple[str, ...]] = {
+    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
+    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+}
+"""Attributes of Keras's callbacks that change during training, and that a new `fit` resets."""
+_STATELESS = (
+    keras.callbacks.History,  # the training state itself holds the history
+    keras.callbacks.CSVLogger,
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ProgbarLogger,
+    keras.callbacks.TerminateOnNaN,
+)
+
+
+def callback_states(callbacks: Callbacks) -> list[dict[str, Any]]:
+    """The states of the callbacks that have one, each with its class's name, in order."""
+    return [
+        {"class": type(callback).__name__, "state": state}
+        for callback in callbacks
+        if (state := _get_state(callback)) is not None
+    ]
+
+
+def prepare_callbacks(callbacks: Callbacks, states: States) -> None:
+    """Before training resumes, truncate the file of each CSVLogger to its saved size; warn where a state is missing.
+
+    Args:
+        callbacks: the callbacks of the run that resumes.
+        states: the result of `callback_states` in the run before it.
+    """
+    matches = _matched(callbacks, states)
+    for callback, state in matches:
+        if isinstance(callback, keras.callbacks.CSVLogger):
+            callback.append = True
+            if Path(callback.filename).exists():
+                with Path(callback.filename).open("r+b") as file:
+                    file.truncate(state["size"])
+    matched = {id(callback) for callback, _ in matches}
+    for callback in callbacks:
+        stateless = isinstance(callback, _STATELESS) or _is_ours(callback) or hasattr(callback, "get_state")
+        if id(callback) not in matched and not stateless:
+            logger.warning(
+                "%s has no get_state and set_state: what it counted before the restart is lost",
+                type(callback).__name__,
+            )
+
+
+def restore_callbacks(callbacks: Callbacks, states: States) -> None:
+    """Give callbacks their states back, after `on_train_begin` has reset them.
+
+    Args:
+        callbacks: the callbacks of the run that resumes.
+        states: the result of `callback_states` in the run before it.
+    """
+    for callback, state in _matched(callbacks, states):
+        if hasattr(callback, "set_state"):
+            callback.set_state(state)
+        elif not isinstance(callback, keras.callbacks.CSVLogger):
+            for name, value in state.items():
+                setattr(callback, name, value)
+
+
+def _matched(callbacks: Callbacks, states: States) -> list[tuple[keras.callbacks.Callback, dict[str, Any]]]:
+    """Callbacks with their states: the first callback of a class with the first state of that class, and so on."""
+    remaining = list(states)
+    matches = []
+    for callback in callbacks:
+        state = next((state for state in remaining if state["class"] == type(callback).__name__), None)
+        if state is not None:
+            remaining.remove(state)
+            matches.append((callback, state["state"]))
+    return matches
+
+
+def _get_state(callback: keras.callbacks.Callback) -> dict[str, Any] | None:
+    if hasattr(callback, "get_state") and hasattr(callback, "set_state"):
+        state: dict[str, Any] = callback.get_state()
+        return state
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        return {"size": Path(callback.filename).stat().st_size}
+    for kind, names in _ATTRIBUTES.items():
+        if isinstance(callback, kind):
+            return {name: getattr(callback, name) for name in names}
+    return None
+
+
+def _is_ours(callback: keras.callbacks.Callback) -> bool:
+    return type(callback).__module__.partition(".")[0] == "kerasnn"
