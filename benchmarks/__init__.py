@@ -1,1 +1,1 @@
-"""How fast kerasnn is beside its peers, all in one run."""
+"""How fast kerasnn is beside its peers (`speed`), and whether it survives being killed (`chaos`)."""

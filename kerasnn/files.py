@@ -4,11 +4,17 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 
 PARTIAL = ".*.partial*"
 """Glob pattern of the temporary files that a process leaves when it is killed within `replacing`."""
+
+
+def dated_path(*parts: str) -> Path:
+    """The path of results for which none was given: `logs/<time>-<part>-<part>`."""
+    return Path("logs") / "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *parts])
 
 
 def inside(folder: str | Path, name: str) -> Path:

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from benchmarks.command import benchmark
-from benchmarks.peers import PEERS
-from benchmarks.run import compare, missing, table
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.speed.command_line import benchmark
+from benchmarks.speed.epoch_times import compare, missing, table
+from benchmarks.speed.peers import PEERS
+from benchmarks.speed.workloads import WORKLOADS, Workload
 
 TINY = Workload("tiny", "digits", 32, hidden=(4,), epochs=2, examples=70)
 

@@ -2,14 +2,19 @@
 
 import importlib
 import shlex
+import subprocess
+import sys
 
 import pytest
 
+import kerasnn
 from kerasnn.cli import COMMANDS, main
+from kerasnn.commands.execution import continued_by
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schedules import Cosine, MultiStep, Step
 from kerasnn.search.space import Hyperband, Median, ObjectiveConfig, SearchConfig
+from kerasnn.signals import TerminatedError
 from kerasnn.study.config import StudyConfig
 
 CSV = {"name": "csv", "path": "t.csv", "target": "2020"}
@@ -229,6 +234,35 @@ def main_code(arguments):
         return main(arguments)
     except SystemExit as end:
         return end.code
+
+
+def test_the_list_of_commands_needs_no_heavy_import():
+    program = (
+        "import sys; from kerasnn.cli import main; main(['--help']); print({'keras', 'pydantic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    *listed, imported = done.stdout.splitlines()
+    assert imported == "set()"
+    for name, purpose in COMMANDS.items():
+        assert any(line.split() == [name, *purpose.split()] for line in listed)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TerminatedError(), "go on with kerasnn train --resume x"),
+        (KeyboardInterrupt("stopped"), "stopped; go on with kerasnn train --resume x"),
+    ],
+)
+def test_an_interruption_names_the_command_that_goes_on(error, message):
+    with pytest.raises(type(error)) as raised, continued_by("kerasnn train --resume x"):
+        raise error
+    assert str(raised.value) == message
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"kerasnn {kerasnn.__version__}\n"
 
 
 def test_unknown_command_leads_to_the_right_one(capsys):

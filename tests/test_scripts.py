@@ -175,7 +175,7 @@ def test_ctrl_c_leaves_a_valid_run_folder(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "kerasnn train: error: interrupted" in errors
+    assert errors.splitlines()[-1] == "kerasnn train: error: interrupted: go on with kerasnn train --resume run"
     assert "Traceback" not in errors
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
     assert script("evaluate", "run", cwd=tmp_path).returncode == 0
@@ -193,7 +193,7 @@ def test_sigterm_saves_the_state_and_resume_goes_on(tmp_path):
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    assert errors.strip().splitlines() == ["kerasnn train: error: terminated"]
+    assert errors.strip().splitlines() == ["kerasnn train: error: terminated: go on with kerasnn train --resume run"]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
     rows = len(history.read_text().splitlines()) - 1
     done = script("train", "--resume", "run", "--training.epochs", rows + 2, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Whether every layer learns: dead, saturated and identical units, signals and gradients that vanish or explode."""
+"""Warnings for layers that do not learn: dead, saturated or identical units, vanishing or exploding signals."""
 
 import logging
 import math
@@ -8,33 +8,35 @@ from typing import Any, NamedTuple
 
 import keras
 
-from kerasnn.callbacks.layer_probe import BOUNDS, ActivationHealth, Measurement, Probe
+from kerasnn.callbacks.layer_probe import Probe
+from kerasnn.callbacks.measurement import ActivationHealth, Measurement
+from kerasnn.callbacks.traced_step import BOUNDS
 
 log = logging.getLogger("kerasnn")
 
 SICK = 0.5
-"""Share of a layer's units that are dead, or of its outputs that are saturated, from which on it is told of."""
+"""Fraction of dead units, or of saturated outputs, at which a layer raises an alarm."""
 EXPLODING, EXPLODING_AT_FIRST = 20.0, 3.0
-"""How many times the standard deviation of its inputs a layer's outputs must have to be told of, and to be so before
-training: Glorot's, He's and LeCun's initial weights keep it below 1.5, trained ones reach 4."""
+"""Ratio of the outputs' standard deviation to the inputs' above which a layer raises an alarm, and the same before
+training. Glorot's, He's and LeCun's initial weights keep it below 1.5, trained weights reach 4."""
 VANISHING = 1e-3
-"""Share of the largest gradient below which a hidden layer's is told of."""
+"""Ratio to the largest gradient of a hidden layer below which a gradient raises an alarm."""
 LARGE_UPDATE = 0.1
-"""‖Δw‖ / ‖w‖ of one update from which on it is told of; 0.001 is common."""
+"""‖Δw‖ / ‖w‖ of one update at which a layer raises an alarm; 0.001 is common."""
 UNSUITED = 100.0
-"""Times that a signal or a gradient may grow or shrink through the hidden layers before training."""
+"""Factor by which a signal or a gradient may change through the hidden layers before training."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """What is wrong with a layer.
+    """A fault of a layer.
 
     Args:
         kind: "identical", "dead", "saturated", "exploding", "vanishing", "update" or "initialization".
         layer: the layer's name.
-        epoch: the epoch that ended when it was told, from 1 on; 0 before training.
-        since: the first epoch of an unbroken row in which it was seen.
-        message: one line, with a remedy.
+        epoch: the epoch after which the alarm was raised, counted from 1; 0 before training.
+        since: the first of the consecutive epochs with this fault.
+        message: one line with a remedy.
     """
 
     kind: str
@@ -45,37 +47,45 @@ class Alarm:
 
 
 class Health(keras.callbacks.Callback):
-    """Tell of layers that do not learn, by name and with a remedy, once each.
+    """Warn of layers that do not learn, once each, with the layer's name and a remedy.
 
-    After each epoch one training step on the probe is measured and undone, to the last bit. A layer is told of where in
-    two measurements in a row
+    After each epoch one training step on the probe is measured and undone, bit for bit. A layer raises an alarm if in
+    two consecutive measurements
 
-    - at least half of its units are dead, which is to say 0 for every example,
-    - at least half of its outputs are saturated, at a bound of the activation,
+    - at least half of its units are dead, that is, 0 for every example,
+    - at least half of its outputs are saturated, that is, near a bound of the activation,
     - the standard deviation of its outputs is more than 20 times that of its inputs (3 times before training),
-    - the gradient with respect to its outputs is less than a thousandth of another hidden layer's, while all units
-      live,
+    - the gradient with respect to its outputs is less than a thousandth of another hidden layer's, although no layer is
+      dead or saturated,
     - an update changes its weights by a tenth or more;
 
-    and at once where all of its units have the same weights, which no training tells apart. The model's outputs are
-    left out: they may saturate. Before training, the initial weights are looked at in the same way, and it is told
-    whether the signal's standard deviation or the gradient's norm changes by a factor of more than 100 through the
-    hidden layers, because initializer and activation do not suit each other.
-
-    Works with any compiled Keras model's `fit`.
+    and at once if all of its units have the same weights, because training cannot make them differ. Output layers are
+    excluded: they may saturate. The initial weights are checked in the same way, and also whether the signal's standard
+    deviation or the gradient's norm changes by a factor of more than 100 through the hidden layers, because initializer
+    and activation do not suit each other.
 
     Args:
-        probe: a fixed batch `(x, y)` or `(x, y, sample_weight)` as `fit` would see it, or the `Probe` that other
-            callbacks measure with. 256 examples do.
+        probe: a fixed batch `(x, y)` or `(x, y, sample_weight)` as for `fit`, or a `Probe` that callbacks share. 256
+            examples are enough.
         every: epochs between measurements.
 
     Attributes:
-        alarms: what has been told.
+        alarms: the alarms raised.
 
     Raises:
         ValueError: for an interval below 1.
 
     Reference: Glorot and Bengio, AISTATS 2010; He et al., ICCV 2015; Karpathy, "A Recipe for Training Neural Networks".
+
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).normal(size=(64, 3)), np.ones(64)
+    >>> hidden = keras.layers.Dense(4, "relu", kernel_initializer="zeros", name="hidden")
+    >>> model = keras.Sequential([keras.Input((3,)), hidden, keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> health = Health((x, y))
+    >>> history = model.fit(x, y, verbose=0, callbacks=[health])
+    >>> health.alarms[0].message
+    'layer hidden: all units have the same weights before training; use a random kernel_initializer'
     """
 
     def __init__(self, probe: Probe | tuple[Any, ...], every: int = 1) -> None:
@@ -85,31 +95,30 @@ class Health(keras.callbacks.Callback):
         self.probe = probe if isinstance(probe, Probe) else Probe(probe)
         self.every = every
         self.alarms: list[Alarm] = []
-        # Where something is wrong at the moment: the first epoch of that.
+        # The first epoch of each present fault.
         self._since: dict[tuple[str, str], int] = {}
 
     def get_state(self) -> dict[str, Any]:
-        """The alarms told, and since when something has been wrong; fit for JSON."""
+        """The alarms, and the first epoch of each present fault, as JSON values."""
         since = [[kind, layer, epoch] for (kind, layer), epoch in self._since.items()]
         return {"alarms": [asdict(alarm) for alarm in self.alarms], "since": since}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` gave."""
+        """Continue from the result of `get_state`."""
         self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
         self._since = {(kind, layer): epoch for kind, layer, epoch in state["since"]}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Look at the initial weights, unless training has begun before or there are none yet."""
+        # A model that is not built has no weights; one that has been trained has no initial weights.
         if not self.model.built or int(self.model.optimizer.iterations.numpy()) > 0:
             return
         measured = self.probe.measure(self.model)
         findings = [*_findings(measured, before=True)]
         findings += _unsuited(measured) if not findings else []
         for finding in findings:
-            self._tell(finding, epoch=0, since=0)
+            self._raise_alarm(finding, epoch=0, since=0)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measure, and tell what is new."""
         if (epoch + 1) % self.every:
             return
         findings = {(finding.kind, finding.layer): finding for finding in _findings(self.probe.measure(self.model))}
@@ -117,13 +126,12 @@ class Health(keras.callbacks.Callback):
         self._since = {key: before.get(key, epoch + 1) for key in findings}
         for key, finding in findings.items():
             if key in before or finding.kind == "identical":
-                self._tell(finding, epoch + 1, self._since[key])
+                self._raise_alarm(finding, epoch + 1, self._since[key])
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Let go of the model."""
         self.probe.forget()
 
-    def _tell(self, finding: "_Finding", epoch: int, since: int) -> None:
+    def _raise_alarm(self, finding: "_Finding", epoch: int, since: int) -> None:
         if any((alarm.kind, alarm.layer) == (finding.kind, finding.layer) for alarm in self.alarms):
             return
         when = f"since epoch {since}" if epoch else "before training"
@@ -140,23 +148,23 @@ class _Finding(NamedTuple):
 
 
 def _findings(measured: Measurement, before: bool = False) -> Iterator[_Finding]:
-    """What is wrong by one measurement; of causes and their consequences, the causes."""
+    """The faults in one measurement: causes without their consequences."""
     hidden = {name: health for name, health in measured.activations.items() if not health.is_output}
-    if identical := [name for name, weights in measured.weights.items() if weights.alike]:
-        # What comes out of such layers says nothing more.
+    if identical := [name for name, weights in measured.weights.items() if weights.identical]:
+        # The outputs of such layers carry no further information.
         for name in identical:
             what = f"layer {name}: all units have the same weights"
             yield _Finding("identical", name, what, "use a random kernel_initializer")
         return
-    local: list[_Finding] = []
+    faults: list[_Finding] = []
     for name, health in hidden.items():
-        local += _of_layer(name, health, before)
+        faults += _output_faults(name, health, before)
         if health.dead == 1:
-            break  # No later layer sees the data.
-    yield from local
-    if local or before:
+            break  # The later layers do not see the data.
+    yield from faults
+    if faults or before:
         return
-    # Only layers of one kind: what comes before a batch norm is scaled as it likes.
+    # Without layers such as batch norm, whose gradients are scaled differently.
     gradients = {name: each.gradient for name, each in hidden.items() if each.initializer and each.gradient >= 0}
     largest = max(gradients.values(), default=0.0)
     if largest > 0 and (share := min(gradients.values()) / largest) < VANISHING:
@@ -170,8 +178,8 @@ def _findings(measured: Measurement, before: bool = False) -> Iterator[_Finding]
             yield _Finding("update", name, what, "lower the learning rate")
 
 
-def _of_layer(name: str, health: ActivationHealth, before: bool) -> Iterator[_Finding]:
-    """What is wrong with one layer's outputs."""
+def _output_faults(name: str, health: ActivationHealth, before: bool) -> Iterator[_Finding]:
+    """The faults of one layer's outputs."""
     suited = _suited(health.activation)[0]
     if health.dead >= SICK:
         remedy = (
@@ -182,7 +190,7 @@ def _of_layer(name: str, health: ActivationHealth, before: bool) -> Iterator[_Fi
         remedy = f"{'scale the inputs' if before else 'lower the learning rate'}, use {suited} or batch_norm"
         yield _Finding("saturated", name, f"layer {name}: {health.saturated:.0%} of outputs saturated", remedy)
     gain = health.signal / health.input_signal if health.input_signal > 0 else 0.0
-    # Without weights, as in a batch norm, it is the layer's purpose to change it.
+    # Layers without a kernel, such as batch norm, are meant to change the scale.
     if health.initializer is not None and gain > (EXPLODING_AT_FIRST if before else EXPLODING):
         what = f"layer {name}: outputs' standard deviation {gain:.0f} times that of the inputs"
         remedy = f"use {suited} or batch_norm"
@@ -190,7 +198,7 @@ def _of_layer(name: str, health: ActivationHealth, before: bool) -> Iterator[_Fi
 
 
 def _unsuited(measured: Measurement) -> Iterator[_Finding]:
-    """Whether signals or gradients change too much on their way through the hidden layers."""
+    """Whether signals or gradients change too much through the hidden layers."""
     hidden = {name: each for name, each in measured.activations.items() if each.initializer and not each.is_output}
     if len(hidden) < 2:
         return
@@ -205,13 +213,13 @@ def _unsuited(measured: Measurement) -> Iterator[_Finding]:
 
 
 def _quotient(part: float, whole: float) -> float:
-    """Finite and above 0; 1 where there is nothing to compare."""
+    """The quotient, limited to finite values above 0; 1 if it is not defined."""
     quotient = part / whole if whole else math.nan
     return 1.0 if math.isnan(quotient) else min(max(quotient, 1e-30), 1e30)
 
 
 def _suited(activation: str) -> tuple[str, ...]:
-    """Initializers that keep the signal's variance through layers of an activation."""
+    """Initializers that preserve the signal's variance with an activation."""
     if activation == "selu":
         return ("lecun_normal", "lecun_uniform")
     if activation in (*BOUNDS, "linear"):
@@ -221,7 +229,7 @@ def _suited(activation: str) -> tuple[str, ...]:
 
 def _deep_remedy(health: ActivationHealth) -> str:
     suited = _suited(health.activation)
-    # Sigmoids pass on at most a quarter of a gradient, whatever the weights are.
+    # The derivative of a sigmoid is at most a quarter, with any weights.
     if "sigmoid" in health.activation or health.initializer in suited:
         return "use relu with he_normal, batch_norm or fewer layers"
     return f"use {suited[0]}, batch_norm or training.lsuv"

@@ -106,13 +106,8 @@ class LearningRate(keras.callbacks.Callback):
 
     def get_state(self) -> dict[str, Any]:
         """The base rate and the plateau's counters, as JSON values."""
-        return {
-            "learning_rate": self.learning_rate,
-            "plateau_factor": self.plateau_factor,
-            "best": self.best.value,
-            "wait": self.wait,
-            "cooldown": self.cooldown,
-        }
+        counters = {key: getattr(self, key) for key in ("learning_rate", "plateau_factor", "wait", "cooldown")}
+        return {**counters, "best": self.best.value}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from the result of `get_state`; call it before `fit`."""

@@ -1,4 +1,4 @@
-"""How far a run is, on the terminal."""
+"""The progress of a training on the terminal."""
 
 import atexit
 import sys
@@ -18,25 +18,31 @@ from kerasnn.config.schema import one_of
 Style = Literal["auto", "bar", "lines", "silent"]
 
 REFRESH = 0.1
-"""Least seconds between two drawings."""
+"""Minimum time between two updates of the display in seconds."""
 
 
 class Progress(keras.callbacks.Callback):
-    """Show epoch, metrics, learning rate, speed and time left: live on a terminal, one line an epoch elsewhere.
+    """Show epoch, metrics, learning rate, speed and remaining time: live on a terminal, else one line per epoch.
 
-    What is printed or logged meanwhile, such as the alarms of `Health`, stays above the live display. Give `fit`
-    `verbose=0`, and put it after the callbacks that add to the logs.
+    Text that is printed or logged during training, such as the alarms of `Health`, appears above the live display.
+    Call `fit` with `verbose=0`, and put this callback after those that add to the logs.
 
     Args:
-        style: "bar" is live, "lines" are one an epoch, "silent" is nothing; "auto" is live on a terminal and lines
-            elsewhere.
-        examples: examples in an epoch; None shows steps per second instead of examples.
-        stream: where to; None takes the standard output.
+        style: "bar" is a live display, "lines" prints one line per epoch, "silent" nothing; "auto" is "bar" on a
+            terminal, else "lines".
+        examples: examples in an epoch; None shows steps per second instead of examples per second.
+        stream: the output; None: standard output.
 
     Raises:
         ValueError: for an unknown style.
 
     Reference: `keras.callbacks.ProgbarLogger`; `rich.live.Live`.
+
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(0.0), "mse")
+    >>> history = model.fit(np.zeros((8, 2)), np.ones(8), epochs=1, verbose=0, callbacks=[Progress("lines")])
+    epoch 1/1  loss 1  learning rate 0  ... steps/s  0 s left
     """
 
     def __init__(self, style: Style = "auto", *, examples: int | None = None, stream: TextIO | None = None) -> None:
@@ -51,35 +57,31 @@ class Progress(keras.callbacks.Callback):
         self._values: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Begin the display."""
         self.close()
         self._begin = time.monotonic()
         self._first_epoch, self._values = None, {}
         if self.style == "bar":
             self._live = Live(console=Console(file=self.stream), auto_refresh=False)
             self._live.start()
-            # After an error in fit nobody ends the display.
+            # After an error in fit no hook ends the display.
             self._live.console.show_cursor(True)
             atexit.register(self.close)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Remember when and which."""
         self._epoch_begin = time.monotonic()
         self._epoch, self._step = epoch, 0
         if self._first_epoch is None:
             self._first_epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Draw, unless it has just been drawn."""
         self._step = batch + 1
         if self._live is not None and time.monotonic() - self._drawn_at > REFRESH:
             self._values |= logs or {}
             self._draw()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Draw, or print the epoch's line."""
         self._values = {"learning_rate": self._rate(), **(logs or {})}
-        # Where it is both in the logs and the optimizer's, it belongs last.
+        # Last, even if the logs contain it.
         self._values["learning_rate"] = self._values.pop("learning_rate")
         self._epoch, self._step = epoch + 1, 0
         if self._live is not None and time.monotonic() - self._drawn_at > REFRESH:
@@ -87,17 +89,16 @@ class Progress(keras.callbacks.Callback):
         elif self.style == "lines":
             total = str(self.params["epochs"])
             seconds = time.monotonic() - self._epoch_begin
-            line = [f"epoch {self._epoch:>{len(total)}}/{total}", *_named(self._values), self._speed(1.0, seconds)]
-            print("  ".join([*line, f"{duration(self._left)} left"]), file=self.stream, flush=True)
+            line = [f"epoch {self._epoch:>{len(total)}}/{total}", *_formatted(self._values), self._speed(1.0, seconds)]
+            print("  ".join([*line, f"{duration(self._remaining)} left"]), file=self.stream, flush=True)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Draw for the last time."""
         if self._live is not None:
             self._draw()
         self.close()
 
     def close(self) -> None:
-        """End the display; what it showed last stays. Call it where `fit` may fail."""
+        """End the live display; its last state stays visible. Call it if `fit` may fail."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -105,12 +106,12 @@ class Progress(keras.callbacks.Callback):
 
     @property
     def _done(self) -> float:
-        """Epochs since the beginning."""
+        """Completed epochs in this `fit`, with fractions."""
         return self._epoch - (self._first_epoch or 0) + self._step / (self.params.get("steps") or max(1, self._step))
 
     @property
-    def _left(self) -> float:
-        """Seconds until all epochs are over, at the speed so far."""
+    def _remaining(self) -> float:
+        """Remaining time in seconds at the average speed so far."""
         seconds = time.monotonic() - self._begin
         remaining = self.params["epochs"] - (self._first_epoch or 0) - self._done
         return remaining * seconds / self._done if self._done else 0.0
@@ -128,21 +129,18 @@ class Progress(keras.callbacks.Callback):
         total = self.params["epochs"]
         top = Table.grid(padding=(0, 2, 0, 0))
         at = min(self._epoch + (self._step > 0), total)
-        left = "done in " + duration(now - self._begin) if self._epoch >= total else f"{duration(self._left)} left"
+        left = "done in " + duration(now - self._begin) if self._epoch >= total else f"{duration(self._remaining)} left"
         bar = ProgressBar(total=total - (self._first_epoch or 0), completed=self._done, width=40)
         top.add_row(f"epoch {at}/{total}", bar, left, self._speed(self._done, now - self._begin))
-        self._live.update(Group(top, Text("  ".join(_named(self._values)))), refresh=True)
+        self._live.update(Group(top, Text("  ".join(_formatted(self._values)))), refresh=True)
 
 
 def shown_as(style: str, stream: TextIO) -> str:
-    """The style in which something is shown on a stream.
+    """The style of a display, with "auto" resolved for a stream.
 
     Args:
         style: "auto", "bar", "lines" or "silent".
-        stream: where to.
-
-    Returns:
-        "bar", "lines" or "silent".
+        stream: the output.
 
     Raises:
         ValueError: for another style.
@@ -153,7 +151,11 @@ def shown_as(style: str, stream: TextIO) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people: `"12 s"`, `"3 min 20 s"`, `"1 h 05 min"`."""
+    """A duration as text.
+
+    >>> duration(12), duration(200), duration(3900)
+    ('12 s', '3 min 20 s', '1 h 05 min')
+    """
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -162,5 +164,5 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def _named(values: Mapping[str, float]) -> list[str]:
+def _formatted(values: Mapping[str, float]) -> list[str]:
     return [f"{name.replace('learning_rate', 'learning rate')} {value:.4g}" for name, value in values.items()]

@@ -1,4 +1,4 @@
-"""What stands on a command line: a subcommand's options, and a flag for every dotted key of its config."""
+"""Parsing of command lines: a subcommand's options, and a flag for every dotted key of its config."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from kerasnn.config.keys import alternatives, models, nearest_key, types_at
 
 
 class _Once(argparse.Action):
-    """Stores a value; a second one would make the first vanish, so it is refused."""
+    """Stores a value; refuses a second one, which would replace the first."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if option_string in parser.given:
@@ -29,9 +29,9 @@ class Parser(argparse.ArgumentParser):
     """A parser of a subcommand's arguments; an error is one line that names the nearest right flag.
 
     Args:
-        program: how the subcommand is called: `kerasnn train`.
-        description: what it does.
-        config: the config that each flag with a dotted key changes, or None for a subcommand without one.
+        program: name of the program in usage and errors: `kerasnn train`.
+        description: purpose of the program.
+        config: the config whose dotted keys are flags, or None for a program without one.
     """
 
     def __init__(self, program: str, description: str, config: Description | None = None) -> None:
@@ -52,10 +52,10 @@ class Parser(argparse.ArgumentParser):
             arguments: the command line without the subcommand; None takes the program's.
 
         Returns:
-            Every option, and as `changes` the values of the config's flags by dotted key.
+            Every option, and `changes`: the values of the config's flags by dotted key.
 
         Raises:
-            ValueError: one line, for a flag that is not JSON where it should be, or contradicts another.
+            ValueError: one line, for a flag that is no valid JSON or contradicts another.
         """
         self.arguments = arguments = list(map(str, sys.argv[1:] if arguments is None else arguments))
         schema = Description if self.config is None else type(self.config)
@@ -75,8 +75,8 @@ class Parser(argparse.ArgumentParser):
         """The config that a command line describes.
 
         Args:
-            options: what `read` returned.
-            folder: a folder whose config is changed by the flags if it has one and there is no `--config`.
+            options: the options from `read`.
+            folder: a folder whose config the flags change, if it has one and `--config` is not given.
 
         Raises:
             FileNotFoundError: where there is no such file.
@@ -98,7 +98,7 @@ class Parser(argparse.ArgumentParser):
         return config
 
     def format_help(self) -> str:
-        """The text of `--help`."""
+        """The text of `--help`, flags included."""
         return super().format_help() + ("" if self.config is None else flags_help(self.config))
 
     def error(self, message: str) -> NoReturn:
@@ -124,18 +124,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def _refuse_contradictions(schema: type[Description], flags: Mapping[str, Any]) -> None:
-    """Refuse a flag for a part of a value where another flag, for the whole value, has set that part already."""
+    """Refuse a flag for a part of a value if the flag for the whole value sets that part, too."""
     for key, value in flags.items():
         for outer, whole in flags.items():
             path = key.removeprefix(f"{outer}.").split(".")
-            if key.startswith(f"{outer}.") and _says(schema, outer, whole, path):
+            if key.startswith(f"{outer}.") and _sets(schema, outer, whole, path):
                 raise ValueError(
                     f"--{key} must not contradict --{outer}, received {json.dumps(value)} and {json.dumps(whole)}"
                 )
 
 
-def _says(schema: type[Description], key: str, value: Any, path: Sequence[str]) -> bool:
-    """Whether the value at a key decides what stands at a path within it."""
+def _sets(schema: type[Description], key: str, value: Any, path: Sequence[str]) -> bool:
+    """Whether the value at a key sets the part at a path within it."""
     for part in path:
         if isinstance(value, list):
             value = dict(zip(map(str, range(len(value))), value, strict=True))
@@ -155,11 +155,11 @@ def _is_object(kinds: tuple[Any, ...]) -> bool:
 
 
 def _decoded(flag: str, text: str, kinds: tuple[Any, ...]) -> Any:
-    """The value that a flag's text stands for; numbers are read by the config itself.
+    """The value of a flag. Text remains text where the config itself parses it, as it does numbers.
 
     Args:
-        flag: its dotted key.
-        text: what was given: null, JSON, a file of JSON, the items of a list with commas between, or plain text.
+        flag: the flag's dotted key.
+        text: null, JSON, the name of a JSON file, items separated by commas, or plain text.
         kinds: the types that the value may have.
     """
     if text == "null":

@@ -1,4 +1,4 @@
-"""`kerasnn doctor`: what there is to compute with, and whether it computes right."""
+"""`kerasnn doctor`: which devices TensorFlow can use, and whether they compute right."""
 
 import argparse
 import os
@@ -7,21 +7,24 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
+from typing import Any
 
 from kerasnn.commands.command_line import Parser
 from kerasnn.commands.execution import DONE, FAILED, import_tensorflow
 from kerasnn.distribute import processes
 
 TOLERANCE = 1e-4
-"""Largest relative difference between one device's gradient and the replicas' that rounding explains."""
+"""Largest relative difference between the gradients of one device and of several that rounding can explain."""
 
 _GPU_REMEDY = 'pip install "tensorflow[and-cuda]" into this environment, with a driver that nvidia-smi finds'
 
 
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line."""
-    parser = Parser("kerasnn doctor", "Look at devices and try them.")
-    parser.add_argument("--replicas", type=int, help="how many to compare with one (default: the GPUs, at least 2)")
+    parser = Parser("kerasnn doctor", "Check devices, versions and compilers, and compare one device with several.")
+    parser.add_argument(
+        "--replicas", type=int, metavar="N", help="devices to compare with one (default: all GPUs, at least 2)"
+    )
     options = parser.read(arguments)
     if options.replicas is not None and options.replicas < 2:
         parser.error(f"--replicas must be at least 2, received {options.replicas}")
@@ -29,9 +32,9 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Try what there is, and name a remedy for every problem."""
+    """Print what TensorFlow can compute on and whether it computes right, with a remedy for each problem."""
     problems = _settings()
-    # Its processes are not started here.
+    # This process compares devices by itself, whatever processes TF_CONFIG names.
     os.environ.pop("TF_CONFIG", None)
     import_tensorflow()
     import tensorflow as tf
@@ -42,50 +45,21 @@ def run(options: argparse.Namespace) -> int:
         # Where there are too few GPUs, logical CPUs show whether the numbers are right.
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-    build = tf.sysconfig.get_build_info()
-    cuda = f", built for CUDA {build['cuda_version']}" if build.get("cuda_version") else ", built without CUDA"
-    _say("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
-    _say("versions", ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy")) + cuda)
-    drivers = _gpus_of_driver()
-    for number, line in enumerate(drivers):
-        _say("driver" if number == 0 else "", line)
-    for number, gpu in enumerate(gpus):
-        details = tf.config.experimental.get_device_details(gpu)
-        capability = ".".join(map(str, details.get("compute_capability", ("?",))))
-        _say(f"GPU:{number}", f"{details.get('device_name', 'unknown')}, compute capability {capability}")
-    if not gpus:
-        _say("GPU", "none that TensorFlow can use")
-    if drivers and not gpus:
-        problems.append(f"the driver has {len(drivers)} GPUs and TensorFlow sees none: {_GPU_REMEDY}")
-    device = "GPU:0" if gpus else "CPU:0"
-    for name, check in (
-        *((f"{kind} on {device}", lambda kind=kind: _multiply(device, kind)) for kind in _PRECISIONS),
-        (f"XLA on {device}", lambda: _multiply(device, "float32", xla=True)),
-    ):
-        try:
-            check()
-            _say(name, "works")
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            _say(name, f"fails: {lines[0][:150]}")
-            option = "--devices.jit_compile false" if name.startswith("XLA") else "another --devices.precision"
-            problems.append(f"{name} fails: train with {option}")
+    problems += _describe(gpus)
+    problems += _try_arithmetic("GPU:0" if gpus else "CPU:0")
     problems += _compare(replicas, "GPU" if replicas <= len(gpus) else "CPU")
     for problem in problems:
-        _say("problem", problem)
-    _say("result", f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "all is well")
+        _print_row("problem", problem)
+    _print_row("result", f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "all is well")
     return FAILED if problems else DONE
 
 
-_PRECISIONS = ("float32", "bfloat16", "float16")
-
-
-def _say(name: str, text: str) -> None:
+def _print_row(name: str, text: str) -> None:
     print(f"{name:<20}{text}", flush=True)
 
 
 def _settings() -> list[str]:
-    """What is known to go wrong, seen before TensorFlow starts."""
+    """Problems of versions and environment variables, which need no TensorFlow to be found."""
     problems = []
     keras_version = tuple(int(part) for part in version("keras").split(".")[:3] if part.isdigit())
     if keras_version < (3, 15, 1):
@@ -109,8 +83,49 @@ def _gpus_of_driver() -> list[str]:
     return [line.split(" (UUID")[0] for line in listed.stdout.splitlines() if line.startswith("GPU")]
 
 
-def _multiply(device: str, dtype: str, xla: bool = False) -> None:
-    """One product of matrices, checked."""
+def _describe(gpus: list[Any]) -> list[str]:
+    """Print versions and devices; problems with them."""
+    import tensorflow as tf
+
+    build = tf.sysconfig.get_build_info()
+    cuda = f", built for CUDA {build['cuda_version']}" if build.get("cuda_version") else ", built without CUDA"
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    _print_row("python", f"{system}, {os.cpu_count()} cores")
+    _print_row("versions", ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy")) + cuda)
+    drivers = _gpus_of_driver()
+    for number, line in enumerate(drivers):
+        _print_row("driver" if number == 0 else "", line)
+    for number, gpu in enumerate(gpus):
+        details = tf.config.experimental.get_device_details(gpu)
+        capability = ".".join(map(str, details.get("compute_capability", ("?",))))
+        _print_row(f"GPU:{number}", f"{details.get('device_name', 'unknown')}, compute capability {capability}")
+    if not gpus:
+        _print_row("GPU", "none that TensorFlow can use")
+    if drivers and not gpus:
+        return [f"the driver has {len(drivers)} GPUs and TensorFlow sees none: {_GPU_REMEDY}"]
+    return []
+
+
+def _try_arithmetic(device: str) -> list[str]:
+    """Multiply matrices in each precision and under XLA; problems with them."""
+    problems = []
+    for name, dtype, xla in (
+        *((f"{dtype} on {device}", dtype, False) for dtype in ("float32", "bfloat16", "float16")),
+        (f"XLA on {device}", "float32", True),
+    ):
+        try:
+            _multiply(device, dtype, xla)
+            _print_row(name, "works")
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            _print_row(name, f"fails: {lines[0][:150]}")
+            option = "--devices.jit_compile false" if xla else "another --devices.precision"
+            problems.append(f"{name} fails: train with {option}")
+    return problems
+
+
+def _multiply(device: str, dtype: str, xla: bool) -> None:
+    """Multiply two matrices and check the product."""
     import numpy as np
     import tensorflow as tf
 
@@ -145,7 +160,9 @@ def _compare(replicas: int, kind: str) -> list[str]:
         losses.append(history.history["loss"][0])
         gradients.append(np.concatenate([np.ravel(a - b) for a, b in zip(before, model.get_weights(), strict=True)]))
     largest = float(np.abs(gradients[0] - gradients[1]).max() / np.abs(gradients[0]).max())
-    _say(f"1 and {replicas} × {kind}", f"loss {losses[0]:.7f} and {losses[1]:.7f}, gradients differ by {largest:.1e}")
+    _print_row(
+        f"1 and {replicas} × {kind}", f"loss {losses[0]:.7f} and {losses[1]:.7f}, gradients differ by {largest:.1e}"
+    )
     if not (largest <= TOLERANCE and abs(losses[0] - losses[1]) <= TOLERANCE * abs(losses[0])):
         return [f"{replicas} replicas do not compute what one device does: train with --devices.strategy one_device"]
     return []

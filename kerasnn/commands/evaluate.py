@@ -10,7 +10,7 @@ from kerasnn.config.run import RunConfig
 
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line."""
-    parser = Parser("kerasnn evaluate", "Evaluate a trained run.")
+    parser = Parser("kerasnn evaluate", "Evaluate a trained run on its test part or on other data.")
     parser.add_argument("run_dir", help="the run folder")
     parser.add_argument("--data", metavar="FILE", help="csv or npz file of raw examples (default: the run's test part)")
     parser.add_argument(
@@ -19,7 +19,10 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--predictions", metavar="FILE", help="CSV file to write, one row an example")
     parser.add_argument("--confusion", metavar="FILE", help="PNG or SVG picture of the confusion matrix to write")
     parser.add_argument(
-        "--batch_size", type=int, default=1024, help="examples predicted at a time (default: 1024); no effect on them"
+        "--batch_size",
+        type=int,
+        default=1024,
+        help="examples per prediction batch (default: 1024); the predictions are the same",
     )
     options = parser.read(arguments)
     if options.batch_size < 1:
@@ -29,7 +32,7 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, print the tables and write what was asked for."""
-    RunConfig.load(options.run_dir)  # a wrong folder is said before TensorFlow has started
+    RunConfig.load(options.run_dir)  # a wrong folder is an error before TensorFlow starts
     import_tensorflow()
     from kerasnn import figures
     from kerasnn.runs.evaluate import evaluate_run

@@ -4,7 +4,8 @@ import gc
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from kerasnn.signals import TerminatedError, raised
@@ -34,8 +35,8 @@ def execute(
             options = read(arguments)
             failed = FAILED
             return run(options)
-    except TerminatedError:
-        return complain(program, "terminated", TERMINATED)
+    except TerminatedError as signal:
+        return complain(program, ": ".join(filter(None, ("terminated", str(signal)))), TERMINATED)
     except KeyboardInterrupt as signal:
         return complain(program, ": ".join(filter(None, ("interrupted", str(signal)))), INTERRUPTED)
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
@@ -47,6 +48,15 @@ def execute(
             sys.stdout.flush()
             os._exit(failed)
         return failed
+
+
+@contextmanager
+def continued_by(command: str) -> Iterator[None]:
+    """While this lasts, Ctrl-C and SIGTERM name the command that continues the work."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise type(error)("; ".join(filter(None, (str(error), f"go on with {command}")))) from None
 
 
 def complain(program: str, error: object, code: int) -> int:

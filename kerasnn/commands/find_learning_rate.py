@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +11,7 @@ from kerasnn.commands.command_line import Parser
 from kerasnn.commands.execution import DONE, import_tensorflow
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import Schema
+from kerasnn.files import dated_path
 
 
 class _Range(Schema):
@@ -31,7 +31,7 @@ class _Range(Schema):
 
 class _RangeTest(RunConfig):
     range: _Range = _Range()
-    """The rates that are tried."""
+    """Learning rates to try."""
 
 
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     from kerasnn.runs.learning_rate_finder import find_learning_rate
 
     test = find_learning_rate(options.config, **options.config.range.model_dump())
-    path = Path(options.figure or f"logs/{datetime.now():%Y%m%d-%H%M%S}-{options.config.data.name}-learning_rate.png")
+    path = Path(options.figure or dated_path(options.config.data.name, "learning_rate.png"))
     path.parent.mkdir(parents=True, exist_ok=True)
     figures.save(test.figure(), path)
     print(f"suggestion  {test.suggestion:.2g} (valley); steepest {test.steepest:.2g}, minimum / 10 {test.minimum:.2g}")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kerasnn.commands.command_line import Parser
-from kerasnn.commands.execution import DONE, import_tensorflow
+from kerasnn.commands.execution import DONE, continued_by, import_tensorflow
+from kerasnn.files import dated_path
 from kerasnn.search.journal import ADDRESS, FolderInUseError
 from kerasnn.search.space import SearchConfig
 
@@ -28,7 +29,7 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--join",
         metavar="FOLDER",
-        help="train for a search that runs with --workers or --listen: its folder, or its address host:port",
+        help="train trials of a search that runs with --workers or --listen: its folder, or its address host:port",
     )
     options = parser.read(arguments)
     if options.join is not None:
@@ -40,19 +41,20 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Search, or train for a search of another process."""
+    """Search, or train trials of a search in another process."""
     if options.join is not None:
         return _join(options.join)
     import_tensorflow()
     from kerasnn.search.run_search import search
 
+    folder = Path(options.search_dir or dated_path("search", options.config.run.data.name))
     try:
-        result = search(options.config, options.search_dir)
+        with continued_by(f"kerasnn search --search_dir {folder}"):
+            result = search(options.config, folder)
     except FolderInUseError:
-        folder = options.search_dir
-        if folder is None or not (Path(folder) / ADDRESS).is_file() or options.config != SearchConfig.load(folder):
+        if not (folder / ADDRESS).is_file() or options.config != SearchConfig.load(folder):
             raise
-        return _join(options.search_dir)
+        return _join(str(folder))
     print(result.table())
     failed = sum(trial.status == "failed" for trial in result.trials)
     print(f"{len(result.trials)} trials, {failed} failed" if failed else f"{len(result.trials)} trials")
@@ -62,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _join(target: str) -> int:
-    """Train for a search that another process holds."""
+    """Train trials of a search that another process runs."""
     address = target
     if Path(target).is_dir():
         file = Path(target) / ADDRESS

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from kerasnn.commands.command_line import Parser
-from kerasnn.commands.execution import DONE, import_tensorflow
+from kerasnn.commands.execution import DONE, continued_by, import_tensorflow
+from kerasnn.files import dated_path
 from kerasnn.study.config import StudyConfig
 
 
@@ -30,7 +31,9 @@ def run(options: argparse.Namespace) -> int:
     import_tensorflow()
     from kerasnn.study.run_study import study
 
-    result = study(options.config, options.study_dir)
+    folder = options.study_dir or dated_path("study", options.config.run.data.name)
+    with continued_by(f"kerasnn study --study_dir {folder}"):
+        result = study(options.config, folder)
     print(result.table())
     print(f"study folder  {result.study_dir}")
     print(f"dashboard     tensorboard --logdir {result.study_dir}")

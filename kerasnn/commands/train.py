@@ -2,11 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from kerasnn.commands.command_line import Parser
-from kerasnn.commands.execution import DONE, import_tensorflow
+from kerasnn.commands.execution import DONE, continued_by, import_tensorflow
 from kerasnn.config.run import RunConfig
 from kerasnn.distribute import processes
+from kerasnn.files import dated_path
 
 
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,9 +43,12 @@ def run(options: argparse.Namespace) -> int:
     import_tensorflow()
     from kerasnn.runs.train import train
 
-    result = train(options.config, options.run_dir)
     if options.cluster is not None and options.cluster.number > 0:
+        train(options.config, options.run_dir)
         return DONE
+    run_dir = options.run_dir or dated_path(options.config.data.name, options.config.style)
+    with continued_by(f"kerasnn train --resume {run_dir}") if options.config.training.save_state else nullcontext():
+        result = train(options.config, run_dir)
     print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))
     print(f"run folder  {result.run_dir}")
     print(f"dashboard   tensorboard --logdir {result.run_dir.parent}")

@@ -241,14 +241,7 @@ def get(spec: object) -> Callable[[Any], Any]:
 
 
 def is_layer(spec: object) -> bool:
-    """Whether an activation is a layer: one with weights, random numbers or another output width.
-
-    Args:
-        spec: a name or a mapping of a name and arguments.
-
-    Raises:
-        ValueError: if the spec is wrong.
-    """
+    """Whether an activation is a layer: one with weights, random numbers or another output width."""
     return catalog.check("activation", catalog.ACTIVATIONS, spec)[0] in _LAYERS
 
 
@@ -258,15 +251,8 @@ def units_before(spec: object, units: int) -> int:
     Maxout computes one unit from `pieces`, and glu one from two. The paper's crelu counts the units before it: a layer
     of `units` crelu units has `2 * units` outputs.
 
-    Args:
-        spec: a name or a mapping of a name and arguments.
-        units: units of the layer.
-
-    Returns:
-        `pieces * units` for maxout, `2 * units` for glu, otherwise `units`.
-
-    Raises:
-        ValueError: if the spec is wrong.
+    >>> units_before({"name": "maxout", "pieces": 3}, 10), units_before("glu", 10), units_before("crelu", 10)
+    (30, 20, 10)
     """
     name, arguments = catalog.check("activation", catalog.ACTIVATIONS, spec)
     if name == "maxout":
@@ -275,15 +261,12 @@ def units_before(spec: object, units: int) -> int:
 
 
 def layer(spec: object, seed: int | None = None, name: str | None = None) -> keras.layers.Layer:
-    """Any activation as a layer.
+    """A new layer with any activation.
 
     Args:
         spec: a name or a mapping of a name and arguments; see `kerasnn.config.catalog.ACTIVATIONS`.
         seed: seed of an activation with random numbers (rrelu).
         name: name of the layer.
-
-    Returns:
-        A new layer.
 
     Raises:
         ValueError: if the spec is wrong.

@@ -40,27 +40,20 @@ class SmoothedSparseCategoricalCrossentropy(keras.losses.Loss):
         return super().get_config() | {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing}
 
 
-def get(spec: object, from_logits: bool = False, label_smoothing: float = 0.0) -> keras.losses.Loss:
+def get(spec: object) -> keras.losses.Loss:
     """A new loss, a mean over the examples.
 
     Args:
         spec: a name or a mapping of a name and arguments; see `kerasnn.config.catalog.LOSSES`.
-        from_logits: whether predictions are logits; equivalent to the spec's argument of this name.
-        label_smoothing: fraction of the label's weight that is distributed uniformly over all classes, in [0, 1);
-            equivalent to the spec's argument of this name.
 
     Raises:
-        ValueError: if the spec is wrong, or the loss does not take logits or label smoothing.
+        ValueError: if the spec is wrong.
+
+    >>> get({"name": "sparse_categorical_crossentropy", "label_smoothing": 0.1}).label_smoothing
+    0.1
     """
     name, arguments = catalog.check("loss", catalog.LOSSES, spec)
-    if from_logits:
-        arguments["from_logits"] = from_logits
-    if label_smoothing:
-        arguments["label_smoothing"] = label_smoothing
-    catalog.check("loss", catalog.LOSSES, {"name": name, **arguments})
-    if name == "sparse_categorical_crossentropy":
-        if arguments.get("label_smoothing"):
-            arguments.pop("ignore_class", None)
-            return SmoothedSparseCategoricalCrossentropy(**arguments)
-        arguments.pop("label_smoothing", None)
+    if name == "sparse_categorical_crossentropy" and (smoothing := arguments.pop("label_smoothing", 0.0)):
+        arguments.pop("ignore_class", None)
+        return SmoothedSparseCategoricalCrossentropy(label_smoothing=smoothing, **arguments)
     return catalog.keras_class(keras.losses, name)(**arguments)

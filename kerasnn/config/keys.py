@@ -1,4 +1,4 @@
-"""The dotted keys of a described value: what each of them holds, and which one a mistyped key means."""
+"""The dotted keys of a schema: the types of their values, and the key that a mistyped one means."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -15,11 +15,11 @@ ABBREVIATIONS = {
     "units": "hidden",
     "wd": "weight_decay",
 }
-"""What other programs call a key."""
+"""Names of other programs for some keys."""
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """The types that a type stands for, with unions and annotations taken apart.
+    """The members of a union, without annotations; any other type is its only member.
 
     >>> alternatives(Annotated[int, "epochs"] | None)
     (<class 'int'>, <class 'NoneType'>)
@@ -32,7 +32,7 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def models(kinds: tuple[Any, ...]) -> list[type[BaseModel]]:
-    """Those of some types that are described values themselves."""
+    """The types that are schemas themselves."""
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
@@ -40,11 +40,11 @@ def types_at(schema: type[BaseModel], key: str) -> tuple[Any, ...]:
     """The types that the value at a dotted key may have.
 
     Args:
-        schema: the described value.
+        schema: a pydantic model.
         key: a dotted key; a part of it may be a position in a list (`network.hidden.0`) or a key of an object.
 
     Returns:
-        The alternatives; none where there is no such key.
+        The alternative types; none if there is no such key.
     """
     kinds: tuple[Any, ...] = (schema,)
     for part in key.split("."):
@@ -65,7 +65,7 @@ def _types_within(kind: Any, part: str) -> tuple[Any, ...]:
 
 
 def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a schema; those that not every alternative has, like a schedule's, come last."""
+    """Every dotted key of a schema; keys that only some alternatives have, as those of schedules, come last."""
     of_some: list[str] = []
     for name, field in schema.model_fields.items():
         yield prefix + name
@@ -81,8 +81,8 @@ def nearest_key(schema: type[BaseModel], key: str) -> str | None:
     """The dotted key that a mistyped, abbreviated or incomplete one means, or None.
 
     Args:
-        schema: the described value.
-        key: what was given instead of a key: `lr`, `epochs`, `optimizer.learning_rte`.
+        schema: a pydantic model.
+        key: a wrong key: `lr`, `epochs`, `optimizer.learning_rte`.
     """
     section, dot, last = key.lower().rpartition(".")
     last = ABBREVIATIONS.get(last, last)

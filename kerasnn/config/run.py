@@ -28,35 +28,17 @@ OUTPUT_ACTIVATION: dict[str, str] = {
     "multilabel": "sigmoid",
     "regression": "linear",
 }
+_DISTANCES = ("mean_squared_error", "mean_absolute_error", "huber")
+_HINGES = ("hinge", "squared_hinge")
 _REGRESSION_LOSSES = (
-    "mean_squared_error",
-    "mean_absolute_error",
-    "huber",
-    "log_cosh",
-    "mean_absolute_percentage_error",
-    "mean_squared_logarithmic_error",
-    "poisson",
-    "cosine_similarity",
+    *_DISTANCES,
+    *("log_cosh", "mean_absolute_percentage_error", "mean_squared_logarithmic_error", "poisson", "cosine_similarity"),
 )
-_BINARY_LOSSES = (
-    "binary_crossentropy",
-    "binary_focal_crossentropy",
-    "hinge",
-    "squared_hinge",
-    "mean_squared_error",
-    "mean_absolute_error",
-    "huber",
-)
+_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", *_HINGES, *_DISTANCES)
 _ONE_HOT_LOSSES = (
-    "categorical_crossentropy",
-    "categorical_focal_crossentropy",
-    "kl_divergence",
-    "categorical_hinge",
-    "hinge",
-    "squared_hinge",
-    "mean_squared_error",
-    "mean_absolute_error",
-    "huber",
+    *("categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence", "categorical_hinge"),
+    *_HINGES,
+    *_DISTANCES,
     "cosine_similarity",
 )
 

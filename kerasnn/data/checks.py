@@ -1,12 +1,12 @@
-"""Checks of examples, labels and sample weights that would otherwise train without an error, to a useless model."""
+"""Checks of examples and labels that would otherwise train without an error, to a useless model."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from kerasnn.config.schema import one_of, short
+from kerasnn.config.sections import Task
 
-TASKS = ("binary", "multiclass", "multilabel", "regression")
 LARGEST = 1e38
 """Maximum absolute value: twice this fits float32, so that differences stay finite."""
 
@@ -52,8 +52,8 @@ def check_examples(x: Any, y: Any, task: str, classes: int | None = None, part: 
             values above 1e38.
         TypeError: one line, if x or y are not numbers.
     """
-    if task not in TASKS:
-        raise ValueError(one_of("task", task, TASKS))
+    if task not in get_args(Task):
+        raise ValueError(one_of("task", task, get_args(Task)))
     x_name, y_name = (f"x_{part}", f"y_{part}") if part else ("x", "y")
     x = as_numbers(x, x_name)
     check_features(x, x_name)
@@ -89,28 +89,6 @@ def check_features(x: np.ndarray, name: str = "x") -> None:
     if x.size == 0:
         raise ValueError(f"{name} must hold at least one example and one feature; received the shape {x.shape}")
     _check_finite(x, name)
-
-
-def check_sample_weight(weight: Any, examples: int, part: str = "train") -> None:
-    """Refuse sample weights that are negative, not finite or all 0.
-
-    Args:
-        weight: one weight per example, `(examples,)`.
-        examples: number of examples.
-        part: name of the part in the error message.
-
-    Raises:
-        ValueError: one line, also for another shape.
-        TypeError: one line, if the weights are not numbers.
-    """
-    name = f"sample_weight of the {part} part" if part else "sample_weight"
-    weight = as_numbers(weight, name)
-    if weight.shape != (examples,):
-        raise ValueError(f"{name} must have the shape ({examples},), one per example; received {weight.shape}")
-    _check_finite(weight, name)
-    _refuse(weight < 0, weight, name, "must not be negative")
-    if not weight.any():
-        raise ValueError(f"{name} must not all be 0: no weight would be updated")
 
 
 def _check_finite(values: np.ndarray, name: str) -> None:

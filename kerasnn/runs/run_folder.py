@@ -3,14 +3,13 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
 from kerasnn.checkpoint.state_file import StateFolder
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import differences
 from kerasnn.distribute import devices
-from kerasnn.files import PARTIAL, alone_in
+from kerasnn.files import PARTIAL, alone_in, dated_path
 
 
 @contextmanager
@@ -39,9 +38,7 @@ def run_folder(run_dir: str | Path | None, config: RunConfig, placement: devices
 
 
 def _folder(run_dir: str | Path | None, config: RunConfig) -> Path:
-    if run_dir is None:
-        run_dir = Path("logs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-{config.style}"
-    folder = Path(run_dir)
+    folder = Path(run_dir or dated_path(config.data.name, config.style))
     if folder.exists() and not (folder / "config.json").exists() and not _is_empty(folder):
         raise ValueError(f"run_dir must be a new or empty folder, received {folder}, which holds something else")
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,14 +3,13 @@
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import differences, short
 from kerasnn.data.loading import Data
-from kerasnn.files import write_text
+from kerasnn.files import dated_path, write_text
 from kerasnn.search import hparams
 from kerasnn.search.best_models import BestModels
 from kerasnn.search.chief import Chief
@@ -92,7 +91,7 @@ def search(
         raise ValueError(
             "workers need data that they can load themselves: describe it in run.data, or leave workers at 1"
         )
-    folder = Path(search_dir or Path("logs") / f"{datetime.now():%Y%m%d-%H%M%S}-search-{config.run.data.name}")
+    folder = Path(search_dir or dated_path("search", config.run.data.name))
     journal_file = folder / "journal.jsonl"
     if folder.exists() and not journal_file.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(

@@ -5,12 +5,11 @@ import io
 import re
 import shutil
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from kerasnn import figures
 from kerasnn.data.loading import Data
-from kerasnn.files import write_text
+from kerasnn.files import dated_path, write_text
 from kerasnn.search import hparams
 from kerasnn.search.run_search import read_search, search
 from kerasnn.search.space import as_text
@@ -85,7 +84,7 @@ def study(
         ValueError: one line, for a folder in use or of another study, and where every combination failed.
     """
     config = config or StudyConfig()
-    folder = Path(study_dir or Path("logs") / f"{datetime.now():%Y%m%d-%H%M%S}-study-{config.run.data.name}")
+    folder = Path(study_dir or dated_path("study", config.run.data.name))
     journal = folder / "search" / "journal.jsonl"
     if folder.exists() and not journal.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"study_dir must be new, empty or a study's folder, received {folder}, which is none of them")

@@ -1,4 +1,4 @@
-"""A run as TensorBoard shows it: scalars, rates, gradients, histograms, graph, configuration, pictures of mistakes."""
+"""The callback that writes a training for TensorBoard."""
 
 import itertools
 import logging
@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import keras
 import numpy as np
@@ -22,64 +22,71 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from kerasnn import figures
-from kerasnn.callbacks.layer_probe import Probe, as_batch, path
+from kerasnn.callbacks.layer_probe import Probe
+from kerasnn.callbacks.traced_step import as_batch, variable_path
 from kerasnn.config.schema import one_of, short
+from kerasnn.config.sections import Task
 from kerasnn.tensorboard.event_files import image, scalar
 
-TASKS = ("binary", "multiclass", "multilabel", "regression")
 BUCKETS = 30
-# Examples predicted at a time.
+"""Number of buckets in a histogram."""
 ROWS = 1024
+"""Number of examples per prediction."""
 _FOLDERS = ("train", "validation")
 log = logging.getLogger(__name__)
 _file_number = itertools.count()
 
 
 class Rates(Protocol):
-    """The owner of a learning rate that may change per update."""
+    """A learning rate that may change with every update."""
 
     per: str
 
     def rates(self, epoch: int, updates: int) -> NDArray[Any]:
-        """The learning rate of each of an epoch's updates, `(updates,)`."""
+        """The learning rate of every update of an epoch, `(updates,)`."""
 
 
 class TensorBoard(keras.callbacks.Callback):
-    """Write a run's course for TensorBoard, at a cost of milliseconds an epoch and without changing the run.
+    """Write a training for TensorBoard, in milliseconds per epoch and without an effect on the training.
 
-    Training values go to `log_dir/train`, validation values to `log_dir/validation`, under the tags of Keras's callback
-    (`epoch_loss`, `epoch_accuracy`, …), so that TensorBoard draws both in one chart. Steps are epochs as `fit` counts
-    them, also from a later `initial_epoch`:
+    Training values go to `log_dir/train`, validation values to `log_dir/validation`, with the tags of Keras's callback
+    (`epoch_loss`, `epoch_accuracy`, …), so that TensorBoard draws both in one chart. The step of a value is its epoch:
 
-    - `learning_rate`: what the epoch ended with; `learning_rate_per_update`, whose step is the global update.
+    - `learning_rate` at the end of the epoch; `learning_rate_per_update`, whose step is the global update.
     - `gradient_norm`, `gradient_norm/<layer>`, `gradient_ratio/<layer>` = ‖g‖ / ‖w‖, `update_ratio/<layer>` =
       ‖Δw‖ / ‖w‖, `outputs_mean/<layer>`, `outputs_std/<layer>`, `outputs_gradient_norm/<layer>`,
-      `units_dead/<layer>`, `outputs_saturated/<layer>`: from one real training step on the probe after each epoch, with
-      its dropout, penalties and optimizer, undone to the last bit. The norm is that before clipping.
-    - `weights/<layer>/<variable>` and, of the probe, `gradients/<layer>/<variable>` and `activations/<layer>`
-      (histograms), `graph` and `config`.
-    - `confusion_matrix` and `mistakes` of classifiers, `predicted_against_true` of regressions.
-
-    Works with any compiled Keras model's `fit`.
+      `units_dead/<layer>`, `outputs_saturated/<layer>`: from one training step on the probe after each epoch, with
+      dropout, penalties and optimizer, which is undone bit for bit. The norms are those before clipping.
+    - Histograms: `weights/<layer>/<variable>` and, of the probe, `gradients/<layer>/<variable>` and
+      `activations/<layer>`. Also `graph` and `config`.
+    - Images: `confusion_matrix` and `mistakes` of classifiers, `predicted_against_true` of regressions.
 
     Args:
-        log_dir: folder of the run; made where it is missing.
-        histograms_every: epochs between histograms; 0 writes none.
-        images_every: epochs between images, which are also made when training ends; 0 makes none.
+        log_dir: folder of the run, created if missing.
+        histograms_every: epochs between histograms; 0: none.
+        images_every: epochs between images, which are also written when training ends; 0: none.
         graph: whether the model's graph is written.
         config_text: the run's configuration, as JSON.
-        probe: a fixed batch `(x, y)` or `(x, y, sample_weight)` as `fit` would see it, or the `Probe` that other
-            callbacks measure with; None measures nothing.
-        validation: examples `(x, y)` for the images, labels as integers or one-hot; None makes no images.
-        class_names: one name per class; None numbers them.
-        image_shape: `(height, width)` or `(height, width, channels)` of an example; None for data that are no images.
-        task: "binary", "multiclass", "multilabel" or "regression"; needed with `validation`. Multilabel has no images.
-        learning_rate: the rate's owner, an object with `rates(epoch, updates)` and `per` ("epoch" or "update").
+        probe: a fixed batch `(x, y)` or `(x, y, sample_weight)` as for `fit`, or a `Probe` that callbacks share; None
+            measures nothing.
+        validation: examples `(x, y)` for the images, with integer or one-hot labels; None: no images.
+        class_names: one name per class; None: the classes' numbers.
+        image_shape: `(height, width)` or `(height, width, channels)` of an example; None if examples are not images.
+        task: "binary", "multiclass", "multilabel" or "regression"; required with `validation`. Multilabel: no images.
+        learning_rate: an object with `rates(epoch, updates)` and `per` ("epoch" or "update"), such as `LearningRate`.
 
     Raises:
-        ValueError: for arguments that contradict each other, and when `fit` begins where `log_dir` can't be written.
+        ValueError: for arguments that contradict each other, and when `fit` begins, if `log_dir` is not writable.
 
     Reference: `keras.callbacks.TensorBoard`; Karpathy, "A Recipe for Training Neural Networks" (the update ratio).
+
+    >>> import tempfile
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> board = TensorBoard(tempfile.mkdtemp(), graph=False)
+    >>> history = model.fit(np.zeros((8, 2)), np.ones(8), verbose=0, validation_split=0.5, callbacks=[board])
+    >>> sorted(path.name for path in board.log_dir.iterdir())
+    ['train', 'validation']
     """
 
     def __init__(
@@ -101,8 +108,8 @@ class TensorBoard(keras.callbacks.Callback):
         for name, every in (("histograms_every", histograms_every), ("images_every", images_every)):
             if not isinstance(every, int) or every < 0:
                 raise ValueError(f"{name} must be a number of epochs, or 0 for never; received {every!r}")
-        if (validation is not None or task is not None) and task not in TASKS:
-            raise ValueError(one_of("task", task, TASKS))
+        if (validation is not None or task is not None) and task not in get_args(Task):
+            raise ValueError(one_of("task", task, get_args(Task)))
         self.log_dir = Path(log_dir)
         self.histograms_every = histograms_every
         self.images_every = images_every
@@ -140,7 +147,7 @@ class TensorBoard(keras.callbacks.Callback):
             updates = self.params["steps"]
             if not updates:
                 raise ValueError("a rate per update needs the number of updates: give fit steps_per_epoch")
-            # Asked before the epoch: at its end a plateau may already have lowered the rate of the next one.
+            # Before the epoch, because at its end a plateau may already have lowered the rate of the next epoch.
             self._rates = self.learning_rate.rates(epoch, updates)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -160,7 +167,7 @@ class TensorBoard(keras.callbacks.Callback):
         histograms_due = self.histograms_every and (epoch + 1) % self.histograms_every == 0
         if histograms_due:
             for weight in self.model.weights:
-                values += _histogram(f"weights/{path(self.model, weight)}", keras.ops.convert_to_numpy(weight))
+                values += _histogram(f"weights/{variable_path(self.model, weight)}", keras.ops.convert_to_numpy(weight))
         if self.probe is not None:
             measured = self.probe.measure(self.model)
             values += [scalar(tag, value) for tag, value in measured.scalars().items()]
@@ -168,7 +175,7 @@ class TensorBoard(keras.callbacks.Callback):
                 values += [value for tag, sample in measured.samples() for value in _histogram(tag, sample)]
         self._train.write(epoch, values)
         if self._rates is not None:
-            self._train.write_course("learning_rate_per_update", epoch * len(self._rates), self._rates)
+            self._train.write_series("learning_rate_per_update", epoch * len(self._rates), self._rates)
 
         held_out = [
             scalar(f"epoch_{name.removeprefix('val_')}", value)
@@ -194,21 +201,21 @@ class TensorBoard(keras.callbacks.Callback):
 
     @contextmanager
     def _lossy(self) -> Iterator[None]:
-        """A report that can't be written any more is no reason to end a training."""
+        """An error in writing ends the writing, not the training."""
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
             log.warning("TensorBoard's events can't be written any more, training goes on: %s", short(str(error), 160))
-            # Closing would fail again, as the rest can't be written either.
+            # Closing would write the rest and fail again.
             self._train = self._validation = None
 
     def get_state(self) -> dict[str, Any]:
-        """How long the event files are, and what has been drawn."""
+        """The sizes of the event files, and the last epochs written and drawn."""
         sizes = {name: {path.name: path.stat().st_size for path in self._event_files(name)} for name in _FOLDERS}
         return {"sizes": sizes, "epoch": self._epoch, "drawn": self._drawn}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` gave: what event files have had since is cut off, and a further file begins."""
+        """Continue from the result of `get_state`: truncate the event files to their sizes then, and open a new one."""
         self._close()
         self._epoch, self._drawn = state["epoch"], state["drawn"]
         newest = max((name for sizes in state["sizes"].values() for name in sizes), default="")
@@ -216,7 +223,7 @@ class TensorBoard(keras.callbacks.Callback):
             sizes = state["sizes"][name]
             for file in self._event_files(name):
                 if file.name not in sizes:
-                    # Names begin with the time: it was begun after the state.
+                    # Names begin with the time; a later one was created after the state.
                     if file.name > newest:
                         file.unlink()
                 elif file.stat().st_size > sizes[file.name]:
@@ -234,7 +241,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     @property
     def _validation_file(self) -> "_EventFile":
-        # Made when there is something to write: a run without validation is not listed twice.
+        # Created with the first value, so that a run without validation is not listed twice.
         if self._validation is None:
             self._validation = _EventFile(self.log_dir / "validation")
         return self._validation
@@ -244,7 +251,7 @@ class TensorBoard(keras.callbacks.Callback):
         if self.validation is None or self.task == "multilabel":
             return
         x, y = self.validation
-        outputs = np.concatenate([self._answer(x[at : at + ROWS]) for at in range(0, len(x), ROWS)])
+        outputs = np.concatenate([self._predict(x[at : at + ROWS]) for at in range(0, len(x), ROWS)])
         if self.task == "regression":
             self._validation_file.write(
                 epoch, [_picture("predicted_against_true", figures.predicted_against_true(y, outputs))]
@@ -263,11 +270,11 @@ class TensorBoard(keras.callbacks.Callback):
             epoch, [_picture("confusion_matrix", figures.confusion_matrix(matrix, names)), _picture("mistakes", page)]
         )
 
-    def _answer(self, x: Any) -> Any:
+    def _predict(self, x: Any) -> Any:
         if self.model.distribute_strategy.num_replicas_in_sync > 1:
-            # Every replica would answer, and not each process is asked.
+            # predict would need all replicas, but only the chief calls this.
             return keras.ops.convert_to_numpy(self.model(x, training=False))
-        # Without predict's data pipeline, which takes longer to build than a small network takes to answer.
+        # predict's data pipeline takes longer to build than a small network takes to predict.
         return self.model.predict_on_batch(x)
 
     def _write_graph(self, file: "_EventFile") -> None:
@@ -284,7 +291,7 @@ class TensorBoard(keras.callbacks.Callback):
             shape = (self.model.get_build_config() or {}).get("input_shape")
             inputs = shape and tf.TensorSpec((None, *shape[1:]), keras.config.floatx())
         if inputs is None:
-            log.info("no graph for TensorBoard: the model does not tell its inputs; give a probe")
+            log.info("no graph for TensorBoard: the shape of the model's inputs is not known; give a probe")
             return
 
         @tf.function
@@ -293,14 +300,14 @@ class TensorBoard(keras.callbacks.Callback):
 
         try:
             graph = forward.get_concrete_function(inputs).graph
-        except Exception as error:  # A model may do anything in Python; that is no reason not to train it.
+        except Exception as error:  # A model may run any Python code, which may fail without input data.
             log.info("no graph for TensorBoard: the model can't be traced: %s", short(error))
             return
         file.write_event(Event(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString()))
 
 
 class _EventFile:
-    """An event file: TensorFlow's record format, written by its own writer, without a thread to wait for at exit."""
+    """An event file that is appended to, without a thread that would delay the exit."""
 
     def __init__(self, folder: Path) -> None:
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}.{next(_file_number)}"
@@ -319,8 +326,8 @@ class _EventFile:
     def write(self, step: int, values: Iterable[Summary.Value]) -> None:
         self.write_event(Event(step=step, summary=Summary(value=values)))
 
-    def write_course(self, tag: str, first_step: int, values: NDArray[Any]) -> None:
-        """One scalar at each of many steps; one event is written again and again, which takes microseconds a step."""
+    def write_series(self, tag: str, first_step: int, values: NDArray[Any]) -> None:
+        """Write one scalar at each of many steps, reusing one event, which takes microseconds per step."""
         event = Event(wall_time=time.time(), summary=Summary(value=[scalar(tag, 0)]))
         slot = event.summary.value[0]
         for step, value in enumerate(values.tolist(), first_step):
@@ -344,14 +351,14 @@ def _picture(tag: str, figure: Figure) -> Summary.Value:
 
 
 def _histogram(tag: str, values: NDArray[Any]) -> list[Summary.Value]:
-    """Counts of the finite values in equal buckets, as rows of left edge, right edge and count."""
+    """A histogram of the finite values with equal buckets, rows of left edge, right edge and count."""
     values = values.astype("float64").ravel()
     values = values[np.isfinite(values)]
     if not len(values):
         return []
     low, high = values.min(), values.max()
     if high > low:
-        # numpy.histogram, to a rounding at the edges and several times as fast.
+        # As numpy.histogram up to rounding at the edges, and several times faster.
         bucket = ((values - low) * (BUCKETS / (high - low))).astype("int64")
         counts = np.bincount(np.minimum(bucket, BUCKETS - 1, out=bucket), minlength=BUCKETS)
         edges = np.linspace(low, high, BUCKETS + 1)
@@ -370,7 +377,7 @@ def _classified(
         positive = outputs.reshape(-1).astype("float64")
         if from_logits:
             positive = 1 / (1 + np.exp(-np.clip(positive, -700, 700)))
-        # The first of equals wins argmax: exactly one half counts as class 0, as for Keras's binary accuracy.
+        # argmax takes the first of equal values: exactly one half is class 0, as in Keras's binary accuracy.
         return y.astype(int), np.stack([1 - positive, positive], axis=1)
     if y.ndim == 2 and y.shape[1] > 1:
         y = y.argmax(axis=1)

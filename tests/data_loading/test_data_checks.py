@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from kerasnn.data.checks import check_examples, check_sample_weight
+from kerasnn.data.checks import check_examples
 
 X = np.linspace(0, 1, 8).reshape(4, 2)
 LABELS = np.array([0, 1, 2, 1])
@@ -225,28 +225,3 @@ def test_part_is_named_and_only_training_needs_two_classes() -> None:
         check_examples(X, [3, 1, 1, 1], "multiclass", 3, part="test")
     with pytest.raises(ValueError, match=r"^x has 4 examples and y has 1"):
         check_examples(X, [1], "multiclass", part="")
-
-
-@pytest.mark.parametrize(
-    ("weight", "line"),
-    [
-        ([1, 1], "sample_weight of the train part must have the shape (4,), one per example; received (2,)"),
-        (np.ones((4, 1)), "sample_weight of the train part must have the shape (4,), one per example; received (4, 1)"),
-        ([1, 1, NAN, 1], "sample_weight of the train part must be finite and at most 1e+38 in absolute value; "),
-        (
-            [1, -1, 0, -2],
-            "sample_weight of the train part must not be negative; sample_weight of the train part[1] is -1",
-        ),
-        ([0, 0, 0, 0], "sample_weight of the train part must not all be 0: no weight would be updated"),
-    ],
-)
-def test_refused_sample_weights(weight: object, line: str) -> None:
-    with pytest.raises(ValueError, match="^" + re.escape(line)):
-        check_sample_weight(weight, 4)
-
-
-def test_sample_weights() -> None:
-    check_sample_weight([0, 0.5, 1, 2], 4)
-    check_sample_weight(np.array([False, True]), 2, part="validation")
-    with pytest.raises(TypeError, match=r"^sample_weight must be an array of numbers; received dtype <U1"):
-        check_sample_weight(["a", "b"], 2, part="")

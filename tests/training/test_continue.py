@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks.chaos import events
+from benchmarks.chaos.trainings import events
 from kerasnn.callbacks.divergence import DivergenceError
 from kerasnn.checkpoint.state_file import StateFolder
 from kerasnn.config.description import replace_at

@@ -75,7 +75,7 @@ def test_one_replica_is_compiled_as_without_a_strategy(single) -> None:
             kernel = keras.initializers.GlorotUniform(1)
             model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, kernel_initializer=kernel)])
             model.compile("adam", "mse")
-        fit(model, x, x[:, :2], epochs=2, batch_size=8, verbose=0, compiled="on")
+        fit(model, x, x[:, :2], epochs=2, batch_size=8, verbose=0, compiled="on", seed=0)
         weights.append(model.get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -5,7 +5,9 @@ import threading
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import tensorflow as tf
 
 import kerasnn
@@ -465,3 +467,44 @@ def test_listed_targets_are_blamed_by_their_name(caplog):
     with pytest.raises(Exception):  # noqa: B017, PT011
         kerasnn.fit(classifier(), X, Y.tolist(), verbose=0)
     assert "y is of type list" in caplog.text
+
+
+# Inputs (B1, B2, A13)
+
+
+def table_of_strings():
+    keras.utils.set_random_seed(1)
+    colour, size = keras.Input((1,), dtype="string", name="colour"), keras.Input((1,), name="size")
+    hidden = L.concatenate([L.StringLookup(vocabulary=["red", "blue"], output_mode="one_hot")(colour), size])
+    model = keras.Model({"colour": colour, "size": size}, L.Dense(3, "softmax")(hidden))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+COLOURS = {"colour": tf.constant(np.where(X[:, :1] > 0, "red", "blue")), "size": X[:, 1:2]}
+FRAME = pd.DataFrame(X, columns=list("abcdef"))
+INPUTS = {
+    "data frame": (classifier, FRAME, pd.Series(Y), {}),
+    "frame of several types": (classifier, FRAME.assign(a=np.arange(64)), pd.Series(Y), {}),
+    "frame, split": (classifier, FRAME, pd.Series(Y), {"validation_split": 0.2}),
+    "frame, validated": (classifier, FRAME, pd.Series(Y), {"validation_data": (FRAME, pd.Series(Y))}),
+    "scipy sparse": (classifier, scipy.sparse.csr_matrix(X), Y, {}),
+    "sparse tensor": (classifier, tf.sparse.from_dense(X), Y, {}),
+    "strings": (table_of_strings, COLOURS, Y, {}),
+    "tensors": (classifier, tf.constant(X), tf.constant(Y), {}),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_inputs_that_keras_takes(name):
+    build, x, y, options = INPUTS[name]
+    assert_same(*both(build, x, y, **options))
+    model = build()
+    assert kerasnn.evaluate(model, x, y, verbose=0) == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
+
+
+def test_data_frames_meet_the_checks_of_arrays():
+    with pytest.raises(ValueError, match=r"x\[3, 1\] is nan"):
+        kerasnn.fit(classifier(), FRAME.assign(b=FRAME.b.where(FRAME.index != 3)), pd.Series(Y), verbose=0)
+    with pytest.raises(ValueError, match="labels must be 0 to 2 for 3 classes; received 9"):
+        kerasnn.fit(classifier(), FRAME, pd.Series(Y).replace(2, 9), verbose=0)

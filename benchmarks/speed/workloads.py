@@ -1,4 +1,4 @@
-"""What every peer trains: a network, its data and a batch size."""
+"""Workloads that every peer trains: a network, its data and a batch size."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,20 +7,20 @@ from kerasnn.config.sections import DataConfig, NetworkConfig
 from kerasnn.data.loading import load_data
 
 LEARNING_RATE = 1e-3
-"""Of Adam, in every peer."""
+"""Learning rate of Adam, in every peer."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Something to train for an epoch.
+    """A network and the data to train it on.
 
     Args:
-        name: on the command line and in the table.
-        data: data set, by name.
-        batch_size: examples a step.
+        name: its name on the command line and in the table.
+        data: name of the data set.
+        batch_size: examples per step.
         hidden: layers as in `NetworkConfig`.
-        epochs: epochs that a peer runs in its turn.
-        examples: how many examples; None takes all.
+        epochs: epochs of each turn of a peer.
+        examples: number of training examples; None takes all.
     """
 
     name: str

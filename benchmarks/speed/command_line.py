@@ -5,10 +5,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.peers import PEERS
-from benchmarks.run import compare, machine, missing, table
-from benchmarks.searches import SEARCHES, compare_searches, search_table
-from benchmarks.workloads import WORKLOADS
+from benchmarks.speed.epoch_times import compare, machine, missing, table
+from benchmarks.speed.peers import PEERS
+from benchmarks.speed.search_times import SEARCHES, compare_searches, search_table
+from benchmarks.speed.workloads import WORKLOADS
 from kerasnn.commands.command_line import Parser
 from kerasnn.commands.execution import DONE, execute
 from kerasnn.files import write_text

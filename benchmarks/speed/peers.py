@@ -1,4 +1,4 @@
-"""The same training in several hands. Each peer gives a function that runs epochs and returns each one's seconds."""
+"""The same training written for each library. A peer returns a function that runs epochs and measures each of them."""
 
 import dataclasses
 import itertools
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workloads import LEARNING_RATE, Workload
+from benchmarks.speed.workloads import LEARNING_RATE, Workload
 from kerasnn.config.sections import Style
 
 Arrays = dict[str, np.ndarray]
 Runner = Callable[[int], list[float]]
-"""Runs so many epochs; the seconds of each."""
+"""Runs a number of epochs; returns the seconds of each."""
 Peer = Callable[[Workload, Arrays], Runner]
 
 
@@ -48,7 +48,7 @@ def _keras_model(workload: Workload, arrays: Arrays, style: Style = "functional"
 
 
 def _epochs_of(fit: Callable[..., Any]) -> Runner:
-    """Times the epochs of one call of `fit`: what it does once before the first is counted only the first time."""
+    """Measure the epochs of one call of `fit`, without what `fit` does before the first."""
     import keras
 
     class Clock(keras.callbacks.Callback):
@@ -70,7 +70,7 @@ def _epochs_of(fit: Callable[..., Any]) -> Runner:
 
 
 def keras_defaults(workload: Workload, arrays: Arrays) -> Runner:
-    """Plain `fit` on arrays, as everybody writes it."""
+    """Plain `fit` on arrays, with its default settings."""
     model = _keras_model(workload, arrays)
     return _epochs_of(partial(model.fit, arrays["x"], arrays["y"], batch_size=workload.batch_size))
 
@@ -138,7 +138,7 @@ def kerasnn_callbacks(workload: Workload, arrays: Arrays) -> Runner:
 
 
 def _torch_parts(workload: Workload, arrays: Arrays) -> tuple[Callable[[Iterable[Any]], tuple[float, float]], Any, Any]:
-    """What trains an epoch of batches, and all examples with their labels."""
+    """A function that trains an epoch of batches; the examples; their labels."""
     import torch
     from torch import nn
 
@@ -289,7 +289,7 @@ PEERS: dict[str, Peer] = {
     "jax-scan": jax_scan,
     "numpy-floor": numpy_floor,
 }
-"""Peers by name, in the order of their turns."""
+"""Peers by name, in the order in which they run."""
 
 IMPORTS = {
     "keras": "keras",
@@ -298,7 +298,7 @@ IMPORTS = {
     "jax": "jax.numpy",
     "numpy": "numpy",
 }
-"""What a peer runs on, by the first part of its name: imported before its clock starts."""
+"""The module that a peer needs, by the first part of its name; it is imported before the clock starts."""
 
 DENSE_ONLY = ("jax-scan", "numpy-floor")
 """Peers that are written without convolutions."""

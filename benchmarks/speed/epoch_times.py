@@ -1,4 +1,4 @@
-"""Peers in their own processes, one at a time and in turn, so that what else the machine does meets all alike."""
+"""Seconds of an epoch in each peer. Peers run in turn, one process each, so that other load on the machine hits all."""
 
 import importlib
 import importlib.util
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import DENSE_ONLY, IMPORTS, PEERS
-from benchmarks.workloads import Workload
+from benchmarks.speed.peers import DENSE_ONLY, IMPORTS, PEERS
+from benchmarks.speed.workloads import Workload
 from kerasnn.commands.execution import import_tensorflow
 
 BASELINE = "keras"
@@ -42,12 +42,11 @@ def compare(workload: Workload, peers: Sequence[str], repeats: int) -> dict[str,
     Args:
         workload: what to train.
         peers: names in `PEERS`.
-        repeats: turns of each peer; each has `workload.epochs` epochs.
+        repeats: turns of each peer, of `workload.epochs` epochs each.
 
     Returns:
-        By peer: `epoch_seconds` (median), `epochs` (every epoch's seconds), `times_faster` than plain `fit`,
-        `first_epoch_seconds` (building, compiling and the first epoch; imports not counted) and `peak_bytes` (of its
-        process).
+        By peer: `epoch_seconds` (median), `epochs` (seconds of every epoch), `times_faster` (than plain `fit`),
+        `first_epoch_seconds` (building, compiling and the first epoch, without imports) and `peak_bytes` of memory.
     """
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         file = Path(folder) / "data.npz"
@@ -91,7 +90,7 @@ def table(workload: Workload, found: dict[str, Figures]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """The machine and the versions that the figures were measured on."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -119,7 +118,7 @@ def _worker(peer: str, workload: Workload, file: Path) -> Iterator[Connection]:
 
 
 def _work(connection: Connection, peer: str, workload: Workload, file: Path) -> None:
-    """A worker's life: builds, then runs as many epochs as it is asked for; None asks for its peak memory."""
+    """Build a peer, then run as many epochs as each message asks for; the message None asks for the peak memory."""
     try:
         with np.load(file) as archive:
             arrays = {name: archive[name] for name in archive.files}

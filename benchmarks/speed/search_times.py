@@ -1,4 +1,4 @@
-"""The same hyperparameter search in several hands; each says how many seconds so many trials took."""
+"""Seconds of the same hyperparameter search in each library."""
 
 import importlib.util
 import logging
@@ -29,11 +29,11 @@ class SearchWorkload:
     """A search for all peers.
 
     Args:
-        name: on the command line and in the table.
-        data: data set, by name.
-        trials: trials of the fused search; peers that train one trial after the other may be asked for fewer.
+        name: its name on the command line and in the table.
+        data: name of the data set.
+        trials: trials of the fused search; peers that train one trial after the other may get fewer.
         epochs: epochs of each trial.
-        space: as in `SearchConfig`; None takes its default.
+        space: as in `SearchConfig`; None takes the default space.
     """
 
     name: str
@@ -119,7 +119,7 @@ def optuna(workload: SearchWorkload, trials: int, folder: Path) -> float:
 
 
 def _plain(workload: SearchWorkload) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """What builds a trial's network, given how to ask for a whole number and for a real one; and `fit`'s arguments."""
+    """A function that builds a trial's network, given functions that draw an integer and a float; `fit`'s arguments."""
     from kerasnn.data.loading import load_data
     from kerasnn.models.building import build_model
     from kerasnn.models.from_config import compile_model
@@ -164,7 +164,7 @@ def compare_searches(workload: SearchWorkload, trials: int, repeats: int) -> dic
 
     Args:
         workload: the search.
-        trials: trials of peers that train one after the other; the fused search has all of its own.
+        trials: trials of peers that train one trial after the other; the fused search runs all of the workload's.
         repeats: turns of each peer.
 
     Returns:

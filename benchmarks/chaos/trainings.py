@@ -1,0 +1,182 @@
+"""Trainings and a search to kill, and hashes of all that they end with."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event
+
+from benchmarks.chaos.child_process import Report
+from kerasnn.callbacks.best_model import BestModel
+from kerasnn.callbacks.early_stopping import early_stopping
+from kerasnn.callbacks.history import HistoryFile
+from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.checkpoint.training_state import TrainingState
+from kerasnn.config.description import replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.data.loading import Data, from_arrays
+from kerasnn.engine.fit import fit
+from kerasnn.models.from_config import compiled_network
+from kerasnn.runs.train import train
+from kerasnn.search.run_search import search
+from kerasnn.search.space import SearchConfig
+from kerasnn.tensorboard.callback import TensorBoard
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "dropout": {"regularization.dropout": 0.3},
+    "batch norm": {"regularization.batch_norm": True},
+    "early stopping": {
+        "training.epochs": 30,
+        "training.early_stopping": {"patience": 4, "min_delta": 0.02},
+        "regularization.dropout": 0.1,
+    },
+    "plateau": {"training.plateau": {"patience": 1, "factor": 0.5, "min_delta": 0.05}, "regularization.dropout": 0.1},
+    "one-cycle": {"schedule": {"name": "one_cycle"}, "regularization.dropout": 0.1},
+    "best checkpoint": {"training.monitor": "val_accuracy", "optimizer.learning_rate": 0.05},
+}
+EXAMPLES = 400
+Hashes = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training to kill.
+
+    Args:
+        data: "arrays" (a whole run of `train`) or "tf.data" (`model.fit` with callbacks).
+        feature: what has to be restored, one of `FEATURES`.
+        mode: how steps run: "plain", "compiled" or on "2 devices", which are logical CPUs.
+    """
+
+    data: str
+    feature: str
+    mode: str
+
+    def __str__(self) -> str:
+        return f"{self.data}, {self.feature}, {self.mode}"
+
+
+CASES = [
+    Case(data, feature, mode)
+    for mode in ("plain", "compiled", "2 devices")
+    for data in ("arrays", "tf.data")
+    for feature in FEATURES
+]
+
+
+class _ReportBegin(keras.callbacks.Callback):
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Report that training begins."""
+        self.report()
+
+
+def run_case(case: Case, folder: Path, report: Report) -> Hashes:
+    """Train a case to its end, from the state in its folder if there is one.
+
+    Args:
+        case: the training.
+        folder: its run folder.
+        report: called when training begins.
+
+    Returns:
+        Hashes of weights, optimizer, history, best model and events.
+    """
+    if case.mode == "2 devices":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    config = replace_at(
+        RunConfig(),
+        {
+            "data.name": "arrays", "network.hidden": [12], "training.epochs": 12, "optimizer.learning_rate": 0.01,
+            "report.progress": "silent", "report.graph": False, "report.images_every": 0, "report.health": False,
+            "data.test_share": 0,
+            "training.compiled": "off" if case.mode == "plain" else "on",
+            "devices.strategy": "mirrored" if case.mode == "2 devices" else "one_device", **FEATURES[case.feature],
+        },
+    )  # fmt: skip
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(EXAMPLES, 16))
+    labels = (x[:, :10] + generator.normal(size=(EXAMPLES, 10))).argmax(axis=1)
+    data = from_arrays(x, labels, config=config.data)
+    if case.data == "arrays":
+        result = train(config, folder, data, callbacks=[_ReportBegin(report)])
+        whole, history = result.model, result.history
+    else:
+        whole, history = _train_dataset(config, data, folder, case.mode, report)
+    best = keras.saving.load_model(folder / "best.keras")
+    return {
+        "weights": _hash(variable.numpy() for variable in whole.variables),
+        "optimizer": _hash(variable.numpy() for variable in whole.optimizer.variables),
+        "history": _hash([json.dumps(history), (folder / "history.csv").read_text()]),
+        "best model": _hash(best.get_weights()),
+        "events": _hash(events(folder)),
+    }
+
+
+def _train_dataset(config: RunConfig, data: Data, folder: Path, mode: str, report: Report) -> tuple[keras.Model, Any]:
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if mode == "2 devices" else None
+    with nullcontext() if strategy is None else strategy.scope():
+        model = compiled_network(replace_at(config, {"seed": 1, "devices.jit_compile": mode == "compiled"}), data)
+    folder.mkdir(exist_ok=True)
+    rate = LearningRate(config.schedule, config.optimizer.learning_rate, config.training.plateau)
+    callbacks = [rate, BestModel(folder / "best.keras", config.monitor), HistoryFile(folder / "history.csv")]
+    callbacks += [TensorBoard(folder, graph=False, images_every=0, learning_rate=rate), _ReportBegin(report)]
+    if config.training.early_stopping is not None:
+        callbacks.append(early_stopping(config.training.early_stopping))
+    saved = TrainingState(folder / "state")
+    dataset = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train)).shuffle(EXAMPLES, seed=7).batch(32)
+    with saved.on_signals():
+        history = (model.fit if strategy is None else partial(fit, model))(
+            epochs=config.training.epochs,
+            verbose=0,
+            validation_data=(data.x_validation, data.y_validation),
+            **saved.resume(model, callbacks, dataset),
+        )
+    return model, history.history
+
+
+def run_search(folder: Path) -> Hashes:
+    """Search to the end, from the journal in the folder if there is one; trials and scores, to five digits."""
+    space = {
+        "optimizer.learning_rate": {"min": 1e-3, "max": 1e-1, "sampling": "log"},
+        "network.hidden": {"choices": [[4], [6]]},
+    }
+    run = {"training": {"epochs": 3, "batch_size": 128}, "report": {"progress": "silent", "tensorboard": False}}
+    result = search(SearchConfig(space=space, trials=8, run=run), folder)
+    trials = sorted(result.trials, key=lambda trial: trial.number)
+    return {
+        "trials": json.dumps([[trial.number, trial.values, trial.status, f"{trial.score:.5g}"] for trial in trials]),
+        "best": json.dumps(result.best.values),
+    }
+
+
+def events(folder: Path) -> list[str]:
+    """Every event of a run in order: part, step, tag and, of scalars and histograms, the value."""
+    found = []
+    for part in ("train", "validation"):
+        for path in sorted((folder / part).glob("events.out.tfevents.*")):
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                event = Event.FromString(record)
+                for value in event.summary.value:
+                    content = value.tensor.tensor_content.hex() if value.HasField("tensor") else value.simple_value
+                    found.append(f"{part} {event.step} {value.tag} {content}")
+    return found
+
+
+def _hash(parts: Iterable[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Keras's own tests, run with `fit` and `evaluate` going through kerasnn."""
