@@ -84,7 +84,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path: the file to write; its folder must exist.
 
     Yields:
-        A path in the same folder with the same suffix.
+        A path in the same folder with the same suffixes.
 
     Raises:
         OSError: from writing; an earlier file at `path` is then untouched.
@@ -92,7 +92,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Reference: POSIX's atomic `rename`, after `fsync`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    suffixes = "".join(path.suffixes)
+    temporary = path.with_name(f".{path.name.removesuffix(suffixes)}.{os.getpid()}.partial{suffixes}")
     try:
         yield temporary
         with temporary.open("rb") as file:

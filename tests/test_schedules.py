@@ -221,20 +221,3 @@ def test_refusals_are_one_line(make, message):
     with pytest.raises(ValueError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("monitor", "direction"),
-    [
-        ("val_loss", "min"),
-        ("accuracy_loss", "min"),
-        ("val_accuracy", "max"),
-        ("acc", "max"),
-        ("val_auc", "max"),
-        ("f1_score", "max"),
-        ("mean_absolute_error", "min"),
-    ],
-)
-def test_plateau_direction_comes_from_the_name(monitor, direction):
-    assert Plateau(monitor=monitor).direction == direction
-    assert Plateau(monitor=monitor, mode="max").direction == "max"

@@ -1,44 +1,59 @@
 """The best epoch's model, saved to disk."""
 
+import json
+import logging
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import keras
 import numpy as np
 
-from kerasnn.config.monitor import BestValue, Mode, better_direction
-from kerasnn.config.schema import one_of
+from kerasnn.attributes import temporary_attributes
+from kerasnn.callbacks.monitored_value import MonitoredValue
+from kerasnn.config.monitor import Mode
+from kerasnn.config.schema import short
 from kerasnn.files import replacing
+
+log = logging.getLogger("kerasnn")
 
 
 def save_model(model: keras.Model, path: str | Path) -> None:
-    """Save a model atomically as one `.keras` file.
+    """Save a model atomically.
 
     Args:
         model: any built Keras model.
-        path: the file, ending in `.keras`.
+        path: the file: `.keras` for the model, `.weights.h5` for its weights.
 
     Raises:
         OSError: from writing; an earlier file at `path` is then untouched.
     """
     with replacing(path) as temporary:
-        model.save(temporary)
+        if str(path).endswith(".weights.h5"):
+            # Keras takes a model that is never called, such as a VAE, for one without weights.
+            with temporary_attributes(model, built=True):
+                model.save_weights(temporary)
+        else:
+            model.save(temporary)
 
 
 class BestModel(keras.callbacks.Callback):
-    """Keep the weights of the best epoch, and save its model as a `.keras` file.
+    """Keep the weights of the best epoch, and save its model.
 
-    The file is written when training ends, and during training at most so often that writing takes 2 % of the time.
+    The weights are those that were evaluated: with `keras.callbacks.SwapEMAWeights` the moving averages. The file is
+    written when training ends, and during training at most so often that writing takes 2 % of the time. In epochs
+    without validation (`validation_freq`) a validation metric is not compared.
 
     Args:
-        path: the file, ending in `.keras`.
+        path: the file: `.keras` for the model, `.weights.h5` for its weights. For a model that Keras cannot serialize
+            the weights are saved instead of the model, and a warning says so when training begins.
         monitor: name of the logged value that decides the best epoch.
-        mode: "min" or "max"; "auto" decides by the name: "max" for accuracies, AUC, precision, recall and scores.
+        mode: "min" or "max"; "auto" decides by the metric, if its direction is known.
         model: a model that shares the trained model's weights and is saved in its stead (one that takes raw data).
 
     Raises:
-        ValueError: from `fit`, if the monitored value is not logged.
+        ValueError: from `fit`: when it begins, if the mode is "auto" and the better direction is unknown; when an epoch
+            ends, if the monitored value is not logged or is not a single number.
 
     Reference: `keras.callbacks.ModelCheckpoint(save_best_only=True)`.
 
@@ -55,44 +70,55 @@ class BestModel(keras.callbacks.Callback):
         self, path: str | Path, monitor: str = "val_loss", mode: Mode = "auto", model: keras.Model | None = None
     ) -> None:
         super().__init__()
-        if mode not in get_args(Mode):
-            raise ValueError(one_of("mode", mode, get_args(Mode)))
         self.path = Path(path)
         self.monitor = monitor
+        self.monitored = MonitoredValue(monitor, mode)
         self.best_epoch: int | None = None
-        self._best = BestValue(better_direction(monitor, mode))
         self._saved_model = model
         self._weights: list[np.ndarray] | None = None
+        self._evaluated: list[np.ndarray] | None = None
         self._written = True
         self._writing_seconds = self._last_written = 0.0
 
     def get_state(self) -> dict[str, Any]:
         """The best epoch, its value and its weights."""
-        return {"best": self._best.value, "best_epoch": self.best_epoch, "weights": self._weights}
+        return {"best": self.monitored.best.value, "best_epoch": self.best_epoch, "weights": self._weights}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from the result of `get_state`; the file on disk may be of a later epoch and is written again."""
-        self._best.value, self.best_epoch, self._weights = state["best"], state["best_epoch"], state["weights"]
+        self.monitored.best.value, self.best_epoch, self._weights = state["best"], state["best_epoch"], state["weights"]
         self._written = self._weights is None
         if self._weights is None:
             self.path.unlink(missing_ok=True)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.monitored.begin(self.model)
         self._last_written = time.monotonic()
+        model = self._saved_model or self.model
+        if self.path.suffix == ".keras" and (reason := _not_serializable(model)):
+            self.path = self.path.with_suffix(".weights.h5")
+            log.warning("%s is saved instead of the model, because %s", self.path, reason)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._evaluated = None
+
+    def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # By now every callback's on_test_begin has run, and one of them may have replaced the weights.
+        if batch == 0 and self.monitor.startswith("val_"):
+            self._evaluated = self.model.get_weights()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        logs = logs or {}
-        if self.monitor not in logs:
-            raise ValueError(one_of("monitor", self.monitor, logs))
-        if self._best.update(float(logs[self.monitor])):
+        value = self.monitored.value(logs or {}, epoch)
+        if value is not None and self.monitored.best.update(value):
             self.best_epoch = epoch
-            self._weights = self.model.get_weights()
+            self._weights = self.model.get_weights() if self._evaluated is None else self._evaluated
             self._written = False
         if not self._written and time.monotonic() - self._last_written > 50 * max(self._writing_seconds, 0.1):
             self.write()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.write()
+        self.monitored.end()
 
     def write(self) -> None:
         """Write the best epoch's model if the file is not up to date; the trained model keeps its weights."""
@@ -113,4 +139,13 @@ class BestModel(keras.callbacks.Callback):
         """The best epoch, counted from 1, and its value; None before there is one."""
         if self.best_epoch is None:
             return None
-        return {"epoch": self.best_epoch + 1, "monitor": self.monitor, "value": self._best.value}
+        return {"epoch": self.best_epoch + 1, "monitor": self.monitor, "value": self.monitored.best.value}
+
+
+def _not_serializable(model: keras.Model) -> str | None:
+    """The reason why Keras cannot save a model as `.keras`, or None."""
+    try:
+        json.dumps(keras.saving.serialize_keras_object(model))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        return f"Keras cannot serialize {type(model).__name__}: {short(' '.join(str(error).split()), 120)}"
+    return None

@@ -1,9 +1,14 @@
 """Stop at the first NaN or infinity in the loss, a logged value or a weight."""
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
+
+from kerasnn.callbacks.logs import numbers_of
+from kerasnn.config.schema import short
+from kerasnn.data.checks import is_floating
 
 
 class DivergenceError(ArithmeticError):
@@ -21,8 +26,10 @@ def is_finite(values: np.ndarray) -> bool:
 
 def rows_are_finite(values: np.ndarray) -> np.ndarray:
     """`is_finite` of each row of an array, shape `(rows,)`."""
-    if values.dtype.kind != "f":
+    if not is_floating(values.dtype):
         return np.ones(len(values), bool)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float32)
     # Infinity minus infinity is NaN, so one sum finds both without a mask of the array's size.
     with np.errstate(invalid="ignore"):
         return np.isfinite(values.reshape(len(values), -1).sum(axis=1, dtype=np.float64))
@@ -53,15 +60,15 @@ class StopOnDivergence(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is not None and not np.isfinite(float(loss)):
+        loss = np.asarray((logs or {}).get("loss", 0.0))
+        if not is_finite(loss):
             raise DivergenceError(
-                f"loss must stay finite, received {float(loss)} in epoch {self._epoch + 1} at batch {batch}; "
+                f"loss must stay finite, received {short(loss.tolist())} in epoch {self._epoch + 1} at batch {batch}; "
                 f"{self._diagnosis()}"
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        bad = next((name for name, value in (logs or {}).items() if not np.isfinite(float(value))), None)
+        bad = next((name for name, value in numbers_of(logs).items() if not math.isfinite(value)), None)
         if bad is not None or self._first_bad_layer() is not None:
             raise DivergenceError(
                 f"{bad or 'weights'} must stay finite, received NaN or infinity in epoch {epoch + 1}; "

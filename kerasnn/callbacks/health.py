@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from kerasnn.callbacks.layer_probe import Probe
+from kerasnn.callbacks.layer_probe import Probe, updates_of
 from kerasnn.callbacks.measurement import ActivationHealth, Measurement
 from kerasnn.callbacks.traced_step import BOUNDS
 
@@ -64,9 +64,13 @@ class Health(keras.callbacks.Callback):
     deviation or the gradient's norm changes by a factor of more than 100 through the hidden layers, because initializer
     and activation do not suit each other.
 
+    Recurrent layers, attention and normalization are checked for dead, saturated and identical units, recurrent layers
+    and attention also for large updates; signals and gradients are compared among the other layers. Layers whose
+    outputs cannot be read, such as those that a layer of your own calls in a loop, are named in the log.
+
     Args:
-        probe: a fixed batch `(x, y)` or `(x, y, sample_weight)` as for `fit`, or a `Probe` that callbacks share. 256
-            examples are enough.
+        probe: a fixed batch `(x,)`, `(x, y)` or `(x, y, sample_weight)` as for `fit`, or a `Probe` that callbacks
+            share. 256 examples are enough.
         every: epochs between measurements.
 
     Attributes:
@@ -95,6 +99,7 @@ class Health(keras.callbacks.Callback):
         self.probe = probe if isinstance(probe, Probe) else Probe(probe)
         self.every = every
         self.alarms: list[Alarm] = []
+        self._measured = False
         # The first epoch of each present fault.
         self._since: dict[tuple[str, str], int] = {}
 
@@ -109,10 +114,10 @@ class Health(keras.callbacks.Callback):
         self._since = {(kind, layer): epoch for kind, layer, epoch in state["since"]}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        # A model that is not built has no weights; one that has been trained has no initial weights.
-        if not self.model.built or int(self.model.optimizer.iterations.numpy()) > 0:
+        # A layer that is not built has no weights; a model that has been trained has no initial weights.
+        if not all(layer.built for layer in self.model._flatten_layers(include_self=False)) or updates_of(self.model):
             return
-        measured = self.probe.measure(self.model)
+        measured = self._measure()
         findings = [*_findings(measured, before=True)]
         findings += _unsuited(measured) if not findings else []
         for finding in findings:
@@ -121,7 +126,7 @@ class Health(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % self.every:
             return
-        findings = {(finding.kind, finding.layer): finding for finding in _findings(self.probe.measure(self.model))}
+        findings = {(finding.kind, finding.layer): finding for finding in _findings(self._measure())}
         before = self._since
         self._since = {key: before.get(key, epoch + 1) for key in findings}
         for key, finding in findings.items():
@@ -130,6 +135,13 @@ class Health(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.probe.forget()
+
+    def _measure(self) -> Measurement:
+        measured = self.probe.measure(self.model)
+        if not self._measured and (unseen := [name for name in measured.weights if name not in measured.activations]):
+            log.warning("Health does not see the outputs of these layers: %s", ", ".join(unseen))
+        self._measured = True
+        return measured
 
     def _raise_alarm(self, finding: "_Finding", epoch: int, since: int) -> None:
         if any((alarm.kind, alarm.layer) == (finding.kind, finding.layer) for alarm in self.alarms):
@@ -165,15 +177,17 @@ def _findings(measured: Measurement, before: bool = False) -> Iterator[_Finding]
     if faults or before:
         return
     # Without layers such as batch norm, whose gradients are scaled differently.
-    gradients = {name: each.gradient for name, each in hidden.items() if each.initializer and each.gradient >= 0}
+    gradients = {name: each.gradient for name, each in _compared(hidden).items() if each.gradient >= 0}
     largest = max(gradients.values(), default=0.0)
     if largest > 0 and (share := min(gradients.values()) / largest) < VANISHING:
         least = min(gradients, key=gradients.__getitem__)
         what = f"layer {least}: gradient {share:.0e} of the largest among hidden layers"
         yield _Finding("vanishing", least, what, _deep_remedy(hidden[least]))
-    for name in gradients:
-        # Frozen layers have no updates.
-        if name in measured.weights and (ratio := measured.weights[name].update_ratio) >= LARGE_UPDATE:
+    for name, health in hidden.items():
+        # Frozen layers have no updates; those of a batch norm, whose shift begins at 0, are large.
+        if not health.initializer or name not in measured.weights:
+            continue
+        if (ratio := measured.weights[name].update_ratio) >= LARGE_UPDATE:
             what = f"layer {name}: one update changes the weights by {ratio:.0%}"
             yield _Finding("update", name, what, "lower the learning rate")
 
@@ -191,7 +205,7 @@ def _output_faults(name: str, health: ActivationHealth, before: bool) -> Iterato
         yield _Finding("saturated", name, f"layer {name}: {health.saturated:.0%} of outputs saturated", remedy)
     gain = health.signal / health.input_signal if health.input_signal > 0 else 0.0
     # Layers without a kernel, such as batch norm, are meant to change the scale.
-    if health.initializer is not None and gain > (EXPLODING_AT_FIRST if before else EXPLODING):
+    if health.initializer and health.feedforward and gain > (EXPLODING_AT_FIRST if before else EXPLODING):
         what = f"layer {name}: outputs' standard deviation {gain:.0f} times that of the inputs"
         remedy = f"use {suited} or batch_norm"
         yield _Finding("exploding", name, what, remedy if before else f"{remedy}, or lower the learning rate")
@@ -199,7 +213,7 @@ def _output_faults(name: str, health: ActivationHealth, before: bool) -> Iterato
 
 def _unsuited(measured: Measurement) -> Iterator[_Finding]:
     """Whether signals or gradients change too much through the hidden layers."""
-    hidden = {name: each for name, each in measured.activations.items() if each.initializer and not each.is_output}
+    hidden = {name: each for name, each in _compared(measured.activations).items() if not each.is_output}
     if len(hidden) < 2:
         return
     (first, start), *_, (last, end) = hidden.items()
@@ -210,6 +224,11 @@ def _unsuited(measured: Measurement) -> Iterator[_Finding]:
             f"deviation changes {forward:.0e}-fold forward, the gradient's norm {backward:.0e}-fold backward,"
         )
         yield _Finding("initialization", first, what, _deep_remedy(start))
+
+
+def _compared(layers: dict[str, ActivationHealth]) -> dict[str, ActivationHealth]:
+    """The layers whose signals and gradients are comparable."""
+    return {name: each for name, each in layers.items() if each.initializer and each.feedforward}
 
 
 def _quotient(part: float, whole: float) -> float:

@@ -6,6 +6,7 @@ import keras
 
 from kerasnn.callbacks.measurement import Measurement
 from kerasnn.callbacks.traced_step import TracedStep
+from kerasnn.distribute.replicas import optimizers_of
 
 
 class Probe:
@@ -16,7 +17,7 @@ class Probe:
     of the model.
 
     Args:
-        data: `(x, y)` or `(x, y, sample_weight)` as for `fit`, with the examples along the first axis.
+        data: `(x,)`, `(x, y)` or `(x, y, sample_weight)` as for `fit`, with the examples along the first axis.
 
     Raises:
         ValueError: for another number of parts.
@@ -30,8 +31,9 @@ class Probe:
     """
 
     def __init__(self, data: tuple[Any, ...]) -> None:
-        if len(data) not in (2, 3):
-            raise ValueError(f"probe must be (x, y) or (x, y, sample_weight), received {len(data)} parts")
+        if not isinstance(data, tuple) or len(data) not in (1, 2, 3):
+            received = f"{len(data)} parts" if isinstance(data, tuple) else type(data).__name__
+            raise ValueError(f"probe must be (x,), (x, y) or (x, y, sample_weight), received {received}")
         self.data = data
         self._model: keras.Model | None = None
         self._step: TracedStep | None = None
@@ -45,11 +47,11 @@ class Probe:
             model: a built and compiled model.
 
         Raises:
-            ValueError: if the model's `train_step` gives the optimizer no gradients.
+            ValueError: if the model's `train_step` gives no optimizer gradients.
         """
         if self._step is None or self._model is not model:
             self._model, self._step, self._last = model, TracedStep(model, self.data), None
-        updates = int(model.optimizer.iterations.numpy())
+        updates = updates_of(model)
         if self._last is None or updates != self._updates:
             self._last, self._updates = self._step(), updates
         return self._last
@@ -57,3 +59,8 @@ class Probe:
     def forget(self) -> None:
         """Release the model; the next measurement traces the step again."""
         self._model = self._step = self._last = None
+
+
+def updates_of(model: keras.Model) -> int:
+    """The number of updates that a model's optimizers have made."""
+    return sum(int(optimizer.iterations.numpy()) for optimizer in optimizers_of(model))

@@ -8,11 +8,12 @@ import keras
 import numpy as np
 
 from kerasnn.attributes import temporary_attributes
+from kerasnn.callbacks.monitored_value import MonitoredValue
 from kerasnn.components.variables import NumberVariable
 from kerasnn.config.curve import Curve, values_by_update
-from kerasnn.config.monitor import BestValue, Plateau
+from kerasnn.config.monitor import Plateau
 from kerasnn.config.schedules import get
-from kerasnn.config.schema import one_of, short
+from kerasnn.config.schema import short
 
 
 class LearningRate(keras.callbacks.Callback):
@@ -36,9 +37,9 @@ class LearningRate(keras.callbacks.Callback):
         plateau: when to lower the rate because a metric stopped improving.
 
     Raises:
-        ValueError: when `fit` begins, for an optimizer with a schedule, for a rate per update if the number of updates
-            is unknown, and for a momentum cycle if the optimizer has no momentum; when an epoch ends, if the plateau's
-            metric is not in the logs.
+        ValueError: when `fit` begins, for an optimizer with a schedule or several rates, for a rate per update if the
+            number of updates is unknown, for a momentum cycle if the optimizer has no momentum, and if the better
+            direction of the plateau's metric is unknown; when an epoch ends, if that metric is not in the logs.
 
     Reference: Keras's `LearningRateScheduler` and `ReduceLROnPlateau`.
 
@@ -62,7 +63,7 @@ class LearningRate(keras.callbacks.Callback):
         self.learning_rate = learning_rate
         self.plateau = plateau
         self.plateau_factor = 1.0
-        self.best = BestValue("min") if plateau is None else BestValue(plateau.direction, plateau.min_delta)
+        self.monitored = None if plateau is None else MonitoredValue(plateau.monitor, plateau.mode, plateau.min_delta)
         self.wait = 0
         self.cooldown = 0
         self.in_graph = False
@@ -107,19 +108,24 @@ class LearningRate(keras.callbacks.Callback):
     def get_state(self) -> dict[str, Any]:
         """The base rate and the plateau's counters, as JSON values."""
         counters = {key: getattr(self, key) for key in ("learning_rate", "plateau_factor", "wait", "cooldown")}
-        return {**counters, "best": self.best.value}
+        return {**counters, "best": self.monitored and self.monitored.best.value}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from the result of `get_state`; call it before `fit`."""
         self.learning_rate, self.plateau_factor = state["learning_rate"], state["plateau_factor"]
-        self.best.value, self.wait, self.cooldown = state["best"], state["wait"], state["cooldown"]
+        self.wait, self.cooldown = state["wait"], state["cooldown"]
+        if self.monitored is not None:
+            self.monitored.best.value = state["best"]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        rate = self.model.optimizer.learning_rate
+        rate = getattr(self.model.optimizer, "learning_rate", None)
         if not isinstance(rate, keras.Variable):
+            received = "a schedule" if rate is not None else f"several in {type(self.model.optimizer).__name__}"
             raise ValueError(
-                "the optimizer's learning_rate must be a number where LearningRate sets it, received a schedule"
+                f"the optimizer's learning_rate must be a number where LearningRate sets it, received {received}"
             )
+        if self.monitored is not None:
+            self.monitored.begin(self.model)
         if self.learning_rate is None:
             self.learning_rate = float(rate.numpy())
         if isinstance(self.schedule, Curve):
@@ -166,6 +172,8 @@ class LearningRate(keras.callbacks.Callback):
             self.momentum_variable = None
             # Its graph reads the deleted variable.
             self.model.train_function = None
+        if self.monitored is not None:
+            self.monitored.end()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         per_batch = self.per == "update" and not self.in_graph
@@ -184,17 +192,17 @@ class LearningRate(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
-        if self.plateau is not None:
-            if self.plateau.monitor not in logs:
-                raise ValueError(one_of("plateau's monitor", self.plateau.monitor, logs))
-            self._update_plateau(self.plateau, float(logs[self.plateau.monitor]))
+        if self.plateau is not None and self.monitored is not None:
+            value = self.monitored.value(logs, epoch)
+            if value is not None:
+                self._update_plateau(self.plateau, self.monitored.best.update(value))
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
-    def _update_plateau(self, plateau: Plateau, value: float) -> None:
+    def _update_plateau(self, plateau: Plateau, is_best: bool) -> None:
         if self.cooldown > 0:
             self.cooldown -= 1
             self.wait = 0
-        if self.best.update(value):
+        if is_best:
             self.wait = 0
         elif self.cooldown == 0:
             self.wait += 1

@@ -45,6 +45,8 @@ class ActivationHealth(NamedTuple):
         activation: name of the activation; "linear" if there is none.
         initializer: name of the kernel's initializer, or None.
         is_output: whether the layer's outputs are outputs of the model.
+        feedforward: whether its signals and gradients can be compared with those of other layers; false for recurrent
+            layers and the layers within attention.
         mean: mean of all outputs.
         std: standard deviation of all outputs.
         signal: root mean square, over the units, of a unit's standard deviation over the examples.
@@ -57,6 +59,7 @@ class ActivationHealth(NamedTuple):
     activation: str
     initializer: str | None
     is_output: bool
+    feedforward: bool
     mean: float
     std: float
     signal: float

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kerasnn.callbacks.logs import flat_logs, learning_rate_of
 from kerasnn.config.schema import one_of
 
 Style = Literal["auto", "bar", "lines", "silent"]
@@ -54,7 +55,7 @@ class Progress(keras.callbacks.Callback):
         self._begin = self._epoch_begin = self._drawn_at = 0.0
         self._first_epoch: int | None = None
         self._epoch = self._step = 0
-        self._values: dict[str, float] = {}
+        self._values: dict[str, float | str] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.close()
@@ -76,13 +77,14 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._step = batch + 1
         if self._live is not None and time.monotonic() - self._drawn_at > REFRESH:
-            self._values |= logs or {}
+            self._values |= flat_logs(logs)
             self._draw()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._values = {"learning_rate": self._rate(), **(logs or {})}
+        self._values = flat_logs(logs)
         # Last, even if the logs contain it.
-        self._values["learning_rate"] = self._values.pop("learning_rate")
+        if (rate := self._values.pop("learning_rate", None) or learning_rate_of(self.model)) is not None:
+            self._values["learning_rate"] = rate
         self._epoch, self._step = epoch + 1, 0
         if self._live is not None and time.monotonic() - self._drawn_at > REFRESH:
             self._draw()
@@ -115,9 +117,6 @@ class Progress(keras.callbacks.Callback):
         seconds = time.monotonic() - self._begin
         remaining = self.params["epochs"] - (self._first_epoch or 0) - self._done
         return remaining * seconds / self._done if self._done else 0.0
-
-    def _rate(self) -> float:
-        return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def _speed(self, epochs: float, seconds: float) -> str:
         count, unit = (self.examples, "examples") if self.examples else (self.params.get("steps") or 0, "steps")
@@ -164,5 +163,8 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def _formatted(values: Mapping[str, float]) -> list[str]:
-    return [f"{name.replace('learning_rate', 'learning rate')} {value:.4g}" for name, value in values.items()]
+def _formatted(values: Mapping[str, float | str]) -> list[str]:
+    return [
+        f"{name.replace('learning_rate', 'learning rate')} {value if isinstance(value, str) else f'{value:.4g}'}"
+        for name, value in values.items()
+    ]

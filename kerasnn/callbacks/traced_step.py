@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kerasnn.attributes import temporary_attributes
 from kerasnn.callbacks.measurement import ActivationHealth, Measurement, WeightHealth
-from kerasnn.distribute.replicas import same_on_all
+from kerasnn.distribute.replicas import optimizers_of, same_on_all
 
 BOUNDS = {
     "sigmoid": (0.0, 1.0),
@@ -31,6 +31,8 @@ NEAR = 0.025
 ZERO = 1e-6
 """Maximum output of a dead unit, as a fraction of the layer's largest output."""
 _NORMALIZING = ("softmax", "log_softmax", "sparsemax")
+_LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
+_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 _ACTIVATION_LAYERS = ("keras.src.layers.activations.", "kerasnn.components.activations")
 
 
@@ -41,29 +43,36 @@ class TracedStep:
     others), and each gets its value back.
 
     Args:
-        model: a built and compiled model.
-        data: `(x, y)` or `(x, y, sample_weight)`.
+        model: a built and compiled model; its `train_step` may use several optimizers.
+        data: `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
 
     Raises:
-        ValueError: if the model's `train_step` gives the optimizer no gradients.
+        ValueError: if the model's `train_step` gives no optimizer gradients.
     """
 
     def __init__(self, model: keras.Model, data: tuple[Any, ...]) -> None:
         self._model = model
-        self._batch = as_batch(data)
-        self._optimizer = optimizer = model.optimizer
+        self._batch = keras.utils.pack_x_y_sample_weight(*as_batch(data))
+        self._optimizers = optimizers_of(model)
         strategy = model.distribute_strategy
-        if not optimizer.built:
+        if len(self._optimizers) == 1 and not model.optimizer.built:
             with strategy.scope():
-                optimizer.build(model.trainable_variables)
+                model.optimizer.build(model.trainable_variables)
         self._weights = model.trainable_variables
-        self._layers = {_layer_name(model, layer): layer for layer in model._flatten_layers() if _is_seen(model, layer)}
+        self._layers = {_layer_name(model, layer): layer for layer in _seen_layers(model)}
+        self._attention = {
+            id(part)
+            for layer in model._flatten_layers()
+            if isinstance(layer, _ATTENTION)
+            for part in layer._flatten_layers()
+        }
         # By thread: each replica is traced in a separate thread.
         self._records: dict[int, _Record] = {}
         self._output_layers: set[str] = set()
+        optimizer_variables = [variable for optimizer in self._optimizers for variable in optimizer.variables]
         self._variables = [
             part
-            for variable in [*model.variables, *optimizer.variables, *model.metrics_variables]
+            for variable in [*model.variables, *optimizer_variables, *model.metrics_variables]
             for part in strategy.experimental_local_results(variable.value)
         ]
         with self._recording():
@@ -94,7 +103,7 @@ class TracedStep:
 
     def _measure_and_undo(self) -> dict[str, Any]:
         # With gradient accumulation only every k-th step updates the weights.
-        steps = self._optimizer.gradient_accumulation_steps or 1
+        steps = max(optimizer.gradient_accumulation_steps or 1 for optimizer in self._optimizers)
         step = self._step_on_all_replicas
         step = tf.function(step, autograph=False) if steps > 1 else step
         state = [variable.read_value() for variable in self._variables]
@@ -123,7 +132,7 @@ class TracedStep:
         if not record.gradients:
             raise ValueError("probe must reach the optimizer, but the model's train_step gave it no gradients")
         # In mixed precision the loss of the step is scaled.
-        scale = 1.0 / tf.cast(getattr(self._optimizer, "dynamic_scale", 1.0), tf.float32)
+        scale = 1.0 / tf.cast(getattr(self._model.optimizer, "dynamic_scale", 1.0), tf.float32)
         outputs = {name: output for name, output in record.outputs.items() if output.graph is record.graph}
         self._output_layers |= {
             name for name, output in outputs.items() if any(output is each for each in record.model_outputs)
@@ -148,8 +157,10 @@ class TracedStep:
         """While this lasts, traced steps record the layers' outputs and the gradients."""
         with ExitStack() as stack:
             replace = stack.enter_context
-            replace(temporary_attributes(self._optimizer, apply=self._recorded_apply(self._optimizer.apply)))
-            replace(temporary_attributes(self._model, call=self._recorded_model_call(self._model.call)))
+            for optimizer in self._optimizers:
+                replace(temporary_attributes(optimizer, apply=self._recorded_apply(optimizer.apply)))
+            for part in _called_models(self._model):
+                replace(temporary_attributes(part, call=self._recorded_model_call(part.call)))
             for name, layer in self._layers.items():
                 replace(temporary_attributes(layer, call=self._recorded_call(name, layer.call)))
             yield
@@ -157,7 +168,7 @@ class TracedStep:
     def _recorded_apply(self, apply: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(gradients: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
             gradients, variables = list(gradients), list(trainable_variables or self._model.trainable_variables)
-            self._records[threading.get_ident()].gradients = {
+            self._records[threading.get_ident()].gradients |= {
                 variable.path: tf.convert_to_tensor(gradient)
                 for variable, gradient in zip(variables, gradients, strict=True)
                 if gradient is not None
@@ -171,7 +182,7 @@ class TracedStep:
         def recorded(*arguments: Any, **options: Any) -> Any:
             outputs = call(*arguments, **options)
             if (record := self._records.get(threading.get_ident())) is not None:
-                record.model_outputs = keras.tree.flatten(outputs)
+                record.model_outputs += keras.tree.flatten(outputs)
             return outputs
 
         return recorded
@@ -181,7 +192,7 @@ class TracedStep:
         def recorded(*arguments: Any, **options: Any) -> Any:
             outputs = call(*arguments, **options)
             record = self._records.get(threading.get_ident())
-            # The cell of a recurrent layer is called in the graph of a loop, whose tensors cannot be read outside.
+            # A layer may be called in the graph of a loop, whose tensors cannot be read outside.
             if record is None or tf.compat.v1.get_default_graph() is not record.graph or not _is_dense(outputs):
                 return outputs
             record.inputs[name] = arguments[0] if arguments and _is_dense(arguments[0]) else outputs
@@ -208,6 +219,8 @@ class TracedStep:
 
     def _activation_health(self, name: str, statistics: NDArray[Any]) -> ActivationHealth:
         layer = self._layers[name]
+        feedforward = not isinstance(layer, keras.layers.RNN) and id(layer) not in self._attention
+        layer = layer.layer if isinstance(layer, keras.layers.TimeDistributed) else layer
         activation = activation_name(layer)
         mean, std, signal, input_signal, dead, saturated, gradient = map(float, statistics)
         initializer = getattr(layer, "kernel_initializer", None)
@@ -217,6 +230,7 @@ class TracedStep:
             if initializer is None
             else re.sub(r"(?<!^)(?=[A-Z])", "_", type(initializer).__name__).lower(),
             is_output=name in self._output_layers,
+            feedforward=feedforward,
             mean=mean,
             std=std,
             signal=signal,
@@ -240,9 +254,11 @@ class _Record:
 
 
 def as_batch(data: Any) -> Any:
-    """Data as tensors; floats in Keras's default precision, as in `fit`."""
+    """Data as tensors; floats in Keras's default precision, as in `fit`. None stays None."""
 
-    def tensor(value: Any) -> tf.Tensor:
+    def tensor(value: Any) -> tf.Tensor | None:
+        if value is None:
+            return None
         value = tf.convert_to_tensor(value)
         return tf.cast(value, keras.config.floatx()) if value.dtype.is_floating else value
 
@@ -266,9 +282,20 @@ def _is_activation(layer: keras.layers.Layer) -> bool:
     return type(layer).__module__.startswith(_ACTIVATION_LAYERS)
 
 
-def _is_seen(model: keras.Model, layer: keras.layers.Layer) -> bool:
-    leaf = layer is not model and not any(True for _ in layer._flatten_layers(include_self=False))
-    return leaf and (bool(layer.weights) or hasattr(layer, "activation") or _is_activation(layer))
+def _seen_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """The innermost layers with weights or an activation; a layer that calls its inner layer in a loop is innermost."""
+    inner = [] if isinstance(layer, _LOOPS) else list(layer._flatten_layers(include_self=False, recursive=False))
+    for each in inner:
+        yield from _seen_layers(each)
+    if not inner and (layer.weights or hasattr(layer, "activation") or _is_activation(layer)):
+        yield layer
+
+
+def _called_models(model: keras.Model) -> list[keras.Model]:
+    """The model, or its inner models if only its `train_step` calls them (VAE, GAN)."""
+    if type(model).call is not keras.Model.call:
+        return [model]
+    return [layer for layer in model.layers if isinstance(layer, keras.Model)]
 
 
 def _layer_name(model: keras.Model, layer: keras.layers.Layer) -> str:

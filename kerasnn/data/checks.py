@@ -27,11 +27,28 @@ def as_numbers(values: Any, name: str) -> np.ndarray:
         array = np.asarray(values)
     except ValueError:
         raise TypeError(f"{name} must be an array of numbers; received rows of different lengths") from None
+    if is_floating(array.dtype) and array.dtype.kind != "f":
+        return array.astype(np.float32)
     if array.dtype.kind not in "biuf":
         hint = "; number the classes 0, 1, 2, …" if name.startswith("y") and array.dtype.kind in "OSUT" else ""
         first = short(array.reshape(-1)[:1].tolist()[0], 30) if array.size else "nothing"
         raise TypeError(f"{name} must be an array of numbers; received dtype {array.dtype} (first value {first}){hint}")
     return array
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether a dtype is a floating-point type, including bfloat16 and float8, which numpy does not know as such.
+
+    >>> import ml_dtypes
+    >>> is_floating(np.dtype(ml_dtypes.bfloat16)), is_floating(np.dtype("int32")), is_floating(np.dtype("V4"))
+    (True, False, False)
+    """
+    return dtype.kind == "f" or (np.can_cast(dtype, np.float32) and not np.can_cast(dtype, np.int64))
+
+
+def as_floats(values: np.ndarray) -> np.ndarray | None:
+    """Numbers of any dtype as float64; None for text and other values that are not numbers."""
+    return values.astype(np.float64) if values.dtype.kind in "biu" or is_floating(values.dtype) else None
 
 
 def check_examples(x: Any, y: Any, task: str, classes: int | None = None, part: str = "train") -> None:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasnn.attributes import temporary_attributes
 from kerasnn.config.schema import one_of, short
 from kerasnn.engine import replicated
 from kerasnn.engine.examples import Examples, ResidentExamples, StreamedExamples, nbytes
@@ -94,13 +95,13 @@ def is_dense(array: Any) -> bool:
 
 
 def examples_kind(model: keras.Model, compiled: Compiled, arrays: Any, memory_share: float) -> Any:
-    """How the examples come to the device: as a whole, or streamed.
+    """How examples reach the device: as a whole, or streamed.
 
     Returns:
-        What makes `Examples` of arrays.
+        A class of `Examples`, or a function that makes one.
 
     Raises:
-        NotCompilableError: the model or its data stand against it.
+        NotCompilableError: the model or its data cannot be compiled.
     """
     if compiled == "off":
         raise NotCompilableError("compiled is off")
@@ -121,13 +122,13 @@ def examples_kind(model: keras.Model, compiled: Compiled, arrays: Any, memory_sh
 def blocks_of(
     model: keras.Model, step: str, examples: ResidentExamples, length: int | None, rates: np.ndarray | None = None
 ) -> Blocks:
-    """Blocks that are compiled already.
+    """Compiled blocks of a model's steps.
 
     Args:
         model: a compiled Keras model.
         step: "train_step" or "test_step".
-        examples: what they run over.
-        length: steps in a block; None takes the model's `steps_per_execution` where that is above 1, else a time.
+        examples: the examples that the steps run on.
+        length: steps in a block; None takes the model's `steps_per_execution` if above 1, else a length by time.
         rates: learning rate of every step, where a callback sets them.
 
     Raises:
@@ -183,22 +184,21 @@ def _program(model: keras.Model, step: str) -> Any:
 
 @contextmanager
 def running(model: keras.Model, train: Blocks | None = None, test: Blocks | None = None) -> Iterator[None]:
-    """Blocks in the place of Keras's functions, while its loop runs."""
+    """Run Keras's loop with blocks in place of its train and test functions."""
     ours = {"train_function": train, "test_function": test}
-    # The model is built; Keras would begin a pass over the data to see what it is like.
-    vars(model)["_maybe_symbolic_build"] = lambda **_: None
     kept = {name: getattr(model, name) for name in ours}
     steps_per_execution = model.steps_per_execution
     for name, function in ours.items():
         if function is not None:
             setattr(model, name, function)
     if train is not None or test is not None:
-        # Our functions answer for single steps.
+        # Blocks count single steps.
         model.steps_per_execution = 1
     try:
-        yield
+        # The model is built; Keras would begin a pass over the data to learn its shapes.
+        with temporary_attributes(model, _maybe_symbolic_build=lambda **_: None):
+            yield
     finally:
-        del vars(model)["_maybe_symbolic_build"]
         model.steps_per_execution = steps_per_execution
         for name, function in ours.items():
             # Unless a callback asked for new ones.

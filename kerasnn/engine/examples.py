@@ -1,4 +1,4 @@
-"""Arrays as Keras's training loop takes them: in an order of ours; on the device, streamed, or for plain Keras."""
+"""Arrays of examples for Keras's training loop: resident on the device, streamed, or as batches for plain Keras."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,41 +11,41 @@ import tensorflow as tf
 from kerasnn.keras_private import ArrayDataAdapter, array_slicing
 
 CHUNK_BYTES = 16 * 2**20
-"""Data that is streamed comes in chunks of about this size."""
+"""Size in bytes of a chunk of streamed data, approximately."""
 
 Order = Callable[[int], np.ndarray]
-"""Gives the order of an epoch: rows, shape `(examples,)`."""
+"""A function of the epoch that returns its order of rows, shape `(examples,)`."""
 
 
 class Steps(NamedTuple):
-    """Steps of one batch size that one program can run."""
+    """Consecutive steps of one batch size, which a program runs at once."""
 
     data: Any
     """x, or (x, y) or (x, y, sample_weight): tensors of shape `(examples, …)`."""
     order: tf.Tensor | None
-    """Rows of `data` in the order of the pass, or None where they are in order already."""
+    """Rows of `data` in the order of the epoch; None if they are in order already."""
     row: int
-    """Where in the order the first batch begins."""
+    """Position in the order at which the first batch begins."""
     batches: int
-    """How many there are."""
+    """Number of batches."""
     batch_size: int
     """Examples in each batch."""
     uneven: bool
-    """Whether other batches of the pass are of another size, so that Keras would not know this one's beforehand."""
+    """Whether the epoch also has batches of another size, so that Keras would not know this size when tracing."""
 
 
 class Examples(ArrayDataAdapter):
-    """Arrays that Keras's own `fit` and `evaluate` take for data.
+    """Arrays as a data adapter of Keras's `fit` and `evaluate`.
 
     Args:
         x, y, sample_weight: as in `keras.Model.fit`, arrays with the examples along the first axis.
         batch_size: examples a step; None is Keras's default.
-        order: gives an epoch's order; None keeps the arrays' own.
+        order: order of an epoch; None keeps the order of the arrays.
         class_weight: as in `keras.Model.fit`.
-        steps: steps in an epoch; only to know the batch size where none is given.
+        steps: steps in an epoch, from which the batch size follows where none is given.
 
     Attributes:
-        epoch: the epoch that runs, set by who runs it.
+        epoch: the current epoch; the training loop sets it.
     """
 
     def __init__(
@@ -67,22 +67,22 @@ class Examples(ArrayDataAdapter):
 
     @property
     def first_batch(self) -> Any:
-        """Something of a batch's structure, shapes and dtypes, to build a model from."""
+        """A batch's structure, shapes and types, to build a model from."""
         size = min(self.batch_size, self.size)
         return _each(lambda array: tf.TensorSpec((size, *array.shape[1:]), _dtype(array)), self.arrays)
 
     @property
     def batch_sizes(self) -> list[int]:
-        """Every batch size of a pass: the whole one, and that of the last batch where it is shorter."""
+        """The batch sizes of an epoch: the full one, and that of a shorter last batch."""
         whole = [self.batch_size] if self.size >= self.batch_size else []
         return whole + ([self.partial_batch_size] if self.has_partial_batch else [])
 
 
 class PlainExamples(Examples):
-    """Examples for plain Keras: a tf.data dataset of batches."""
+    """Examples for plain Keras, as a tf.data dataset of batches."""
 
     def get_tf_dataset(self) -> tf.data.Dataset:
-        """Batches of a pass; as Keras's own dataset, but for the order."""
+        """The batches of an epoch; as Keras's own dataset except for the order."""
 
         def batches(_: tf.Tensor) -> tf.data.Dataset:
             order = tf.ensure_shape(tf.numpy_function(self._order, [], tf.int64), (self.size,))
@@ -106,14 +106,14 @@ class PlainExamples(Examples):
 
 
 class ResidentExamples(Examples):
-    """Examples that lie on the device as a whole; Keras's loop gets a `Pass` as its iterator."""
+    """Examples that lie on the device as a whole; Keras's loop iterates over a `Pass`."""
 
     def __init__(self, *arrays: Any, **options: Any) -> None:
         super().__init__(*arrays, **options)
         self.data = _each(tf.identity, _each(_whole, self.arrays))
 
     def get_tf_dataset(self) -> "Passes":
-        """Not a dataset: Keras iterates over whatever calls itself distributed already."""
+        """Not a dataset: Keras iterates over anything that is distributed already."""
         return Passes(partial(Pass, self))
 
     def empty_steps(self) -> list[Steps]:
@@ -126,14 +126,14 @@ class ResidentExamples(Examples):
         return int(self.num_batches) - step
 
     def load(self, state: "Pass") -> tuple[Any, tf.Tensor | None, int]:
-        """Data, order and the row where a pass's next step begins."""
+        """Data, order and the row at which the next step of a pass begins."""
         if state.order is None and self.order is not None:
             state.order = tf.identity(self.order(self.epoch))
         return self.data, state.order, state.step * self.batch_size
 
 
 class StreamedExamples(ResidentExamples):
-    """Examples that come to the device in chunks of whole batches, read ahead by tf.data."""
+    """Examples that reach the device in chunks of whole batches, which tf.data reads ahead."""
 
     def __init__(self, *arrays: Any, **options: Any) -> None:
         Examples.__init__(self, *arrays, **options)
@@ -157,7 +157,7 @@ class StreamedExamples(ResidentExamples):
         return state.chunk, None, step * self.batch_size
 
     def _chunks(self, first: int) -> tf.data.Dataset:
-        """Chunks of one size from the first on; the last is filled up with its last row."""
+        """Chunks of one size, from number `first` on; the last one is padded with its last row."""
         rows = self.chunk_steps * self.batch_size
         leaves = [leaf for leaf in keras.tree.flatten(self.arrays) if leaf is not None]
         order = None if self.order is None else self.order(self.epoch)
@@ -189,17 +189,17 @@ class Passes(tf.distribute.DistributedDataset):
 
     @property
     def element_spec(self) -> Any:
-        """Known to the passes alone."""
+        """Not known before a pass begins."""
         raise NotImplementedError
 
 
 class Pass:
-    """One pass over examples, many steps at a time."""
+    """One pass over the examples, in blocks of steps."""
 
     def __init__(self, examples: ResidentExamples) -> None:
         self.examples = examples
         self.step = 0
-        # What the examples remember of this pass. Keras begins passes that it doesn't use, so `take` makes them.
+        # Set by `take`, because Keras begins passes that it doesn't use.
         self.order: tf.Tensor | None = None
         self.chunks: Iterator[Any] = iter(())
         self.chunk: Any = None
@@ -208,7 +208,7 @@ class Pass:
         return self
 
     def __next__(self) -> Any:
-        """One batch, for a plain Keras function that a callback put in the place of ours."""
+        """One batch, for a Keras train function that a callback has put in place of the blocks."""
         (steps,) = self.take(1)
         rows = tf.range(steps.row, steps.row + steps.batch_size)
         rows = rows if steps.order is None else tf.gather(steps.order, rows)
@@ -220,14 +220,14 @@ class Pass:
         return self.examples.steps_left(self.step)
 
     def skip(self, count: int) -> None:
-        """Leave out steps, of a pass that has not begun."""
+        """Skip steps of a pass that has not begun."""
         self.step = count
 
     def take(self, count: int) -> list[Steps]:
-        """The next steps: those of whole batches and, last, that of a short one.
+        """The next steps: those of whole batches, then that of a shorter last one.
 
         Args:
-            count: how many, at most `steps_left`.
+            count: number of steps, at most `steps_left`.
 
         Raises:
             StopIteration: the pass is over.
@@ -246,20 +246,20 @@ class Pass:
 
 
 def as_array(array: Any) -> Any:
-    """A numpy array or a tensor; sparse ones become tuples that only plain Keras can train on."""
+    """A NumPy array or a tensor; sparse arrays stay sparse, which only plain Keras trains on."""
     if isinstance(array, np.ndarray | tf.Tensor):
         return array
     return array_slicing.convert_to_sliceable(array, target_backend="tensorflow")
 
 
 def nbytes(structure: Any) -> int:
-    """Bytes that a structure of arrays takes on the device."""
+    """Size in bytes of a structure of arrays on the device."""
     arrays = [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
     return sum(int(np.prod(array.shape)) * _dtype(array).size for array in arrays)
 
 
 def _dtype(array: Any) -> tf.DType:
-    """What Keras trains on: floats as its float type, all else as it is."""
+    """The type that Keras converts to: floats become its default float type."""
     dtype = tf.as_dtype(array.dtype)
     return tf.as_dtype(keras.config.floatx()) if dtype.is_floating else dtype
 
@@ -277,5 +277,5 @@ def _take(part: Any, rows: tf.Tensor) -> Any:
 
 
 def _each(function: Callable[[Any], Any], structure: Any) -> Any:
-    """`function` of every array in a structure; None stays None."""
+    """Apply a function to every array of a structure; None stays None."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), structure)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasnn.attributes import temporary_attributes
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.distribute.devices import watching_peers
 from kerasnn.engine import replicated
@@ -287,13 +288,11 @@ def predict(
     if strategy.num_replicas_in_sync == 1:
         return model.predict(x, batch_size=batch_size, **options)
     examples = replicated.shared_examples(strategy, False, x, batch_size=batch_size, steps=steps)
-    kept, steps_per_execution = model.predict_function, model.steps_per_execution
-    try:
-        model.predict_function, model.steps_per_execution = replicated.predictor(model), 1
-        with watching_peers(strategy):
-            return model.predict(examples, **options)
-    finally:
-        model.predict_function, model.steps_per_execution = kept, steps_per_execution
+    with (
+        temporary_attributes(model, predict_function=replicated.predictor(model), steps_per_execution=1),
+        watching_peers(strategy),
+    ):
+        return model.predict(examples, **options)
 
 
 def _as_arrays(x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""How much memory there is to keep data in."""
+"""Memory that is available for training data."""
 
 import os
 from pathlib import Path
@@ -11,13 +11,13 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 def device_memory() -> int:
-    """Memory in bytes of the device that computes: the first GPU's, or what this process may use of the machine's."""
+    """Memory in bytes of the first GPU, or without one the main memory that this process may use."""
     if tf.config.list_logical_devices("GPU"):
         return memory_limit()
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _CGROUP_LIMITS:
         try:
             limits.append(int(Path(path).read_text()))
-        except (OSError, ValueError):  # no such group, or no limit ("max")
+        except (OSError, ValueError):  # no such file, or no limit ("max")
             continue
     return min(limits)

@@ -1,4 +1,4 @@
-"""Random numbers within XLA as outside of it."""
+"""Random numbers that are the same under XLA as without it."""
 
 import math
 from collections.abc import Sequence
@@ -19,14 +19,15 @@ from kerasnn.keras_private import (
 
 _PHILOX = tf.random.Algorithm.PHILOX.value
 _LAYOUT = {tf.float32: (tf.uint32, 23, 127), tf.float16: (tf.uint16, 10, 15), tf.bfloat16: (tf.uint16, 7, 127)}
-"""Bits of that size, of the mantissa, and the exponent's bias."""
+"""By type: the unsigned type of the same size, the mantissa's bits, and the exponent's bias."""
 
 
 def same_numbers() -> AbstractContextManager[None]:
-    """What is traced here draws, under XLA, the numbers that TensorFlow's own kernels draw from the same seeds.
+    """While this context traces, random operations give under XLA what TensorFlow's kernels give for the same seeds.
 
-    XLA takes another algorithm than the kernels unless told which, and makes other floats of the same bits. So that
-    dropout and noise drop and add the same in a compiled epoch, uniform and normal numbers are made of Philox's bits.
+    By default XLA uses another algorithm than the kernels, and turns the same random bits into other floats. Here
+    uniform and normal numbers are computed from Philox's bits as the kernels do, so that dropout and noise are the same
+    in a compiled epoch as in plain Keras.
 
     Reference: TensorFlow's `core/lib/random/random_distributions.h`: `Uint32ToFloat`, `BoxMullerFloat`.
     """
@@ -42,10 +43,10 @@ def same_numbers() -> AbstractContextManager[None]:
 
 
 def same_numbers_of_members() -> AbstractContextManager[None]:
-    """As `same_numbers`, also where `tf.vectorized_map` draws for many members.
+    """As `same_numbers`, for functions that `tf.vectorized_map` runs for many members.
 
-    `tf.vectorized_map` knows no generator: it would draw for one member after the other, in a loop that takes ten times
-    as long as Philox written out in arithmetic for all.
+    `tf.vectorized_map` has no converter for random operations and would loop over the members, which takes ten times as
+    long as Philox in vectorized arithmetic.
     """
     return all_of(
         same_numbers(),
@@ -61,9 +62,9 @@ def _philox(make: Any) -> Any:
 
 
 def _key_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Key `(1,)` and counter `(2,)` that TensorFlow makes of a seed before it draws, in a tenth of the operations.
+    """The key `(1,)` and counter `(2,)` that TensorFlow derives from a seed, in a tenth of its operations.
 
-    Reference: TensorFlow's `random_ops_util._philox_scramble_seed`, whose constant it is.
+    Reference: TensorFlow's `random_ops_util._philox_scramble_seed`, which defines the constant.
     """
     scrambled = _bits([2, 2], tf.constant([0x02461E293EC8F720], tf.uint64), tf.cast(seed, tf.uint64), _PHILOX)
     words = tf.bitcast(scrambled, tf.uint64)
@@ -85,7 +86,7 @@ def _normal(draw: Any) -> Any:
         dtype = tf.as_dtype(dtype)
         if alg != _PHILOX or dtype not in _LAYOUT:
             return draw(shape, key, counter, alg, dtype, name)
-        # Numbers are made in pairs, by Box and Muller.
+        # The Box–Muller transform makes numbers in pairs.
         count = tf.reduce_prod(shape)
         bits = tf.reshape(_bits([2 * ((count + 1) // 2)], key, counter, alg), (-1, 2))
         uniform = _floats(bits, tf.float32)
@@ -102,7 +103,7 @@ def _bits(shape: Any, key: Any, counter: Any, alg: Any) -> tf.Tensor:
 
 
 def _floats(bits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Floats in [0, 1) whose mantissa is the bits' lowest part."""
+    """Floats in [0, 1) whose mantissa is taken from the lowest bits."""
     size, mantissa, bias = _LAYOUT[dtype]
     one = tf.constant(bias << mantissa, size)
     low = tf.bitwise.bitwise_and(tf.cast(bits, size), tf.constant((1 << mantissa) - 1, size))
@@ -110,7 +111,7 @@ def _floats(bits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def _bits_of_members(operation: Any) -> Any:
-    """Philox's 32-bit numbers, four from each count, for keys `(members, 1)` and counters `(members, 2)`."""
+    """Philox's 32-bit numbers, four for each counter value, for keys `(members, 1)` and counters `(members, 2)`."""
     shape = operation.unstacked_input(0)
     keys, counters = (value if stacked else value[tf.newaxis] for value, stacked, _ in map(operation.input, (1, 2)))
     flat = _philox_numbers(keys, counters, tf.reduce_prod(shape))
@@ -126,11 +127,11 @@ def _bits_of_members(operation: Any) -> Any:
     autograph=False,
 )
 def _philox_numbers(keys: tf.Tensor, counters: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """So many numbers for each key, `(keys, count)`; a function of its own, to be traced once for all that draw."""
+    """`count` numbers for each key, `(keys, count)`; a separate function, so that it is traced once for all draws."""
     blocks = tf.cast(tf.range((count + 3) // 4), tf.uint64)
     first = _halves(counters[:, :1] + blocks)
     second = [tf.zeros_like(first[0]) + half for half in _halves(counters[:, 1:])]
-    # Word by word, and only then in the order of the kernels: XLA works out contiguous pieces four times as fast.
+    # Word by word, and transposed at the end: XLA computes contiguous pieces four times as fast.
     words = _philox_rounds(tf.stack([*first, *second]), _halves(keys))
     numbers = tf.transpose(words, (1, 2, 0))
     return tf.reshape(numbers, [tf.shape(words)[1], -1])[:, :count]
@@ -141,7 +142,7 @@ def _bitcast_of_members(operation: Any) -> Any:
 
 
 def _philox_rounds(counter: tf.Tensor, key: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Ten rounds of Philox 4x32: four numbers of a counter's four words, each `(4, ...)`, and a key's two, all uint32.
+    """Ten rounds of Philox 4x32 on the four words of a counter, `(4, ...)`, with the two words of a key, all uint32.
 
     Reference: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011).
     """
@@ -158,7 +159,7 @@ def _philox_rounds(counter: tf.Tensor, key: Sequence[tf.Tensor]) -> tf.Tensor:
             third, fourth = xor(xor(high_0, fourth), keys[1]), low_0
         return done + 2, tf.stack([first, second, third, fourth])
 
-    # A loop, because XLA would work out all ten rounds anew for each of the four words, and compile them all.
+    # A loop: unrolled, XLA would compile and compute all ten rounds separately for each of the four words.
     return tf.while_loop(lambda done, _: done < 10, two_rounds, (tf.constant(0, tf.uint32), counter))[1]
 
 

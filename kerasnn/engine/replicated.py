@@ -1,4 +1,4 @@
-"""Training shared by replicas, devices of one process or of several, with the numbers of one device."""
+"""Training on several replicas, in one process or several, with the results of one device."""
 
 import weakref
 from collections.abc import Iterator
@@ -23,32 +23,31 @@ _MEANS = ("sum_over_batch_size", "mean")
 
 
 class ReplicaProgram:
-    """A model's `train_step` or `test_step` in a loop, as one TensorFlow graph over all replicas of its strategy.
+    """A model's `train_step` or `test_step` in a loop, as one TensorFlow graph on all replicas of its strategy.
 
-    Each replica takes its contiguous slice of the global batch, of any size, also of none. Gradients are added up over
-    the replicas, each replica's weighted by its share of the batch's examples, and then the optimizer runs on every
-    replica as it would on one device: it clips, accumulates and averages what has been added up. Random numbers that
-    belong to examples, as dropout's, are the slice of those of the global batch. Metrics are added up when they are
-    read.
+    Each replica takes a contiguous slice of the global batch, which may be empty. Gradients are summed over the
+    replicas, weighted by the replica's fraction of the batch. The optimizer then runs on every replica as on one
+    device, and clips, accumulates and averages the summed gradients. Random numbers that belong to examples, such as
+    dropout masks, are slices of those of the global batch. Metrics are summed when they are read.
 
     Args:
         model: a built and compiled Keras model of a strategy's scope.
         step: "train_step" or "test_step".
-        momentum: the variable that an optimizer reads its momentum from, where that changes at every update.
+        momentum: variable that holds the optimizer's momentum, where it changes at every update.
 
     Attributes:
-        traces: how often the program was traced.
+        traces: number of times that the program was traced.
 
     Reference: `tf.distribute.Strategy.run`, `tf.distribute.ReplicaContext.all_reduce`.
     """
 
     def __init__(self, model: keras.Model, step: str, momentum: keras.Variable | None = None) -> None:
-        # The model keeps its programs, so they must not keep the model.
+        # The model owns its programs, so a program must not own the model.
         self._model = weakref.ref(model)
         self._step = step
         self._momentum = momentum
         self.traces = 0
-        # A partial, because TensorFlow takes retracing of one function for a mistake; ours is another for each model.
+        # TensorFlow warns when one function is traced often; a partial is a function of its own for each model.
         self._run = tf.function(partial(self._loop), autograph=False)
 
     def with_momentum(self, momentum: keras.Variable) -> "ReplicaProgram":
@@ -60,7 +59,7 @@ class ReplicaProgram:
     def __call__(
         self, steps: Steps, update: int = 0, rates: tf.Tensor | None = None, momenta: tf.Tensor | None = None
     ) -> Any:
-        """Run steps; as `Program`'s."""
+        """Run steps, as `Program` does."""
         span = tf.constant([steps.row, steps.batches, steps.batch_size, update], tf.int32)
         return self._run(steps.data, steps.order, span, rates, momenta)
 
@@ -81,7 +80,7 @@ class ReplicaProgram:
         own_logs = not logs_are_metrics(model, self._step)
 
         def shared_step(batch: Any, row: tf.Tensor) -> Any:
-            """One step, from outside of the replicas."""
+            """One step on all replicas."""
             slices: dict[int, Slice] = {}
 
             def replica(data: Any, order: tf.Tensor | None, batch: Any) -> Any:
@@ -90,7 +89,7 @@ class ReplicaProgram:
                 if batch is None:
                     arrays = each(lambda array: _rows(array, order, row + taken.first, taken.size), data)
                 else:
-                    # Batches come to the host.
+                    # Batches of tf.data are on the host.
                     with tf.device("CPU:0"):
                         arrays = each(lambda array: array[taken.first : taken.first + taken.size], batch)
                 logs = step(each(of_unknown_size, arrays))
@@ -119,18 +118,18 @@ class ReplicaProgram:
             if self._step == "train_step":
                 _average(model, strategy)
             results = model.get_metrics_result()
-            # Of a step's own logs, those that are metrics are known over all replicas.
+            # Logs that are metrics have results over all replicas.
             return {name: results.get(name, log) for name, log in logs.items()} if own_logs else results
 
 
 class ReplicaBlocks(Blocks):
-    """Blocks over replicas; processes agree on their length, and on stopping.
+    """Blocks on replicas; the processes agree on their length and on stopping.
 
     Args:
         program: runs them.
-        length: steps in a block; None chooses by the clock.
-        strategy: the replicas' strategy.
-        stops: whether processes stop between blocks when one was told to.
+        length: steps in a block; None chooses a length by time.
+        strategy: the strategy of the replicas.
+        stops: whether all processes stop between blocks after a signal to one of them.
     """
 
     def __init__(self, program: Any, length: int | None, strategy: tf.distribute.Strategy, stops: bool = False) -> None:
@@ -146,28 +145,28 @@ class ReplicaBlocks(Blocks):
     def _agreed(self, seconds: float) -> float:
         if not self._over_processes:
             return seconds
-        # A process whose blocks had another length, or that stopped alone, would leave the others waiting.
+        # The others would wait for ever for a process with blocks of another length, or that stopped alone.
         stop = processes.stop_signal() if self._stops else 0
         seconds, stops = self._total(tf.constant([seconds, stop], tf.float64)).numpy()
         if stops:
-            raise error_of(stop) if stop else KeyboardInterrupt("another process was told to stop")
+            raise error_of(stop) if stop else KeyboardInterrupt("another process received a signal to stop")
         return float(seconds / self._replicas)
 
 
 @contextmanager
 def stopping_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Within it processes stop together at a signal to one of them, and at the loss of one.
+    """Within this context all processes stop after a signal to one of them, or when one is lost.
 
     Raises:
         ConnectionError: another process is gone.
-        KeyboardInterrupt: a process was told to stop.
+        KeyboardInterrupt: a process received a signal to stop.
     """
     with watching_peers(strategy), processes.signals_stop_all() if over_processes(strategy) else nullcontext():
         yield
 
 
 class _ArrayPass(Pass):
-    """A pass whose batches, where Keras asks for one, come from the host."""
+    """A pass whose single batches come from the host."""
 
     def __next__(self) -> Any:
         examples = self.examples
@@ -182,7 +181,7 @@ class _ArrayPass(Pass):
 
 
 class _Shared(ResidentExamples):
-    """Examples that Keras iterates over as they are, under any strategy."""
+    """Examples that Keras iterates over directly, under any strategy."""
 
     def get_tf_dataset(self) -> Passes:
         return Passes(partial(_ArrayPass, self))
@@ -192,7 +191,7 @@ class _Shared(ResidentExamples):
 
 
 class SharedResidentExamples(_Shared):
-    """Examples of which every replica's device holds all."""
+    """Examples that lie as a whole on the device of every replica."""
 
     def __init__(self, *arrays: Any, strategy: tf.distribute.Strategy, **options: Any) -> None:
         super().__init__(*arrays, **options)
@@ -200,20 +199,20 @@ class SharedResidentExamples(_Shared):
 
 
 class SharedStreamedExamples(_Shared, StreamedExamples):
-    """Examples that come to the devices in chunks of whole batches."""
+    """Examples that reach the devices in chunks of whole batches."""
 
     def __init__(self, *arrays: Any, strategy: tf.distribute.Strategy, **options: Any) -> None:
         super().__init__(*arrays, **options)
 
 
 class SharedBatches(DataAdapter):
-    """Batches that Keras has an adapter for, as tf.data's, each shared by the replicas.
+    """Batches of tf.data, or of anything else that Keras has an adapter for, each shared by the replicas.
 
-    Every process reads all batches and takes its part of each, so they must come in the same order everywhere: a
-    dataset that shuffles needs a seed.
+    Every process reads all batches and takes its slice of each, so the order must be the same in all of them: a dataset
+    that shuffles needs a seed.
 
     Args:
-        source: what `keras.Model.fit` takes for `x`, other than arrays.
+        source: any `x` of `keras.Model.fit` except arrays.
         options: `y`, `sample_weight`, `batch_size`, `steps_per_epoch`, `class_weight`, as in `keras.Model.fit`.
 
     Raises:
@@ -254,7 +253,7 @@ class SharedBatches(DataAdapter):
 
 
 class _BatchPass:
-    """One pass over batches."""
+    """One pass over batches of tf.data."""
 
     def __init__(self, iterator: tf.data.Iterator, batches: int | None) -> None:
         self._iterator = iterator
@@ -278,11 +277,11 @@ class _BatchPass:
 def shared_examples(
     strategy: tf.distribute.Strategy, resident: bool, x: Any, y: Any = None, sample_weight: Any = None, **options: Any
 ) -> Any:
-    """What is trained or evaluated on, as Keras takes it, for a strategy's replicas.
+    """The examples of training or evaluation, for the replicas of a strategy.
 
     Args:
-        strategy: the replicas' strategy.
-        resident: whether arrays lie on every device as a whole.
+        strategy: the strategy of the replicas.
+        resident: whether arrays are copied to every device as a whole.
         x, y, sample_weight: as in `keras.Model.fit`.
         options: as of `Examples`.
     """
@@ -295,7 +294,7 @@ def shared_examples(
 
 
 def obstacle(model: keras.Model) -> str | None:
-    """Why a model of a strategy's scope cannot be trained on replicas with the numbers of one device, or None."""
+    """Why a model cannot be trained on replicas with the results of one device, or None."""
     strategy = model.distribute_strategy
     if model.run_eagerly or tf.config.functions_run_eagerly():
         return "the model runs eagerly"
@@ -313,7 +312,7 @@ def obstacle(model: keras.Model) -> str | None:
 
 
 def check_batch_sizes(model: keras.Model, sizes: list[int]) -> None:
-    """Refuse batches that leave a replica without examples where it normalizes by its own.
+    """Refuse batches that leave a replica without examples, where replicas normalize by their own examples.
 
     Raises:
         ValueError: there are such.
@@ -327,7 +326,7 @@ def check_batch_sizes(model: keras.Model, sizes: list[int]) -> None:
 
 
 def predictor(model: keras.Model) -> Any:
-    """A `predict_function` over replicas: takes a list of one global batch, gives its outputs in order."""
+    """A `predict_function` on replicas: takes a list of one global batch and returns its outputs in order."""
     strategy = model.distribute_strategy
 
     def replica(batch: Any) -> Any:
@@ -345,7 +344,7 @@ def predictor(model: keras.Model) -> Any:
 
 
 def _average(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
-    """Have batch normalization per replica keep the replicas' mean statistics: for running means, that of each step."""
+    """Average the moving statistics of batch normalization that is not synchronized over the replicas."""
     statistics = [
         variable for layer in _normalizations(model) for variable in layer.non_trainable_variables if layer.trainable
     ]
@@ -364,7 +363,7 @@ def _average(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
 
 
 def _normalizations(model: keras.Model) -> list[keras.layers.Layer]:
-    """Layers that normalize by the examples of their replica alone."""
+    """Layers that normalize by the examples of a single replica."""
     return [
         layer
         for layer in model._flatten_layers()
@@ -373,7 +372,7 @@ def _normalizations(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _on_every_device(strategy: tf.distribute.Strategy, array: Any) -> Any:
-    """A value that lies on every device of this process."""
+    """A copy of an array on every device of this process."""
     devices = iter(strategy.extended.worker_devices)
 
     def copy(_: Any) -> tf.Tensor:
@@ -384,7 +383,7 @@ def _on_every_device(strategy: tf.distribute.Strategy, array: Any) -> Any:
 
 
 def _slice(batch: tf.Tensor) -> Slice:
-    """This replica's part of a batch: as even as can be, in the replicas' order."""
+    """This replica's slice of a batch; slices differ by at most one example."""
     context = tf.distribute.get_replica_context()
     number, count = replica_number(), context.num_replicas_in_sync
     first, end = batch * number // count, batch * (number + 1) // count

@@ -19,9 +19,9 @@ from kerasnn.engine.graph import Operations
 from kerasnn.engine.random_numbers import same_numbers
 
 BLOCK_SECONDS = 0.25
-"""About how long a block takes where its length is ours to choose."""
+"""Target duration of a block whose length is chosen by time."""
 FIRST_BLOCK = 8
-"""Steps in the first block, which times the others."""
+"""Steps in the first block, whose duration sets the length of the others."""
 
 
 class NotCompilableError(ValueError):
@@ -41,12 +41,12 @@ class Program:
         jit_compile: True for XLA, False for a TensorFlow graph, "auto" for what suits the operations.
 
     Attributes:
-        traces: how often the program was traced.
+        traces: number of times that the program was traced.
         xla: whether XLA compiles it.
     """
 
     def __init__(self, model: keras.Model, step: str, jit_compile: bool | str = "auto") -> None:
-        # The model keeps its programs, so they must not keep the model.
+        # The model owns its programs, so a program must not own the model.
         self._model = weakref.ref(model)
         self._step = step
         self._momentum: keras.Variable | None = None
@@ -57,7 +57,7 @@ class Program:
 
     def _use(self, xla: bool) -> None:
         self.xla = xla
-        # A partial, because TensorFlow takes retracing of one function for a mistake; ours is another for each model.
+        # TensorFlow warns when one function is traced often; a partial is a function of its own for each model.
         self._run = tf.function(partial(self._loop), jit_compile=xla, autograph=False)
 
     def with_momentum(self, momentum: keras.Variable) -> "Program":
@@ -72,7 +72,11 @@ class Program:
         return program
 
     def prepare(self, steps: Steps, rates: tf.Tensor | None = None) -> None:
-        """Trace and compile for steps like these, which are none, and settle on XLA or not.
+        """Trace and compile the program for steps like these, and decide for or against XLA.
+
+        Args:
+            steps: zero steps of a batch size.
+            rates: as in the call.
 
         Raises:
             NotCompilableError: the step can't be run in a loop with the numbers of plain Keras.
@@ -101,8 +105,8 @@ class Program:
         """Run steps.
 
         Args:
-            steps: which.
-            update: number of the first step in `rates` and `momenta`.
+            steps: the steps.
+            update: index of the first step in `rates` and `momenta`.
             rates: learning rate of every step, `(updates,)`; None leaves it to the optimizer.
             momenta: momentum of every step, `(updates,)`, or None.
 
@@ -146,13 +150,12 @@ class Program:
             else:
                 rows = _rows(order, row, batch_size)
                 arrays = each(lambda array: tf.gather(array, rows), data)
-            # Keras weighs some means by the batch's size where it knows it.
+            # Keras weights some means by the batch size if it is known when tracing.
             return each(of_unknown_size, arrays) if uneven else arrays
 
-        # Logs are needed after the last step only. Where they are the metrics' results, as in Keras's own steps, they
-        # are worked out there from the metrics' variables.
+        # Logs are needed after the last step only. Metrics' results are computed there, from the metrics' variables.
         deferred = logs_are_metrics(model, self._step)
-        # Traced once without XLA's random numbers: layers that are not built yet get Keras's own initial weights.
+        # Layers that are not built yet are built here, with Keras's own random numbers for their weights.
         empty = {} if deferred and _is_built(model) else zeros_like_logs(lambda: step(batch(tf.constant(0))))
 
         def body(row: tf.Tensor, update: tf.Tensor, logs: Any, failure: Any) -> tuple[Any, ...]:
@@ -167,7 +170,7 @@ class Program:
                 failure = self._bounds.failure()
             return row + batch_size, update + 1, logs if deferred else results, failure
 
-        # The position is a value of the loop: XLA would compile anew for each place to slice at that is fixed in it.
+        # The position is a loop variable: as a constant, XLA would compile again for every position.
         end = first_row + count * batch_size
         begin = (
             first_row,
@@ -175,7 +178,7 @@ class Program:
             {} if deferred else empty,
             (tf.constant(FINE[0]), tf.constant(FINE[1], tf.int64)),
         )
-        # Where plain Keras runs under XLA too, it has XLA's random numbers.
+        # Plain Keras under XLA has XLA's random numbers.
         with same_numbers() if self.xla and not model.jit_compile else nullcontext():
             _, _, logs, failure = tf.while_loop(
                 lambda row, _, __, failure: tf.logical_and(row < end, failure[0] == 0), body, begin
@@ -184,14 +187,14 @@ class Program:
 
 
 class Blocks:
-    """What Keras's loop calls for each step; it runs a block of steps at the first and answers for the others.
+    """A train or test function for Keras's loop: the first call of a block runs all its steps, the other calls return.
 
     Args:
-        program: runs them.
-        length: steps in a block; None chooses by the clock.
+        program: runs the steps.
+        length: steps in a block; None chooses a length by time.
 
     Attributes:
-        left: how many steps Keras still has to ask for until the block that has run is over.
+        left: calls that remain for the current block.
     """
 
     def __init__(self, program: Program, length: int | None = None) -> None:
@@ -207,7 +210,7 @@ class Blocks:
         self._momenta: tf.Tensor | None = None
 
     def begin(self, rates: np.ndarray | None = None, momenta: np.ndarray | None = None) -> None:
-        """Begin an epoch: `rates` and `momenta` as in `Program`."""
+        """Begin an epoch, with `rates` and `momenta` as in `Program`."""
         self.left = 0
         self._rates = None if rates is None else tf.constant(rates)
         self._momenta = None if momenta is None else tf.constant(momenta)
@@ -242,7 +245,7 @@ class Blocks:
             for steps in iterator.take(count):
                 logs = self.program(steps, step, self._rates, self._momenta)
                 step += steps.batches
-            # Asking for the numbers waits for the block.
+            # Reading the logs waits for the block.
             self._logs = keras.tree.map_structure(lambda log: log.numpy(), logs)
             self._step_seconds = self._agreed((time.perf_counter() - start) / count)
             self.left = count
@@ -250,7 +253,7 @@ class Blocks:
         return self._logs
 
     def _agreed(self, seconds: float) -> float:
-        """The time of a step by which blocks are paced."""
+        """Seconds for a step, on which the length of blocks is based."""
         return seconds
 
     def _paced(self, steps: int) -> int:
@@ -276,12 +279,12 @@ def _rows(array: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def of_unknown_size(array: tf.Tensor) -> tf.Tensor:
-    """A batch whose size only XLA knows."""
+    """A batch whose size is unknown when tracing."""
     return tf.raw_ops.PlaceholderWithDefault(input=array, shape=[None, *array.shape[1:]])
 
 
 def logs_are_metrics(model: keras.Model, step: str) -> bool:
-    """Whether the logs of a model's step are its metrics' results, as in Keras's own steps."""
+    """Whether a step's logs are the results of the model's metrics, as in Keras's own steps."""
     return all(
         getattr(type(model), name) is getattr(keras.Model, name) and name not in vars(model)
         for name in (step, "compute_metrics", "get_metrics_result")
@@ -289,7 +292,7 @@ def logs_are_metrics(model: keras.Model, step: str) -> bool:
 
 
 def zeros_like_logs(step: Callable[[], Any]) -> Any:
-    """Logs for a loop to begin with, of the structure that the step will give."""
+    """Initial logs of a loop: zeros in the structure of the step's logs."""
     outputs = tf.function(step, autograph=False).get_concrete_function()
     return tf.nest.map_structure(lambda log: tf.zeros(log.shape, log.dtype), outputs.structured_outputs)
 

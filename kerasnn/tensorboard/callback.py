@@ -23,6 +23,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from kerasnn import figures
 from kerasnn.callbacks.layer_probe import Probe
+from kerasnn.callbacks.logs import learning_rate_of, numbers_of
 from kerasnn.callbacks.traced_step import as_batch, variable_path
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import Task
@@ -67,8 +68,8 @@ class TensorBoard(keras.callbacks.Callback):
         images_every: epochs between images, which are also written when training ends; 0: none.
         graph: whether the model's graph is written.
         config_text: the run's configuration, as JSON.
-        probe: a fixed batch `(x, y)` or `(x, y, sample_weight)` as for `fit`, or a `Probe` that callbacks share; None
-            measures nothing.
+        probe: a fixed batch `(x,)`, `(x, y)` or `(x, y, sample_weight)` as for `fit`, or a `Probe` that callbacks
+            share; None measures nothing.
         validation: examples `(x, y)` for the images, with integer or one-hot labels; None: no images.
         class_names: one name per class; None: the classes' numbers.
         image_shape: `(height, width)` or `(height, width, channels)` of an example; None if examples are not images.
@@ -157,13 +158,11 @@ class TensorBoard(keras.callbacks.Callback):
     def _write_epoch(self, epoch: int, logs: dict[str, Any] | None) -> None:
         if self._train is None:
             return
-        logs = dict(logs or {})
+        numbers = numbers_of(logs)
         self._epoch = epoch
-        rate = logs.pop("learning_rate", None)
-        if rate is None and self.model.optimizer is not None:
-            rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        rate = numbers.pop("learning_rate") if "learning_rate" in numbers else learning_rate_of(self.model)
         values = [] if rate is None else [scalar("learning_rate", rate)]
-        values += [scalar(f"epoch_{name}", value) for name, value in logs.items() if not name.startswith("val_")]
+        values += [scalar(f"epoch_{name}", value) for name, value in numbers.items() if not name.startswith("val_")]
         histograms_due = self.histograms_every and (epoch + 1) % self.histograms_every == 0
         if histograms_due:
             for weight in self.model.weights:
@@ -179,7 +178,7 @@ class TensorBoard(keras.callbacks.Callback):
 
         held_out = [
             scalar(f"epoch_{name.removeprefix('val_')}", value)
-            for name, value in logs.items()
+            for name, value in numbers.items()
             if name.startswith("val_")
         ]
         if held_out:

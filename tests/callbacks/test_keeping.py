@@ -36,7 +36,7 @@ class Script(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     ("values", "mode", "best"),
     [
-        ([3.0, 1.0, 2.0], "auto", 1),
+        ([3.0, 1.0, 2.0], "min", 1),
         ([3.0, 1.0, 2.0], "max", 0),
         ([float("nan"), 3.0, 2.0], "min", 2),
         ([1.0, float("nan"), 1.0], "min", 0),
@@ -56,7 +56,7 @@ def test_best_model_is_the_best_epochs(tmp_path, values, mode, best):
 
 def test_best_model_refuses_what_is_not_logged(tmp_path):
     with pytest.raises(ValueError, match=r"monitor must be one of loss; received 'los' \(did you mean 'loss'\?\)"):
-        compiled().fit(X, Y, verbose=0, callbacks=[BestModel(tmp_path / "best.keras", "los")])
+        compiled().fit(X, Y, verbose=0, callbacks=[BestModel(tmp_path / "best.keras", "los", "min")])
 
 
 def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):

@@ -270,7 +270,7 @@ def told_rates(callback, name, values):
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras's own reading of the rate
 @pytest.mark.parametrize("cooldown", [0, 2])
 @pytest.mark.parametrize(
-    ("sign", "mode", "name"), [(1, "auto", "val_loss"), (-1, "auto", "score"), (-1, "max", "told")]
+    ("sign", "mode", "name"), [(1, "auto", "val_loss"), (-1, "auto", "accuracy"), (-1, "max", "told")]
 )
 def test_plateau_equals_keras(sign, mode, name, cooldown):
     values = [sign * value for value in SERIES]
@@ -283,7 +283,7 @@ def test_plateau_equals_keras(sign, mode, name, cooldown):
 
 
 def test_plateau_and_schedule_multiply_and_state_survives():
-    plateau = Plateau(monitor="told", factor=0.5, patience=1)
+    plateau = Plateau(monitor="told", mode="min", factor=0.5, patience=1)
     told, schedule = Told("told", [1.0, 1.0, 1.0, 0.5, 1.0, 1.0]), Step(step_size=2, gamma=0.1)
     whole = fit(one_weight(sgd(0.8)), told, LearningRate(schedule, plateau=plateau), epochs=6).history["learning_rate"]
     np.testing.assert_allclose(whole, [0.8, 0.8, 0.04, 0.02, 0.002, 0.001], rtol=1e-6)
@@ -304,16 +304,18 @@ def test_plateau_and_schedule_multiply_and_state_survives():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_no_number_is_never_the_best(bad):
-    callback = LearningRate(plateau=Plateau(monitor="told", patience=2, factor=0.5))
+    callback = LearningRate(plateau=Plateau(monitor="told", mode="min", patience=2, factor=0.5))
     rates = told_rates(callback, "told", [bad, 3.0, bad, 2.0, bad, bad, 1.0])
-    assert callback.best.value == 1.0
+    assert callback.monitored.best.value == 1.0
     np.testing.assert_allclose(rates, [0.5] * 6 + [0.25], rtol=1e-6)
 
 
 def test_plateau_refuses_a_metric_that_is_not_logged():
-    callback = LearningRate(plateau=Plateau(monitor="val_los"))
+    callback = LearningRate(plateau=Plateau(monitor="val_los", mode="min"))
     with pytest.raises(ValueError, match=r"monitor must be one of loss, val_loss; received 'val_los' \(did"):
         fit(one_weight(sgd()), callback, validation_split=0.5)
+    with pytest.raises(ValueError, match=r"mode must be 'min' or 'max' for 'val_los'.*\(did you mean 'loss'"):
+        fit(one_weight(sgd()), LearningRate(plateau=Plateau(monitor="val_los")), validation_split=0.5)
 
 
 # Refusals

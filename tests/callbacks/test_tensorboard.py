@@ -364,7 +364,8 @@ def test_images_fit_the_task(tmp_path: Path, task: str, images: list[str]) -> No
         ({"validation": (X, Y)}, "task must be one of"),
         ({"images_every": -1}, "images_every must be a number of epochs, or 0 for never; received -1"),
         ({"histograms_every": 1.5}, "histograms_every must be"),
-        ({"probe": X[:1]}, r"probe must be \(x, y\) or \(x, y, sample_weight\), received 1 parts"),
+        ({"probe": X[:1]}, r"probe must be \(x,\), \(x, y\) or \(x, y, sample_weight\), received ndarray"),
+        ({"probe": (X, Y, Y, Y)}, r"probe must be \(x,\), \(x, y\) or \(x, y, sample_weight\), received 4 parts"),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
