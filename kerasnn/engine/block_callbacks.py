@@ -42,7 +42,7 @@ class BlockDriver(keras.callbacks.Callback):
         self.train, self.test = train, test
         self._examples = examples
         self._learning_rate = learning_rate
-        self._steps = steps
+        self.steps = steps
         self._validation_steps = validation_steps
         self._begun = False
 
@@ -61,7 +61,7 @@ class BlockDriver(keras.callbacks.Callback):
             # The callback that owns the learning rate has begun the epoch by now.
             self._begin_epoch(self.train)
         if self.train.left == 0:
-            self.train.open(batch, lambda: 1 if self.model.stop_training else self._steps - batch)
+            self.train.open(batch, lambda: 1 if self.model.stop_training else self.steps - batch)
 
     def _begin_epoch(self, train: Blocks) -> None:
         owner, epoch = self._learning_rate, self._examples.epoch
@@ -71,7 +71,7 @@ class BlockDriver(keras.callbacks.Callback):
             return
         if owner.momentum_variable is not None:
             train.set_momentum(owner.momentum_variable)
-        train.begin(owner.rates(epoch, self._steps), owner.momenta(epoch, self._steps))
+        train.begin(owner.rates(epoch, self.steps), owner.momenta(epoch, self.steps))
 
     def on_test_begin(self, logs: Any = None) -> None:
         if self.test is not None:
@@ -79,7 +79,7 @@ class BlockDriver(keras.callbacks.Callback):
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self.test is not None and self.test.left == 0:
-            steps = self._validation_steps or self._steps
+            steps = self._validation_steps or self.steps
             self.test.open(batch, lambda: 1 if self.model.stop_evaluating else steps - batch)
 
 
