@@ -99,10 +99,7 @@ def mistakes(
     order = np.argsort(-confidence, kind="stable")[:count]
     worst, confidence = wrong[order], confidence[order]
     if not len(worst):
-        figure, axes = single_axes(5, 1.4)
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, f"No mistakes among {len(y_true):,} examples", ha="center", va="center", fontsize=12)
-        return figure
+        return _message(f"No mistakes among {len(y_true):,} examples")
     title = f"{len(wrong):,} of {len(y_true):,} wrong"
     if len(worst) < len(wrong):
         title += f", the {len(worst)} most confident"
@@ -226,6 +223,13 @@ def _table(columns: Sequence[str], cells: Sequence[Sequence[str]], title: str) -
         weight = "normal" if row else "bold"
         axes.text(width / 2, top + down * row, line, family="monospace", fontsize=8, fontweight=weight, **text)
     axes.plot([0.2, width - 0.2], [top + 0.06] * 2, color="#BBBBBB", linewidth=0.8)
+    return figure
+
+
+def _message(text: str) -> Figure:
+    figure, axes = single_axes(5, 1.4)
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=12)
     return figure
 
 
