@@ -13,7 +13,8 @@ from kerasnn.commands.execution import continued_by
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schedules import Cosine, MultiStep, Step
-from kerasnn.search.space import Hyperband, Median, ObjectiveConfig, SearchConfig
+from kerasnn.search.config import Hyperband, ObjectiveConfig, SearchConfig
+from kerasnn.search.stopping import Median
 from kerasnn.signals import TerminatedError
 from kerasnn.study.config import StudyConfig
 

@@ -46,7 +46,8 @@ class BestModel(keras.callbacks.Callback):
 
     Args:
         path: the file: `.keras` for the model, `.weights.h5` for its weights. For a model that Keras cannot serialize
-            the weights are saved instead of the model, and a warning says so when training begins.
+            the weights are saved instead of the model, and a warning says so when training begins. A model without
+            `call` needs `model.built = True` before `load_weights`.
         monitor: name of the logged value that decides the best epoch.
         mode: "min" or "max"; "auto" decides by the metric, if its direction is known.
         model: a model that shares the trained model's weights and is saved in its stead (one that takes raw data).

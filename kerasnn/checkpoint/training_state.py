@@ -267,7 +267,8 @@ class TrainingState(keras.callbacks.Callback):
         due = due and not over_processes(self.model._distribute_strategy)
         # An epoch that a callback has stopped can't resume in its middle; it ends here.
         if due and not self.model.stop_training:
-            self._save(self._epoch, batch + 1)
+            # Keras counts a block of steps_per_execution steps as whole, also at the end of the data.
+            self._save(self._epoch, min(batch + 1, self.params["steps"] or batch + 1))
             self._end_by_signal()
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

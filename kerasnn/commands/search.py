@@ -9,8 +9,8 @@ from pathlib import Path
 from kerasnn.commands.command_line import Parser
 from kerasnn.commands.execution import DONE, continued_by, import_tensorflow
 from kerasnn.files import dated_path
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import ADDRESS, FolderInUseError
-from kerasnn.search.space import SearchConfig
 
 
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -108,7 +108,7 @@ class BlockCallbacks(keras.callbacks.CallbackList):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._driver.train is None or self._driver.train.left == 0:
-            super().on_train_batch_end(batch, logs)
+            super().on_train_batch_end(_last_step(self._driver.train, batch), logs)
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self._driver.test is None or self._driver.test.left == 0:
@@ -116,7 +116,11 @@ class BlockCallbacks(keras.callbacks.CallbackList):
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._driver.test is None or self._driver.test.left == 0:
-            super().on_test_batch_end(batch, logs)
+            super().on_test_batch_end(_last_step(self._driver.test, batch), logs)
+
+
+def _last_step(blocks: Blocks | None, batch: int) -> int:
+    return batch if blocks is None else blocks.last_step(batch)
 
 
 def flat(callbacks: Any) -> list[keras.callbacks.Callback]:

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -27,7 +27,7 @@ from kerasnn.callbacks.logs import learning_rate_of, numbers_of
 from kerasnn.callbacks.traced_step import as_batch, variable_path
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import Task
-from kerasnn.tensorboard.event_files import image, scalar
+from kerasnn.tensorboard.event_files import EventFile, image, scalar
 
 BUCKETS = 30
 """Number of buckets in a histogram."""
@@ -122,8 +122,8 @@ class TensorBoard(keras.callbacks.Callback):
         self.image_shape = image_shape
         self.task = task
         self.learning_rate = learning_rate
-        self._train: _EventFile | None = None
-        self._validation: _EventFile | None = None
+        self._train: EventFile | None = None
+        self._validation: EventFile | None = None
         self._rates: NDArray[Any] | None = None
         self._epoch: int | None = None
         self._drawn: int | None = None
@@ -131,7 +131,7 @@ class TensorBoard(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._epoch = self._drawn = None
         self._close()
-        self._train = _EventFile(self.log_dir / "train")
+        self._train = self._open("train")
         self._validation = None
         try:
             if self.config_text is not None:
@@ -227,10 +227,17 @@ class TensorBoard(keras.callbacks.Callback):
                         file.unlink()
                 elif file.stat().st_size > sizes[file.name]:
                     os.truncate(file, sizes[file.name])
-        self._train = _EventFile(self.log_dir / "train")
+        self._train = self._open("train")
 
     def _event_files(self, name: str) -> list[Path]:
         return sorted((self.log_dir / name).glob("events.out.tfevents.*"))
+
+    def _open(self, name: str) -> EventFile:
+        unique = f"{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}.{next(_file_number)}"
+        try:
+            return EventFile(self.log_dir / name / f"events.out.tfevents.{unique}")
+        except OSError as error:
+            raise ValueError(_unwritable(self.log_dir, error.strerror)) from None
 
     def _close(self) -> None:
         for file in (self._train, self._validation):
@@ -239,10 +246,10 @@ class TensorBoard(keras.callbacks.Callback):
         self._train = self._validation = None
 
     @property
-    def _validation_file(self) -> "_EventFile":
+    def _validation_file(self) -> EventFile:
         # Created with the first value, so that a run without validation is not listed twice.
         if self._validation is None:
-            self._validation = _EventFile(self.log_dir / "validation")
+            self._validation = self._open("validation")
         return self._validation
 
     def _draw(self, epoch: int) -> None:
@@ -276,7 +283,7 @@ class TensorBoard(keras.callbacks.Callback):
         # predict's data pipeline takes longer to build than a small network takes to predict.
         return self.model.predict_on_batch(x)
 
-    def _write_graph(self, file: "_EventFile") -> None:
+    def _write_graph(self, file: EventFile) -> None:
         example = self.probe.data if self.probe is not None else self.validation
         inputs: Any
         if example is not None:
@@ -303,42 +310,6 @@ class TensorBoard(keras.callbacks.Callback):
             log.info("no graph for TensorBoard: the model can't be traced: %s", short(error))
             return
         file.write_event(Event(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString()))
-
-
-class _EventFile:
-    """An event file that is appended to, without a thread that would delay the exit."""
-
-    def __init__(self, folder: Path) -> None:
-        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}.{next(_file_number)}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).touch()
-        except OSError as error:
-            raise ValueError(_unwritable(folder.parent, error.strerror)) from None
-        self._file = tf.io.TFRecordWriter(str(folder / name))
-        self.write_event(Event(file_version="brain.Event:2"))
-
-    def write_event(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._file.write(event.SerializeToString())
-
-    def write(self, step: int, values: Iterable[Summary.Value]) -> None:
-        self.write_event(Event(step=step, summary=Summary(value=values)))
-
-    def write_series(self, tag: str, first_step: int, values: NDArray[Any]) -> None:
-        """Write one scalar at each of many steps, reusing one event, which takes microseconds per step."""
-        event = Event(wall_time=time.time(), summary=Summary(value=[scalar(tag, 0)]))
-        slot = event.summary.value[0]
-        for step, value in enumerate(values.tolist(), first_step):
-            event.step = step
-            slot.simple_value = value
-            self._file.write(event.SerializeToString())
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _unwritable(folder: Path, reason: str | None) -> str:

@@ -16,7 +16,7 @@ from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import from_arrays
 from kerasnn.files import alone_in
 from kerasnn.runs.train import train
-from kerasnn.tensorboard.callback import _EventFile
+from kerasnn.tensorboard.event_files import EventFile
 
 CONFIG = replace_at(
     RunConfig(),
@@ -188,7 +188,7 @@ def test_rollbacks_are_bounded_and_the_last_good_state_is_kept(tmp_path):
 
 
 def test_events_that_can_not_be_written_are_a_warning(tmp_path, whole, monkeypatch, caplog):
-    flush, flushes = _EventFile.flush, []
+    flush, flushes = EventFile.flush, []
 
     def full(file):
         flushes.append(file)
@@ -196,7 +196,7 @@ def test_events_that_can_not_be_written_are_a_warning(tmp_path, whole, monkeypat
             raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
         flush(file)
 
-    monkeypatch.setattr(_EventFile, "flush", full)
+    monkeypatch.setattr(EventFile, "flush", full)
     result = train(CONFIG, tmp_path / "run", DATA)
     assert result.history == whole["history"]
     assert "TensorBoard's events can't be written any more, training goes on: " in caplog.text

@@ -1,0 +1,395 @@
+"""Every callback on models that are not a stack of layers with one optimizer and scalar metrics."""
+
+import csv
+import io
+import itertools
+import json
+import logging
+import os
+from functools import partial
+
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import kerasnn
+from kerasnn.callbacks.best_model import BestModel
+from kerasnn.callbacks.divergence import DivergenceError, StopOnDivergence, is_finite, rows_are_finite
+from kerasnn.callbacks.health import Health
+from kerasnn.callbacks.history import HistoryFile
+from kerasnn.callbacks.layer_probe import Probe
+from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.callbacks.progress import Progress
+from kerasnn.data.checks import check_examples
+from kerasnn.tensorboard.callback import TensorBoard
+
+layers, ops = keras.layers, keras.ops
+rng = np.random.default_rng(0)
+X = rng.uniform(size=(32, 8)).astype("float32")
+Y = (X[:, :1] > 0.5).astype("float32")
+
+
+class VAE(keras.Model):
+    """A variational autoencoder as in Keras's example: only `train_step` calls its parts."""
+
+    def __init__(self, encoder, decoder):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.total = keras.metrics.Mean(name="loss")
+        self.seed_generator = keras.random.SeedGenerator(1)
+
+    @property
+    def metrics(self):
+        return [self.total]
+
+    def train_step(self, data):
+        import tensorflow as tf
+
+        x = data[0] if isinstance(data, tuple) else data
+        with tf.GradientTape() as tape:
+            mean, log_variance = self.encoder(x)
+            noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+            decoded = self.decoder(mean + ops.exp(log_variance / 2) * noise)
+            divergence = -0.5 * ops.sum(1 + log_variance - mean**2 - ops.exp(log_variance), axis=1)
+            loss = ops.mean(ops.sum((x - decoded) ** 2, axis=1) + divergence)
+        weights = self.trainable_weights
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        self.total.update_state(loss)
+        return {"loss": self.total.result()}
+
+
+def vae():
+    keras.utils.set_random_seed(0)
+    image, code = keras.Input((8,)), keras.Input((2,))
+    hidden = layers.Dense(6, "relu", name="encoding")(image)
+    encoder = keras.Model(image, [layers.Dense(2, name="mean")(hidden), layers.Dense(2, name="variance")(hidden)])
+    hidden = layers.Dense(6, "relu", name="decoding")(code)
+    model = VAE(encoder, keras.Model(code, layers.Dense(8, "sigmoid", name="image")(hidden)))
+    model.compile(keras.optimizers.Adam(0.01))
+    return model
+
+
+class GAN(keras.Model):
+    """A generative adversarial network with two optimizers beside the one that Keras's `compile` creates."""
+
+    def __init__(self, discriminator, generator):
+        super().__init__()
+        self.discriminator, self.generator = discriminator, generator
+        self.means = [keras.metrics.Mean(name="d_loss"), keras.metrics.Mean(name="g_loss")]
+        self.seed_generator = keras.random.SeedGenerator(1)
+
+    def compile(self, d_optimizer, g_optimizer):
+        super().compile()
+        self.d_optimizer, self.g_optimizer = d_optimizer, g_optimizer
+        self.loss_of = keras.losses.BinaryCrossentropy(from_logits=True)
+
+    @property
+    def metrics(self):
+        return self.means
+
+    def train_step(self, data):
+        import tensorflow as tf
+
+        x = data[0] if isinstance(data, tuple) else data
+        count = ops.shape(x)[0]
+        noise = keras.random.normal((count, 4), seed=self.seed_generator)
+        with tf.GradientTape() as tape:
+            scores = self.discriminator(ops.concatenate([x, self.generator(noise)], 0))
+            d_loss = self.loss_of(ops.concatenate([ops.ones((count, 1)), ops.zeros((count, 1))], 0), scores)
+        weights = self.discriminator.trainable_weights
+        self.d_optimizer.apply(tape.gradient(d_loss, weights), weights)
+        with tf.GradientTape() as tape:
+            g_loss = self.loss_of(ops.ones((count, 1)), self.discriminator(self.generator(noise)))
+        weights = self.generator.trainable_weights
+        self.g_optimizer.apply(tape.gradient(g_loss, weights), weights)
+        for mean, loss in zip(self.means, (d_loss, g_loss), strict=True):
+            mean.update_state(loss)
+        return {mean.name: mean.result() for mean in self.means}
+
+
+def gan():
+    keras.utils.set_random_seed(0)
+    discriminator = [keras.Input((8,)), layers.Dense(6, "leaky_relu", name="judging"), layers.Dense(1, name="score")]
+    generator = [keras.Input((4,)), layers.Dense(6, "relu", name="making"), layers.Dense(8, "tanh", name="image")]
+    model = GAN(keras.Sequential(discriminator, name="d"), keras.Sequential(generator, name="g"))
+    model.compile(keras.optimizers.Adam(1e-3), keras.optimizers.SGD(1e-2))
+    return model
+
+
+def two_rates():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(4, "relu", name="hidden"), layers.Dense(1, name="out")])
+    rates = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))
+    rates["hidden/.*"] = keras.optimizers.Adam(0.01)
+    model.compile(keras.optimizers.MultiOptimizer(rates), "mse")
+    return model
+
+
+def vectors():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(3, "softmax", name="out")])
+    model.compile("sgd", "categorical_crossentropy", metrics=[keras.metrics.F1Score(average=None)])
+    return model
+
+
+MODELS = {
+    "vae": (vae, (X,)),
+    "gan": (gan, (X,)),
+    "two rates": (two_rates, (X, Y)),
+    "vectors": (vectors, (X, np.eye(3)[np.arange(32) % 3])),
+}
+CALLBACKS = {
+    "best": lambda folder, data, name: BestModel(folder / "best.keras", name),
+    "divergence": lambda folder, data, name: StopOnDivergence(),
+    "health": lambda folder, data, name: Health(tuple(part[:8] for part in data)),
+    "history": lambda folder, data, name: HistoryFile(folder / "history.csv"),
+    "progress": lambda folder, data, name: Progress("lines", stream=io.StringIO()),
+    "tensorboard": lambda folder, data, name: TensorBoard(folder, probe=tuple(part[:8] for part in data)),
+}
+
+
+CASES = list(itertools.product(MODELS, CALLBACKS, ("keras", "kerasnn")))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Keras's, about models that are never called
+@pytest.mark.parametrize(("name", "kind", "fit"), CASES if os.environ.get("KERASNN_ALL_TESTS") == "1" else CASES[::3])
+def test_a_callback_changes_no_bit(tmp_path, name, kind, fit):
+    make, data = MODELS[name]
+    ends = []
+    for watched in (False, True):
+        model = make()
+        train = model.fit if fit == "keras" else partial(kerasnn.fit, model)
+        metric = "g_loss" if name == "gan" else "loss"
+        callbacks = [CALLBACKS[kind](tmp_path, data, metric)] if watched else []
+        history = train(*data, epochs=3, batch_size=16, shuffle=False, verbose=0, callbacks=callbacks).history
+        ends.append((json.dumps(history, default=lambda value: value.tolist()), *map(bytes, model.get_weights())))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("data", [(X[:8],), (X[:8], None)])
+def test_a_probe_without_targets_measures_every_part(data):
+    measured = Probe(data).measure(vae())
+    assert set(measured.weights) == set(measured.activations) == {"encoding", "mean", "variance", "decoding", "image"}
+    assert {name for name, each in measured.activations.items() if each.is_output} == {"mean", "variance", "image"}
+    assert all(each.gradient > 0 and each.update > 0 for each in measured.weights.values())
+
+
+def test_several_optimizers_are_measured_and_undone():
+    model = gan()
+    model.fit(X, verbose=0)
+    before = [bytes(weight) for weight in model.get_weights()]
+    probe = Probe((X[:8],))
+    first = probe.measure(model)
+    assert set(first.weights) == {"d/judging", "d/score", "g/making", "g/image"}
+    assert all(each.update > 0 for each in first.weights.values())
+    assert [bytes(weight) for weight in model.get_weights()] == before
+    assert probe.measure(model) is first
+    model.fit(X, verbose=0)
+    assert probe.measure(model) is not first
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+def test_best_model_keeps_the_weights_of_a_model_that_keras_cannot_serialize(tmp_path, caplog):
+    best, model = BestModel(tmp_path / "best.keras", "loss"), vae()
+    with caplog.at_level(logging.WARNING, "kerasnn"):
+        history = model.fit(X, epochs=3, verbose=0, callbacks=[best]).history["loss"]
+    assert best.path == tmp_path / "best.weights.h5"
+    assert best.summary() == {"epoch": 3, "monitor": "loss", "value": min(history)}
+    (line,) = caplog.messages
+    assert line.startswith(f"{best.path} is saved instead of the model, because Keras cannot serialize VAE: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["best.weights.h5"]
+    again = vae()
+    again.built = True
+    again.load_weights(best.path)
+    for ours, theirs in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_rates_that_are_not_one_number_are_not_shown(tmp_path):
+    lines = io.StringIO()
+    for model in (two_rates(), gan()):
+        data = (X,) if isinstance(model, GAN) else (X, Y)
+        model.fit(*data, verbose=0, callbacks=[Progress("lines", stream=lines), TensorBoard(tmp_path)])
+    assert "learning rate" not in lines.getvalue()
+    assert "learning_rate" not in EventAccumulator(str(tmp_path / "train")).Reload().Tags()["scalars"]
+    with pytest.raises(ValueError, match=r"learning_rate must be a number .*, received several in MultiOptimizer"):
+        two_rates().fit(X, Y, verbose=0, callbacks=[LearningRate()])
+
+
+class Phase(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        logs["phase"] = f"phase {epoch}"
+
+
+def test_vectors_have_a_column_an_entry_and_text_stays_text(tmp_path):
+    make, data = MODELS["vectors"]
+    lines, table = io.StringIO(), HistoryFile(tmp_path / "history.csv")
+    callbacks = [Phase(), table, Progress("lines", stream=lines), TensorBoard(tmp_path), StopOnDivergence()]
+    history = make().fit(*data, epochs=2, verbose=0, validation_data=data, callbacks=callbacks).history
+    rows = list(csv.DictReader(table.path.read_text().splitlines()))
+    for position in range(3):
+        scores = [float(scores[position]) for scores in history["val_f1_score"]]
+        assert [float(row[f"val_f1_score_{position}"]) for row in rows] == scores
+        events = EventAccumulator(str(tmp_path / "validation")).Reload().Scalars(f"epoch_f1_score_{position}")
+        assert [event.value for event in events] == scores
+    assert [row["phase"] for row in rows] == ["phase 0", "phase 1"]
+    assert "phase phase 1" in lines.getvalue()
+    state = {name: column if isinstance(column, list) else column.copy() for name, column in table.get_state().items()}
+    written = table.path.read_text()
+    again = HistoryFile(table.path)
+    again.set_state(state)
+    assert (again.rows, table.path.read_text()) == (table.rows, written)
+
+
+@pytest.mark.parametrize("swap_on_epoch", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("fit", ["keras", "kerasnn"])
+def test_best_model_is_the_one_that_was_evaluated(tmp_path, fit, first, swap_on_epoch):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(4, "relu"), layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), "mse")
+    best, swap = BestModel(tmp_path / "best.keras"), keras.callbacks.SwapEMAWeights(swap_on_epoch)
+    train = model.fit if fit == "keras" else partial(kerasnn.fit, model)
+    train(
+        X, Y, batch_size=8, epochs=3, shuffle=False, verbose=0, validation_data=(X, Y),
+        callbacks=[best, swap] if first else [swap, best],
+    )  # fmt: skip
+    value = keras.saving.load_model(best.path).evaluate(X, Y, verbose=0)
+    assert value == pytest.approx(best.summary()["value"], rel=1e-6)
+
+
+def two_outputs(rate=0.01):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8,))
+    hidden = layers.Dense(6, "relu", name="hidden")(inputs)
+    heads = {"a": layers.Dense(1, "sigmoid", name="a")(hidden), "b": layers.Dense(3, "softmax", name="b")(hidden)}
+    model = keras.Model(inputs, heads)
+    losses = {"a": "binary_crossentropy", "b": "sparse_categorical_crossentropy"}
+    model.compile(keras.optimizers.SGD(rate), losses, metrics={"a": ["auc"], "b": ["accuracy"]})
+    return model
+
+
+@pytest.mark.parametrize("fit", ["keras", "kerasnn"])
+def test_nan_in_one_of_several_outputs_is_named_by_its_layer(fit):
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            kernel = self.model.get_layer("b").kernel
+            kernel.assign(np.full(kernel.shape, np.nan))
+
+    model = two_outputs()
+    train = model.fit if fit == "keras" else partial(kerasnn.fit, model)
+    with pytest.raises(DivergenceError, match="in epoch 1; layer 'b' has non-finite weights"):
+        train(X, {"a": Y, "b": np.arange(32) % 3}, verbose=0, callbacks=[Poison(), StopOnDivergence()])
+
+
+class Loop(layers.Layer):
+    """Calls its inner layer in a loop, whose tensors nobody outside can read."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = layers.Dense(8, name="inner")
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return ops.fori_loop(0, 2, lambda _, y: self.inner(y), x)
+
+
+def sequence_model(*middle):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6, 8)), *middle, layers.GlobalAveragePooling1D(), layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    return model
+
+
+class Attention(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.attention, self.norm = layers.MultiHeadAttention(2, 4, name="attention"), layers.LayerNormalization()
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+        self.norm.build(shape)
+
+    def call(self, x):
+        return self.norm(x + self.attention(x, x))
+
+
+SEQUENCES = rng.normal(size=(32, 6, 8)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("middle", "names"),
+    [
+        (lambda: [layers.LSTM(4, return_sequences=True, name="lstm")], {"lstm/lstm_cell"}),
+        (lambda: [layers.GRU(4, return_sequences=True, name="gru")], {"gru/gru_cell"}),
+        (lambda: [layers.TimeDistributed(layers.Dense(4, "relu", name="dense"), name="each")], {"each/dense"}),
+        (
+            lambda: [layers.Bidirectional(layers.LSTM(4, return_sequences=True), name="both")],
+            {"both/forward_lstm/lstm_cell", "both/backward_lstm/lstm_cell"},
+        ),
+        (
+            lambda: [Attention(name="block")],
+            {*(f"block/attention/{name}" for name in ("query", "key", "value", "attention_output")),
+             "block/layer_normalization"},
+        ),
+    ],
+    ids=["lstm", "gru", "time distributed", "bidirectional", "attention"],
+)  # fmt: skip
+def test_health_sees_recurrent_attention_and_normalization_layers(caplog, middle, names):
+    model = sequence_model(*middle())
+    health = Health((SEQUENCES, Y))
+    model.fit(SEQUENCES, Y, epochs=3, verbose=0, callbacks=[health])
+    assert caplog.messages == []
+    measured = Probe((SEQUENCES, Y)).measure(model)
+    assert names <= set(measured.activations)
+    assert set(measured.weights) == set(measured.activations)
+    assert all(np.isfinite(each.std) and each.gradient > 0 for each in measured.activations.values())
+
+
+def test_dead_units_of_a_recurrent_layer_raise_an_alarm():
+    model = sequence_model(layers.SimpleRNN(4, "relu", return_sequences=True, name="rnn", bias_initializer=NEGATIVE))
+    health = Health((SEQUENCES, Y))
+    model.fit(SEQUENCES, Y, verbose=0, callbacks=[health])
+    assert health.alarms[0].message.startswith("layer rnn/simple_rnn_cell: 100% of units dead before training; scale")
+
+
+NEGATIVE = keras.initializers.Constant(-100.0)
+
+
+def test_layers_that_health_does_not_see_are_named(caplog):
+    model = sequence_model(Loop(name="loop"))
+    model.fit(SEQUENCES, Y, epochs=2, verbose=0, callbacks=[Health((SEQUENCES, Y))])
+    assert caplog.messages == ["Health does not see the outputs of these layers: loop/inner"]
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.float16])
+def test_nan_is_found_in_every_floating_point_type(dtype):
+    values = np.array([[1, 2], [3, np.nan]]).astype(dtype)
+    assert not is_finite(values)
+    assert rows_are_finite(values).tolist() == [True, False]
+    assert is_finite(values[:1])
+
+
+def test_integers_of_four_bits_are_finite():
+    assert is_finite(np.array([1, 2]).astype(ml_dtypes.int4))
+
+
+def test_nan_in_bfloat16_stops_training_and_is_refused_as_an_example():
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(4, "relu", dtype="bfloat16", name="hidden")])
+    model.compile("sgd", "mse")
+
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.get_layer("hidden").bias.assign([0, 0, np.nan, 0])
+
+    with pytest.raises(DivergenceError, match=r"weights must stay finite, .* in epoch 1; layer '.*hidden' has non-f"):
+        model.fit(X, np.zeros((32, 4)), verbose=0, callbacks=[Poison(), StopOnDivergence()])
+    x = X.astype(ml_dtypes.bfloat16)
+    check_examples(x, Y, "binary")
+    x[3, 2] = np.nan
+    with pytest.raises(ValueError, match=r"^x_train must be finite .*; x_train\[3, 2\] is nan$"):
+        check_examples(x, Y, "binary")
