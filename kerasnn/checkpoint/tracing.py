@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasnn.checkpoint.state_file import logger
-from kerasnn.checkpoint.variables import Variables, copies, raw
+from kerasnn.checkpoint.variables import copies, first_few, raw, training_variables
 from kerasnn.components.variables import NumberVariable
 from kerasnn.engine.graph import Operations
 from kerasnn.engine.steps import Blocks
@@ -44,22 +44,13 @@ class UnsavedState:
     def __init__(self) -> None:
         self._variables: list[tuple[tf.Variable, np.ndarray]] | None = None
 
-    @property
-    def is_watching(self) -> bool:
-        """Whether `watch` has seen the traced step."""
-        return self._variables is not None
-
-    def watch(self, model: keras.Model, variables: Variables) -> None:
-        """Note the values of unknown variables; does nothing until the step has been traced.
-
-        Args:
-            model: the model in training.
-            variables: the known variables.
-        """
-        functions = [] if self.is_watching else _traced(model.train_function)
+    def watch(self, model: keras.Model) -> None:
+        """Note the values of a model's unknown variables, once, as soon as its step has been traced."""
+        functions = [] if self._variables is not None else _traced(model.train_function)
         if not functions:
             return
-        known = {id(copy) for group in variables.values() for variable in group for copy in copies(variable)}
+        groups = training_variables(model).values()
+        known = {id(copy) for group in groups for variable in group for copy in copies(variable)}
         # A callback that sets the momentum owns a variable in its place.
         known |= {id(raw(value)) for value in vars(model.optimizer).values() if isinstance(value, NumberVariable)}
         unknown = {
@@ -88,7 +79,7 @@ class UnsavedState:
             logger.warning(
                 "the training state lacks variables that training changes, so a restart resets them: %s; make them "
                 "attributes of the model",
-                ", ".join(changed),
+                first_few(changed),
             )
 
 

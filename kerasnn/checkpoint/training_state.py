@@ -23,7 +23,16 @@ from kerasnn.checkpoint.dataset import advanced
 from kerasnn.checkpoint.random_state import random_state, set_random_state
 from kerasnn.checkpoint.state_file import StateFolder, StateWriter, logger
 from kerasnn.checkpoint.tracing import UnsavedState, create_variables
-from kerasnn.checkpoint.variables import Arrays, VariableReader, Variables, assign, mismatch, training_variables
+from kerasnn.checkpoint.variables import (
+    TRACKED,
+    Arrays,
+    VariableReader,
+    Variables,
+    assign,
+    first_few,
+    mismatch,
+    training_variables,
+)
 from kerasnn.distribute.devices import over_processes
 from kerasnn.engine.block_callbacks import flat
 from kerasnn.signals import caught, error_of
@@ -72,7 +81,7 @@ class TrainingState(keras.callbacks.Callback):
     Reference: `keras.callbacks.BackupAndRestore`, which saves weights and optimizer only.
 
     >>> import tempfile
-    >>> folder, x, y = tempfile.mkdtemp(), np.ones((8, 2)), np.ones(8)
+    >>> folder, x, y = tempfile.mkdtemp(), tf.ones((8, 2)), tf.ones(8)
     >>> def train(epochs):
     ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     ...     model.compile("sgd", "mse")
@@ -260,8 +269,7 @@ class TrainingState(keras.callbacks.Callback):
                 self._restore_variables(self.model)
                 self._skipping, self._tree = False, None
             return
-        if not self._unsaved.is_watching:
-            self._unsaved.watch(self.model, training_variables(self.model))
+        self._unsaved.watch(self.model)
         due = self.signal is not None or time.monotonic() - self._last_saved > self.seconds
         # Within an epoch each process has its own metrics, which the chief's state does not hold.
         due = due and not over_processes(self.model._distribute_strategy)
@@ -289,8 +297,8 @@ class TrainingState(keras.callbacks.Callback):
             restore_history(self.model.history, self._tree["history"])
             if missing := [group for group in self._missing if group != "metrics"]:
                 logger.warning(
-                    "no epoch was left to create these variables, so they are not restored: %s; build the model before",
-                    ", ".join(missing),
+                    "no epoch was left to create variables, so they are not restored: %s; build the model before",
+                    first_few(missing),
                 )
             self._tree = None
         self.flush()
@@ -306,8 +314,8 @@ class TrainingState(keras.callbacks.Callback):
     def _save(self, epoch: int, step: int, ended: int | None = None, logs: dict[str, Any] | None = None) -> None:
         """Save the state at a position; at an epoch's end with the epoch's number and its logs."""
         self._last_saved = time.monotonic()
+        self._unsaved.watch(self.model)
         variables = training_variables(self.model)
-        self._unsaved.watch(self.model, variables)
         arrays = self._reader.read(variables, self.model._distribute_strategy)
         self._check_finite(variables, arrays)
         tree = {
@@ -334,12 +342,12 @@ class TrainingState(keras.callbacks.Callback):
                         f"{self._epoch + 1}; the state before it is kept"
                     )
 
-    def _restore_variables(self, model: keras.Model, required: Collection[str] | None = ()) -> list[str]:
+    def _restore_variables(self, model: keras.Model, required: Collection[str] = ()) -> list[str]:
         """Give variables their saved values.
 
         Args:
             model: the model.
-            required: groups of variables that must exist by now; None is all of them.
+            required: groups of variables that must exist by now.
 
         Returns:
             The groups of variables that do not exist yet.
@@ -350,9 +358,8 @@ class TrainingState(keras.callbacks.Callback):
         assert self._tree is not None
         arrays, variables = self._tree["variables"], training_variables(model)
         missing = assign(variables, arrays, initial=not self._tree["epoch"] and not self._tree["step"])
-        for group in missing:
-            if required is None or group in required:
-                raise mismatch(group, variables, arrays)
+        if group := next((group for group in missing if group in required), None):
+            raise mismatch(group, variables, arrays)
         return missing
 
     def _resume_epoch(self, steps: int) -> None:
@@ -387,4 +394,5 @@ class TrainingState(keras.callbacks.Callback):
             create_variables(self.model, iterator)
             # Some of them have drawn their initial values.
             set_random_state(self._tree["random"])
-        self._restore_variables(self.model, required=None)
+        if missing := self._restore_variables(self.model, required=TRACKED):
+            logger.warning("the state holds variables that the model lacks after a restart: %s", first_few(missing))

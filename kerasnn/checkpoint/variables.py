@@ -1,4 +1,4 @@
-"""The variables of a training: found from the model on, read into arrays, and assigned again."""
+"""The variables of a training: collected from the model, read into arrays, and assigned again."""
 
 import sys
 from collections import deque
@@ -13,8 +13,10 @@ from kerasnn.checkpoint.state_file import DTYPES
 from kerasnn.components.variables import NumberVariable
 from kerasnn.keras_private import GLOBAL_SEED_GENERATOR, global_seed_generator, global_state
 
+TRACKED = ("model", "optimizer", "metrics", "seeds")
+"""The groups of variables that Keras tracks."""
 Variables = dict[str, list[Any]]
-"""Variables by group: "model", "optimizer", "metrics", "seeds", and others by the path at which they were found."""
+"""Variables by group: those of `TRACKED`, and each other variable in a group that is named by the path to it."""
 Arrays = dict[str, list[np.ndarray]]
 """Their values."""
 
@@ -39,15 +41,15 @@ def training_variables(model: keras.Model) -> Variables:
     metrics and losses lead to, also through lists, dictionaries and objects of the user's own classes.
     """
     seed_generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-    tracked = {
-        "model": model.variables,
-        "optimizer": [] if model.optimizer is None else model.optimizer.variables,
-        "metrics": model.metrics_variables,
-        "seeds": [] if seed_generator is None else [seed_generator.state],
-    }
+    tracked = (
+        model.variables,
+        [] if model.optimizer is None else model.optimizer.variables,
+        model.metrics_variables,
+        [] if seed_generator is None else [seed_generator.state],
+    )
     seen: set[int] = set()
     variables: Variables = {}
-    for group, members in tracked.items():
+    for group, members in zip(TRACKED, tracked, strict=True):
         variables[group] = []
         for variable in members:
             if id(raw(variable)) not in seen:
@@ -152,6 +154,15 @@ def assign(variables: Variables, arrays: Arrays, initial: bool = False) -> list[
     for variable, array in pairs:
         _assign(variable, array)
     return missing
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Names in one line, of which a message shows three.
+
+    >>> first_few(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def mismatch(group: str, variables: Variables, arrays: Arrays) -> ValueError:

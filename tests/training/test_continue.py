@@ -300,9 +300,8 @@ class Files:
     def _hear(self, event, arguments):
         if not self.active:
             return
-        if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
-            self._note(arguments[0])
-        elif event in ("os.truncate", "os.mkdir"):
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        if writes or event in ("os.truncate", "os.mkdir"):
             self._note(arguments[0])
         elif event in ("os.remove", "os.rmdir"):
             self._note(*arguments)

@@ -237,7 +237,7 @@ def test_variables_that_no_epoch_is_left_to_create_are_named(tmp_path, caplog):
     values, epochs, _ = trained(unbuilt, plain, tmp_path)
     assert epochs == [0, 1, 2]
     assert len(values["model"]) == 1  # dropout's seed
-    line = "no epoch was left to create these variables, so they are not restored: model, optimizer; build the model"
+    line = "no epoch was left to create variables, so they are not restored: model, optimizer; build the model before"
     assert line in caplog.text
 
 
@@ -286,6 +286,21 @@ def test_random_numbers_that_can_not_be_saved_are_named(tmp_path, caplog):
 
     trained(build, plain, tmp_path, epochs=1)
     assert "the state of RandomStandardNormal (tf.random) can't be saved" in caplog.text
+
+
+def test_variables_that_come_even_later_are_named(tmp_path, caplog):
+    class Late(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.late = tf.Variable(1.0)
+
+    def run(epochs):
+        model = scaled()
+        state = TrainingState(tmp_path)
+        model.fit(X, Y, epochs=epochs, verbose=0, **state.resume(model, [Late()]))
+
+    run(1)
+    run(2)
+    assert "the state holds variables that the model lacks after a restart: model.late" in caplog.text
 
 
 def test_ordinary_models_are_saved_in_silence(tmp_path, caplog):
