@@ -2,7 +2,6 @@
 
 import importlib
 import io
-import os
 import shlex
 import signal
 import subprocess
@@ -285,11 +284,11 @@ def test_an_interruption_before_the_folder_exists_names_none(tmp_path, capsys):
 
 def test_a_second_signal_does_not_cut_the_last_line_short(capsys, monkeypatch):
     def run(_):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     class Interrupted(io.StringIO):
         def write(self, text):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             return super().write(text)
 
     errors = Interrupted()

@@ -142,10 +142,10 @@ def test_a_second_ctrl_c_loses_nothing(tmp_path, whole, monkeypatch):
     class Interrupt(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
     def interrupted(*_):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr("kerasnn.runs.train.save_model", interrupted)
