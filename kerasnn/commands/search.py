@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
     folder = Path(options.search_dir or dated_path("search", options.config.run.data.name))
     try:
-        with continued_by(f"kerasnn search --search_dir {folder}"):
+        with continued_by("kerasnn search --search_dir", folder):
             result = search(options.config, folder)
     except FolderInUseError:
         if not (folder / ADDRESS).is_file() or options.config != SearchConfig.load(folder):

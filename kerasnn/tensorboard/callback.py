@@ -1,10 +1,9 @@
 """The callback that writes a training for TensorBoard."""
 
-import itertools
 import logging
+import math
 import os
-import socket
-import time
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,8 +33,9 @@ BUCKETS = 30
 ROWS = 1024
 """Number of examples per prediction."""
 _FOLDERS = ("train", "validation")
+_FILE = re.compile(r"events\.out\.tfevents\.file(\d{6,})\.kerasnn")
+"""Names of our event files; they sort by number, and after the names of other writers, which begin with the time."""
 log = logging.getLogger(__name__)
-_file_number = itertools.count()
 
 
 class Rates(Protocol):
@@ -209,33 +209,34 @@ class TensorBoard(keras.callbacks.Callback):
             self._train = self._validation = None
 
     def get_state(self) -> dict[str, Any]:
-        """The sizes of the event files, and the last epochs written and drawn."""
-        sizes = {name: {path.name: path.stat().st_size for path in self._event_files(name)} for name in _FOLDERS}
-        return {"sizes": sizes, "epoch": self._epoch, "drawn": self._drawn}
+        """The sizes of the event files, the number of the next one, and the last epochs written and drawn."""
+        sizes = {name: {path.name: path.stat().st_size for path in _files(self.log_dir / name)} for name in _FOLDERS}
+        return {"sizes": sizes, "next_file": self._next_file(), "epoch": self._epoch, "drawn": self._drawn}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from the result of `get_state`: truncate the event files to their sizes then, and open a new one."""
+        """Continue from the result of `get_state`: restore the event files as they were then, and open a new one."""
         self._close()
         self._epoch, self._drawn = state["epoch"], state["drawn"]
-        newest = max((name for sizes in state["sizes"].values() for name in sizes), default="")
+        next_file = state.get("next_file", self._next_file())
         for name in _FOLDERS:
             sizes = state["sizes"][name]
-            for file in self._event_files(name):
-                if file.name not in sizes:
-                    # Names begin with the time; a later one was created after the state.
-                    if file.name > newest:
-                        file.unlink()
-                elif file.stat().st_size > sizes[file.name]:
-                    os.truncate(file, sizes[file.name])
+            for path in _files(self.log_dir / name):
+                if path.name not in sizes and _number(path) >= next_file:
+                    path.unlink()
+                elif path.stat().st_size > sizes.get(path.name, math.inf):
+                    os.truncate(path, sizes[path.name])
         self._train = self._open("train")
 
-    def _event_files(self, name: str) -> list[Path]:
-        return sorted((self.log_dir / name).glob("events.out.tfevents.*"))
+    def _next_file(self) -> int:
+        """The number for the next event file."""
+        return 1 + max(map(_number, event_files(self.log_dir)), default=-1)
 
     def _open(self, name: str) -> EventFile:
-        unique = f"{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}.{next(_file_number)}"
+        path = self.log_dir / name / f"events.out.tfevents.file{self._next_file():06d}.kerasnn"
         try:
-            return EventFile(self.log_dir / name / f"events.out.tfevents.{unique}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(exist_ok=False)
+            return EventFile(path)
         except OSError as error:
             raise ValueError(_unwritable(self.log_dir, error.strerror)) from None
 
@@ -310,6 +311,22 @@ class TensorBoard(keras.callbacks.Callback):
             log.info("no graph for TensorBoard: the model can't be traced: %s", short(error))
             return
         file.write_event(Event(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString()))
+
+
+def event_files(log_dir: Path) -> list[Path]:
+    """The event files that the callback has written to a folder; links are left out."""
+    return [path for name in _FOLDERS for path in _files(log_dir / name) if _number(path) >= 0]
+
+
+def _files(folder: Path) -> list[Path]:
+    files = folder.glob("events.out.tfevents.*")
+    return sorted(path for path in files if path.is_file() and not path.is_symlink())
+
+
+def _number(path: Path) -> int:
+    """The number of one of our event files; -1 for the file of another writer."""
+    match = _FILE.fullmatch(path.name)
+    return -1 if match is None else int(match[1])
 
 
 def _unwritable(folder: Path, reason: str | None) -> str:
