@@ -1,6 +1,7 @@
 """Every model of the zoo trains by kerasnn as by plain Keras, and takes every callback.
 
-After three epochs weights agree to 1e-5 and logs to 1e-4, in mixed precision to 2e-2. Every third model runs; `KERASNN_ALL_TESTS=1` runs all, each with every callback alone.
+After three epochs weights agree to 1e-5 and logs to 1e-4, in mixed precision to 2e-2. Every third model runs;
+`KERASNN_ALL_TESTS=1` runs all, each with every callback alone.
 """
 
 import os
