@@ -112,8 +112,11 @@ def fit(
     given = (x, y, sample_weight)
     arrays = _as_arrays(*given)
     checked.types(*arrays)
-    off = compiled == "off" and seed is None
-    if reason := _reason_for_plain_keras(model, given, arrays, replicas, "compiled is off" if off else None):
+    off = "compiled is off" if compiled == "off" and seed is None else None
+    if steps_per_epoch and replicas == 1 and steps_per_epoch % model.steps_per_execution:
+        # Keras's epochs then have more steps than asked for, and later ones fewer.
+        off = off or "steps_per_epoch is not a multiple of the model's steps_per_execution"
+    if reason := _reason_for_plain_keras(model, given, arrays, replicas, off):
         fall_back(compiled, reason)
         options |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
         options |= {"class_weight": class_weight, "sample_weight": sample_weight, "callbacks": callbacks}

@@ -41,11 +41,15 @@ class Operations(NamedTuple):
     """Types of the operations of a traced function, those of inner functions included."""
 
     types: frozenset[str]
+    write_summaries: bool
+    """Whether `tf.summary` was called: without a writer it leaves nothing but the names of its scope."""
 
     @classmethod
     def of(cls, function: Any) -> "Operations":
         """The operations of a concrete function."""
-        return cls(frozenset(_types(function.graph.as_graph_def())))
+        nodes = list(_nodes(function.graph.as_graph_def()))
+        summaries = any("write_summary" in node.name for node in nodes)
+        return cls(frozenset(node.op for node in nodes), summaries)
 
     def stateful_draw(self) -> str | None:
         """An operation that draws other random numbers in every graph, or None."""
@@ -72,9 +76,7 @@ class Operations(NamedTuple):
         return None
 
 
-def _types(graph: Any) -> Iterator[str]:
-    for node in graph.node:
-        yield node.op
+def _nodes(graph: Any) -> Iterator[Any]:
+    yield from graph.node
     for function in graph.library.function:
-        for node in function.node_def:
-            yield node.op
+        yield from function.node_def

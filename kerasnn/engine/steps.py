@@ -100,6 +100,8 @@ class Program:
             raise NotCompilableError(
                 f"{draw} (tf.random) draws other numbers in each graph; use keras.random with a seed generator"
             )
+        if operations.write_summaries:
+            raise NotCompilableError("the step writes tf.summary values, whose writer a callback opens later")
         if self._jit_compile == "auto" and operations.against_xla(self._bounds.largest_table):
             self._use(xla=False)
         self._inspected = True

@@ -165,6 +165,23 @@ def test_tensorboard_by_step(tmp_path):
     assert "batch_loss" in events.Tags()["tensors"]
 
 
+def test_summaries_of_layers_are_written(tmp_path, caplog):
+    """Traced before TensorBoard opens its writer, they would be left out."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Summary(L.Layer):
+        def call(self, x):
+            tf.summary.scalar("mean", tf.reduce_mean(x))
+            return x
+
+    board = keras.callbacks.TensorBoard(str(tmp_path), update_freq=1)
+    kerasnn.fit(classifier(Summary()), X, Y, batch_size=32, epochs=1, verbose=0, callbacks=[board])
+    assert "writes tf.summary values" in falls_back(caplog)[0]
+    events = EventAccumulator(str(tmp_path / "train"))
+    events.Reload()
+    assert any(tag.endswith("mean") for tag in events.Tags()["tensors"])
+
+
 @pytest.mark.parametrize(
     "callback",
     [
@@ -378,6 +395,12 @@ def test_evaluate_returns_what_keras_returns():
     assert kerasnn.evaluate(model, X, Y, verbose=0, return_dict=True).keys() == {"loss", "accuracy"}
     model.compile(loss="sparse_categorical_crossentropy")
     assert kerasnn.evaluate(model, X, Y, verbose=0) == pytest.approx(model.evaluate(X, Y, verbose=0), rel=1e-5)
+
+
+def test_steps_that_an_execution_does_not_divide_are_keras_s_own(caplog):
+    plain, ours = both(lambda: classifier(steps_per_execution=2), X, Y, epochs=2, steps_per_epoch=3)
+    assert_same(plain, ours)
+    assert "not a multiple" in falls_back(caplog)[0]
 
 
 def test_off_without_a_seed_is_plain_keras():
