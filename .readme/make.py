@@ -16,8 +16,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 from kerasnn import RunConfig, replace_at, train
 from kerasnn.gallery.draw import draw
 from kerasnn.report.write_report import report
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.run_search import search
-from kerasnn.search.space import SearchConfig
 from kerasnn.study.run_study import study
 from tests.browser.chromium import Browser
 

@@ -18,11 +18,11 @@ def dated_path(*parts: str) -> Path:
 
 
 def inside(folder: str | Path, name: str) -> Path:
-    """The path of a file in a folder, refused where a link leads out of the folder.
+    """The path of a file in a folder, refused if the file or a folder on the way is a link.
 
     Args:
         folder: any folder; the folder itself may be a link.
-        name: the file's name; the file need not exist.
+        name: the file's name or relative path; the file need not exist.
 
     Returns:
         `folder / name`.
@@ -31,7 +31,7 @@ def inside(folder: str | Path, name: str) -> Path:
         ValueError: one line with the link's target.
     """
     path = Path(folder) / name
-    if not path.resolve().is_relative_to(Path(folder).resolve()):
+    if path.resolve() != Path(folder).resolve() / name:
         raise ValueError(f"{path} must lie in its folder, received a link to {path.resolve()}")
     return path
 

@@ -1,7 +1,9 @@
 """What a command line means: no flag vanishes, and a wrong one leads to the right one."""
 
 import importlib
+import io
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -9,11 +11,12 @@ import pytest
 
 import kerasnn
 from kerasnn.cli import COMMANDS, main
-from kerasnn.commands.execution import continued_by
+from kerasnn.commands.execution import continued_by, execute
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schedules import Cosine, MultiStep, Step
-from kerasnn.search.space import Hyperband, Median, ObjectiveConfig, SearchConfig
+from kerasnn.search.config import Hyperband, ObjectiveConfig, SearchConfig
+from kerasnn.search.stopping import Median
 from kerasnn.signals import TerminatedError
 from kerasnn.study.config import StudyConfig
 
@@ -250,14 +253,48 @@ def test_the_list_of_commands_needs_no_heavy_import():
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (TerminatedError(), "go on with kerasnn train --resume x"),
-        (KeyboardInterrupt("stopped"), "stopped; go on with kerasnn train --resume x"),
+        (TerminatedError(), "terminated: go on with kerasnn train --resume '{}'"),
+        (KeyboardInterrupt("stopped"), "interrupted: stopped; go on with kerasnn train --resume '{}'"),
+        (OSError("disk full"), "disk full; go on with kerasnn train --resume '{}'"),
+        (ConnectionError("start all again"), "start all again"),
+        (ValueError("wrong"), "wrong"),
     ],
 )
-def test_an_interruption_names_the_command_that_goes_on(error, message):
-    with pytest.raises(type(error)) as raised, continued_by("kerasnn train --resume x"):
-        raise error
-    assert str(raised.value) == message
+def test_an_interruption_names_the_command_that_goes_on(tmp_path, capsys, error, message):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+
+    def run(_):
+        with continued_by("kerasnn train --resume", folder):
+            raise error
+
+    assert execute("kerasnn train", [], list, run) != 0
+    assert capsys.readouterr().err == f"kerasnn train: error: {message.format(folder)}\n"
+
+
+def test_an_interruption_before_the_folder_exists_names_none(tmp_path, capsys):
+    def run(_):
+        with continued_by("kerasnn train --resume", tmp_path / "run"):
+            raise KeyboardInterrupt
+
+    assert execute("kerasnn train", [], list, run) == 130
+    assert capsys.readouterr().err == "kerasnn train: error: interrupted: nothing had begun\n"
+
+
+def test_a_second_signal_does_not_cut_the_last_line_short(capsys, monkeypatch):
+    def run(_):
+        signal.raise_signal(signal.SIGINT)
+
+    class Interrupted(io.StringIO):
+        def write(self, text):
+            signal.raise_signal(signal.SIGINT)
+            return super().write(text)
+
+    errors = Interrupted()
+    monkeypatch.setattr(sys, "stderr", errors)
+    assert execute("kerasnn train", [], list, run) == 130
+    assert errors.getvalue() == "kerasnn train: error: interrupted\n"
 
 
 def test_version(capsys):

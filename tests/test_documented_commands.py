@@ -12,7 +12,7 @@ import pytest
 from kerasnn.cli import COMMANDS
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
-from kerasnn.search.space import SearchConfig
+from kerasnn.search.config import SearchConfig
 from kerasnn.study.config import StudyConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,8 +26,8 @@ from kerasnn.data.loading import Data, from_arrays
 from kerasnn.engine.fit import fit
 from kerasnn.models.from_config import compiled_network
 from kerasnn.runs.train import train
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.run_search import search
-from kerasnn.search.space import SearchConfig
 from kerasnn.tensorboard.callback import TensorBoard
 
 FEATURES: dict[str, dict[str, Any]] = {

@@ -61,7 +61,17 @@ def _outcomes(source: Path, suite: str, routed: bool, deselect: str) -> dict[str
             "0",
             f"--junitxml={results}",
         ]
-        command += ["-p", "no:cacheprovider", "-W", "ignore", "-o", "addopts=", "-o", "filterwarnings="]
+        command += [
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "ignore",
+            "--continue-on-collection-errors",
+            "-o",
+            "addopts=",
+            "-o",
+            "filterwarnings=",
+        ]
         subprocess.run(
             [*command, *(["-k", deselect] if deselect else [])],
             cwd=source,

@@ -14,7 +14,7 @@ from typing import Any
 from kerasnn.commands.execution import import_tensorflow
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
-from kerasnn.search.space import SearchConfig
+from kerasnn.search.config import SearchConfig
 
 SMALL = {
     "optimizer.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"},

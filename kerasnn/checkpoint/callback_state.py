@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kerasnn.checkpoint.state_file import logger
 
@@ -73,6 +74,36 @@ def restore_callbacks(callbacks: Callbacks, states: States) -> None:
         elif not isinstance(callback, keras.callbacks.CSVLogger):
             for name, value in state.items():
                 setattr(callback, name, value)
+
+
+def history_state(history: keras.callbacks.History, ended: int | None, logs: dict[str, Any]) -> dict[str, Any]:
+    """The epochs and the logged values of Keras's History.
+
+    Args:
+        history: the callback; it is called after the training state.
+        ended: the epoch that has just ended, which it lacks; None within an epoch.
+        logs: the logged values of that epoch.
+    """
+    epochs, values = list(getattr(history, "epoch", ())), history.history
+    if ended is not None and epochs[-1:] != [ended]:
+        epochs.append(ended)
+        values = {name: list(by_epoch) for name, by_epoch in values.items()}
+        for name, value in logs.items():
+            values.setdefault(name, []).append(value)
+    return {"epoch": epochs, "values": {name: _compact(by_epoch) for name, by_epoch in values.items()}}
+
+
+def restore_history(history: keras.callbacks.History, state: dict[str, Any]) -> None:
+    """Give Keras's History the epochs and values of `history_state`."""
+    history.epoch = list(state["epoch"])
+    history.history.clear()
+    for name, values in state["values"].items():
+        history.history[name] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def _compact(values: Sequence[Any]) -> Any:
+    """A logged value by epoch; as an array if it can be, which is written fast however long it is."""
+    return np.array(values, np.float64) if all(isinstance(value, float) for value in values) else list(values)
 
 
 def _matched(callbacks: Callbacks, states: States) -> list[tuple[keras.callbacks.Callback, dict[str, Any]]]:

@@ -25,7 +25,7 @@ _HEAD = struct.Struct("<32sQQ")
 """SHA-256 of the rest of the file, size of the JSON in bytes, size of the arrays in bytes."""
 _ARRAY = "__array__"
 _NAMES = "bool float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64"
-_DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)} | {name: np.dtype(name) for name in _NAMES.split()}
+DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)} | {name: np.dtype(name) for name in _NAMES.split()}
 
 
 class DamagedStateError(ValueError):
@@ -90,12 +90,12 @@ def decode(content: bytes) -> dict[str, Any]:
         header = json.loads(content[start : start + text_bytes])
         arrays, offset = [], start + text_bytes
         for dtype, shape in header["arrays"]:
-            if dtype not in _DTYPES or not all(type(size) is int and size >= 0 for size in shape):
+            if dtype not in DTYPES or not all(type(size) is int and size >= 0 for size in shape):
                 raise ValueError(f"not an array: {short([dtype, shape])}")
             count = math.prod(shape)
-            if count * _DTYPES[dtype].itemsize > len(content) - offset:
+            if count * DTYPES[dtype].itemsize > len(content) - offset:
                 raise ValueError(f"an array beyond the end: {short([dtype, shape])}")
-            arrays.append(np.frombuffer(content, _DTYPES[dtype], count, offset).reshape(shape).copy())
+            arrays.append(np.frombuffer(content, DTYPES[dtype], count, offset).reshape(shape).copy())
             offset += arrays[-1].nbytes
         tree = _with_arrays(header["tree"], arrays)
         if not isinstance(tree, dict):
@@ -114,7 +114,7 @@ def _without_arrays(value: Any, path: str, arrays: list[np.ndarray]) -> Any:
             return {key: _without_arrays(inner, f"{path}.{key}", arrays) for key, inner in value.items()}
         case list() | tuple():
             return [_without_arrays(inner, f"{path}.{index}", arrays) for index, inner in enumerate(value)]
-        case np.ndarray() if value.dtype.name in _DTYPES:
+        case np.ndarray() if value.dtype.name in DTYPES:
             arrays.append(value)
             return {_ARRAY: len(arrays) - 1}
         case np.bool_() | np.integer() | np.floating():

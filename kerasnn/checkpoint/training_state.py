@@ -1,22 +1,38 @@
 """The callback that saves the whole state of a training, so that a killed run resumes as if nothing had happened."""
 
-import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kerasnn.callbacks.divergence import DivergenceError, is_finite
 from kerasnn.callbacks.learning_rate import LearningRate
-from kerasnn.checkpoint.callback_state import callback_states, prepare_callbacks, restore_callbacks
+from kerasnn.checkpoint.callback_state import (
+    callback_states,
+    history_state,
+    prepare_callbacks,
+    restore_callbacks,
+    restore_history,
+)
+from kerasnn.checkpoint.dataset import advanced
+from kerasnn.checkpoint.random_state import random_state, set_random_state
 from kerasnn.checkpoint.state_file import StateFolder, StateWriter, logger
-from kerasnn.checkpoint.variables import Arrays, VariableReader, Variables, assign, training_variables
+from kerasnn.checkpoint.tracing import UnsavedState, create_variables
+from kerasnn.checkpoint.variables import (
+    TRACKED,
+    Arrays,
+    VariableReader,
+    Variables,
+    assign,
+    first_few,
+    mismatch,
+    training_variables,
+)
 from kerasnn.distribute.devices import over_processes
 from kerasnn.engine.block_callbacks import flat
 from kerasnn.signals import caught, error_of
@@ -30,10 +46,11 @@ NO_EPOCHS_LEFT = sys.maxsize
 class TrainingState(keras.callbacks.Callback):
     """Save the whole state of a training after every epoch, and in long epochs between blocks of steps.
 
-    The state holds weights, optimizer, seed generators, metrics, the counters of all callbacks, the history, the
-    position, and the state of Python's and NumPy's random number generators. A thread writes it beside training, as a
-    temporary file that is synced, checksummed with SHA-256 and renamed. `resume` returns the arguments with which `fit`
-    resumes the run, or begins it:
+    The state holds every variable that Keras tracks or that attributes of the model lead to (weights, all optimizers,
+    metrics, seed generators, TensorFlow's variables), the counters of all callbacks, the history, the position, and the
+    state of Python's and NumPy's random number generators. Variables that it can't find but sees change are logged. A
+    thread writes it beside training, as a temporary file that is synced, checksummed with SHA-256 and renamed. `resume`
+    returns the arguments with which `fit` resumes the run, or begins it:
 
         state = TrainingState("run/state")
         model.fit(x, y, epochs=20, **state.resume(model, [early_stopping, plateau]))
@@ -53,6 +70,9 @@ class TrainingState(keras.callbacks.Callback):
             end of epochs only.
         fingerprint: identifies the training data; a state with another fingerprint is refused.
 
+    Attributes:
+        shuffle_seed: the seed of the orders of examples in `kerasnn.fit`, which sets it and keeps it after a restart.
+
     Raises:
         DivergenceError: from `fit`, if a weight or a variable of the optimizer is not finite; such a state is not
             saved.
@@ -61,7 +81,7 @@ class TrainingState(keras.callbacks.Callback):
     Reference: `keras.callbacks.BackupAndRestore`, which saves weights and optimizer only.
 
     >>> import tempfile
-    >>> folder, x, y = tempfile.mkdtemp(), np.ones((8, 2)), np.ones(8)
+    >>> folder, x, y = tempfile.mkdtemp(), tf.ones((8, 2)), tf.ones(8)
     >>> def train(epochs):
     ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     ...     model.compile("sgd", "mse")
@@ -78,13 +98,16 @@ class TrainingState(keras.callbacks.Callback):
         self.seconds = SECONDS if seconds is None else seconds
         self.fingerprint = fingerprint
         self.rollbacks = 0
+        self.shuffle_seed: int | None = None
         self.signal: int | None = None
         self._callbacks: list[keras.callbacks.Callback] = []
         self._tree: dict[str, Any] | None = None  # the state to resume from, until training has reached its position
+        self._missing: list[str] = []
         self._epoch = 0
         self._skipping = False
         self._running = False
         self._reader = VariableReader()
+        self._unsaved = UnsavedState()
         self._writer = StateWriter(self.files.write)
         self._earlier_seconds = self._start = self._last_saved = 0.0
 
@@ -97,8 +120,10 @@ class TrainingState(keras.callbacks.Callback):
     ) -> dict[str, Any]:
         """Restore a model from the newest state; without a state the model stays as it is.
 
+        Variables that do not exist yet, as those of a model without a `call`, are restored when `fit` creates them.
+
         Args:
-            model: the built and compiled model, made by the same code as at first.
+            model: the compiled model, made by the same code as at first.
             callbacks: the callbacks of `fit`, made by the same code as at first.
             dataset: the tf.data dataset for `fit`. The epochs that the run has trained are read again, so that the
                 dataset's shuffles continue where they were.
@@ -111,14 +136,13 @@ class TrainingState(keras.callbacks.Callback):
             ValueError: one line, if the state is of another model or other data, or a callback can't resume.
         """
         callbacks = [callback for callback in flat(callbacks) if callback is not self]
-        if not model.built or not model.compiled:
-            raise ValueError(
-                "the model must be built and compiled before its state is restored: give it an Input, or call build"
-            )
+        if not model.compiled:
+            raise ValueError("the model must be compiled before its state is restored: call model.compile")
         for callback in callbacks:
             if isinstance(callback, keras.callbacks.BackupAndRestore | TrainingState):
                 raise ValueError(f"one callback must own the state, received {type(callback).__name__} as well")
-        if not model.optimizer.built:
+        is_built = all(layer.built for layer in model._flatten_layers())
+        if is_built and model.optimizer is not None and not model.optimizer.built:
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
         self._callbacks = callbacks
@@ -128,14 +152,15 @@ class TrainingState(keras.callbacks.Callback):
         if tree is not None:
             if tree["fingerprint"] != self.fingerprint:
                 raise ValueError(f"the state in {self.files.path} must be of the same data, received others")
-            assign(training_variables(model), tree["variables"])
+            self._restore_variables(model, {"model", "optimizer"} if is_built else ())
             prepare_callbacks(callbacks, tree["callbacks"])
             self.rollbacks, self._earlier_seconds = tree["rollbacks"], tree["seconds"]
+            self.shuffle_seed = tree.get("shuffle_seed")
             epoch = NO_EPOCHS_LEFT if tree["stopped"] else tree["epoch"]
             logger.info("training resumes at epoch %d, step %d", tree["epoch"] + 1, tree["step"])
         arguments = {"callbacks": [*callbacks, self], "initial_epoch": epoch}
         if dataset is not None:
-            arguments["x"] = _advanced(dataset, 0 if tree is None else tree["epoch"], steps_per_epoch)
+            arguments["x"] = advanced(dataset, 0 if tree is None else tree["epoch"], steps_per_epoch)
         return arguments
 
     @property
@@ -213,22 +238,24 @@ class TrainingState(keras.callbacks.Callback):
         self._start = self._last_saved = time.monotonic()
         self._skipping = False
         self._running = True
+        self._unsaved = UnsavedState()
         if self._tree is None:
             self._save(0, 0)
             return
-        assign(training_variables(self.model), self._tree["variables"])
-        _set_random_state(self._tree["random"])
+        self._missing = self._restore_variables(self.model)
+        set_random_state(self._tree["random"])
         restore_callbacks(self._callbacks, self._tree["callbacks"])
-        self._restore_history()
+        restore_history(self.model.history, self._tree["history"])
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin a resumed epoch at its saved step."""
         self._epoch = epoch
         if self._tree is not None:
             # Keras's History comes after this callback, and Keras has reset the metrics.
-            self._restore_history()
-            if self._tree["step"]:
-                self._skip(self._tree["step"], self._tree["variables"]["metrics"])
+            restore_history(self.model.history, self._tree["history"])
+            # Keras resets metrics when an epoch begins; their values matter within an epoch only.
+            if self._tree["step"] or set(self._missing) - {"metrics"}:
+                self._resume_epoch(self._tree["step"])
             else:
                 self._tree = None
 
@@ -239,15 +266,17 @@ class TrainingState(keras.callbacks.Callback):
             if batch + 1 >= self._tree["step"]:
                 # Once more: callbacks have counted the skipped steps and set their learning rates.
                 restore_callbacks(self._callbacks, self._tree["callbacks"])
-                _assign_kind(self.model, "optimizer", self._tree["variables"])
+                self._restore_variables(self.model)
                 self._skipping, self._tree = False, None
             return
+        self._unsaved.watch(self.model)
         due = self.signal is not None or time.monotonic() - self._last_saved > self.seconds
         # Within an epoch each process has its own metrics, which the chief's state does not hold.
         due = due and not over_processes(self.model._distribute_strategy)
         # An epoch that a callback has stopped can't resume in its middle; it ends here.
         if due and not self.model.stop_training:
-            self._save(self._epoch, batch + 1)
+            # Keras counts a block of steps_per_execution steps as whole, also at the end of the data.
+            self._save(self._epoch, min(batch + 1, self.params["steps"] or batch + 1))
             self._end_by_signal()
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -258,13 +287,19 @@ class TrainingState(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save."""
         self._save(epoch + 1, 0, epoch, logs)
+        self._unsaved.log_changed()
         self._end_by_signal()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Wait until the last state is on disk."""
         self._stop_clock()
         if self._tree is not None:
-            self._restore_history()
+            restore_history(self.model.history, self._tree["history"])
+            if missing := [group for group in self._missing if group != "metrics"]:
+                logger.warning(
+                    "no epoch was left to create variables, so they are not restored: %s; build the model before",
+                    first_few(missing),
+                )
             self._tree = None
         self.flush()
 
@@ -279,6 +314,7 @@ class TrainingState(keras.callbacks.Callback):
     def _save(self, epoch: int, step: int, ended: int | None = None, logs: dict[str, Any] | None = None) -> None:
         """Save the state at a position; at an epoch's end with the epoch's number and its logs."""
         self._last_saved = time.monotonic()
+        self._unsaved.watch(self.model)
         variables = training_variables(self.model)
         arrays = self._reader.read(variables, self.model._distribute_strategy)
         self._check_finite(variables, arrays)
@@ -289,9 +325,10 @@ class TrainingState(keras.callbacks.Callback):
             "fingerprint": self.fingerprint,
             "rollbacks": self.rollbacks,
             "seconds": self.trained_seconds,
+            "shuffle_seed": self.shuffle_seed,
             "variables": arrays,
-            "random": _random_state(),
-            "history": self._history(ended, logs or {}),
+            "random": random_state(),
+            "history": history_state(self.model.history, ended, logs or {}),
             "callbacks": callback_states(self._callbacks),
         }
         self._writer.put(tree)
@@ -305,86 +342,57 @@ class TrainingState(keras.callbacks.Callback):
                         f"{self._epoch + 1}; the state before it is kept"
                     )
 
-    def _history(self, ended: int | None, logs: dict[str, Any]) -> dict[str, Any]:
-        """The history, with the epoch that has just ended: Keras's own callback comes after this one."""
-        history = self.model.history.history
-        epochs = list(getattr(self.model.history, "epoch", ()))
-        if ended is not None and epochs[-1:] != [ended]:
-            epochs.append(ended)
-            history = {name: list(values) for name, values in history.items()}
-            for name, value in logs.items():
-                history.setdefault(name, []).append(value)
-        return {"epoch": epochs, "values": {name: _compact(values) for name, values in history.items()}}
+    def _restore_variables(self, model: keras.Model, required: Collection[str] = ()) -> list[str]:
+        """Give variables their saved values.
 
-    def _restore_history(self) -> None:
+        Args:
+            model: the model.
+            required: groups of variables that must exist by now.
+
+        Returns:
+            The groups of variables that do not exist yet.
+
+        Raises:
+            ValueError: one line, if the state is of another model.
+        """
         assert self._tree is not None
-        history, saved = self.model.history, self._tree["history"]
-        history.epoch = list(saved["epoch"])
-        history.history.clear()
-        for name, values in saved["values"].items():
-            history.history[name] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+        arrays, variables = self._tree["variables"], training_variables(model)
+        missing = assign(variables, arrays, initial=not self._tree["epoch"] and not self._tree["step"])
+        if group := next((group for group in missing if group in required), None):
+            raise mismatch(group, variables, arrays)
+        return missing
 
-    def _skip(self, steps: int, metrics: list[np.ndarray]) -> None:
-        """Have Keras's loop pass over the first steps of the epoch, which are trained already."""
+    def _resume_epoch(self, steps: int) -> None:
+        """Have Keras's loop restore variables that its first step creates, and skip the steps that are trained."""
         model, function = self.model, self.model.train_function
-        left = steps
-        self._skipping = True
+        remaining = steps
+        self._skipping = steps > 0
 
-        def skip(iterator: Any) -> Any:
-            nonlocal left
-            if left == steps and hasattr(iterator, "skip"):
-                iterator.skip(steps)
-            for _ in range(min(left, model.steps_per_execution)):
-                batch = None if hasattr(iterator, "skip") else next(iterator)
-                if left == steps:
-                    if len(model.metrics_variables) < len(metrics):
-                        model._symbolic_build(data_batch=batch)
-                    # Keras has reset them at the epoch's begin.
-                    _assign_kind(model, "metrics", {"metrics": metrics})
-                left -= 1
-            if left == 0:
+        def resume(iterator: Any) -> Any:
+            nonlocal remaining
+            if remaining == steps:
+                self._restore_late_variables(iterator)
+                if hasattr(iterator, "skip"):
+                    iterator.skip(steps)
+            if not steps:
+                model.reset_metrics()
+                model.train_function, self._tree = function, None
+                return function(iterator)
+            for _ in range(min(remaining, model.steps_per_execution)):
+                if not hasattr(iterator, "skip"):
+                    next(iterator)
+                remaining -= 1
+            if remaining == 0:
                 model.train_function = function
             return model.get_metrics_result()
 
-        model.train_function = skip
+        model.train_function = resume
 
-
-def _assign_kind(model: keras.Model, kind: str, arrays: Arrays) -> None:
-    assign({kind: training_variables(model)[kind]}, {kind: arrays[kind]})
-
-
-def _random_state() -> dict[str, Any]:
-    """The state of Python's and NumPy's generators, which data generators and callbacks may draw from."""
-    version, words, gauss = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
-    assert isinstance(numpy_state, dict)
-    return {"python": [version, np.array(words, np.uint32), gauss], "numpy": numpy_state}
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    np.random.set_state(state["numpy"])
-
-
-def _compact(values: Sequence[Any]) -> Any:
-    """A logged value by epoch; as an array if it can be, which is written fast however long it is."""
-    return np.array(values, np.float64) if all(isinstance(value, float) for value in values) else list(values)
-
-
-def _advanced(dataset: tf.data.Dataset, epochs: int, steps_per_epoch: int | None) -> tf.data.Dataset:
-    """A dataset after some epochs have been read from it."""
-    if steps_per_epoch is not None:
-        if dataset.cardinality() != tf.data.INFINITE_CARDINALITY:
-            raise ValueError(
-                "a dataset with steps_per_epoch must be without end to resume: repeat() it, or leave steps_per_epoch "
-                f"out; received one of {int(dataset.cardinality())} batches"
-            )
-        return dataset.skip(epochs * steps_per_epoch)
-    for _ in range(epochs):
-        for _ in dataset:
-            pass
-        if dataset.cardinality() != tf.data.UNKNOWN_CARDINALITY:
-            # If Keras knows the number of batches, it begins one more pass after each epoch.
-            iter(dataset)
-    return dataset
+    def _restore_late_variables(self, iterator: Any) -> None:
+        assert self._tree is not None
+        if self._restore_variables(self.model) and hasattr(iterator, "get_next"):
+            create_variables(self.model, iterator)
+            # Some of them have drawn their initial values.
+            set_random_state(self._tree["random"])
+        if missing := self._restore_variables(self.model, required=TRACKED):
+            logger.warning("the state holds variables that the model lacks after a restart: %s", first_few(missing))

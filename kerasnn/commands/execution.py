@@ -2,13 +2,15 @@
 
 import gc
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
-from kerasnn.signals import TerminatedError, raised
+from kerasnn.signals import TerminatedError, caught, raised
 
 DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -35,14 +37,15 @@ def execute(
             options = read(arguments)
             failed = FAILED
             return run(options)
-    except TerminatedError as signal:
-        return complain(program, ": ".join(filter(None, ("terminated", str(signal)))), TERMINATED)
-    except KeyboardInterrupt as signal:
-        return complain(program, ": ".join(filter(None, ("interrupted", str(signal)))), INTERRUPTED)
+    except KeyboardInterrupt as error:
+        ended, code = ("terminated", TERMINATED) if isinstance(error, TerminatedError) else ("interrupted", INTERRUPTED)
+        # A further signal would cut the line short.
+        with caught(lambda _: None):
+            return complain(program, ": ".join(filter(None, (ended, _message(error)))), code)
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
         if os.environ.get("KERASNN_TRACEBACK"):
             raise
-        complain(program, error, failed)
+        complain(program, _message(error), failed)
         if failed == FAILED and "TF_CONFIG" in os.environ:
             # TensorFlow's threads would wait for the other processes.
             sys.stdout.flush()
@@ -51,12 +54,25 @@ def execute(
 
 
 @contextmanager
-def continued_by(command: str) -> Iterator[None]:
-    """While this lasts, Ctrl-C and SIGTERM name the command that continues the work."""
+def continued_by(command: str, folder: str | Path) -> Iterator[None]:
+    """Within it, an interruption or a failing file system names the command that continues the work.
+
+    Args:
+        command: the command, without the folder.
+        folder: the folder of the run, search or study.
+    """
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise type(error)("; ".join(filter(None, (str(error), f"go on with {command}")))) from None
+    except ConnectionError:
+        raise
+    except (KeyboardInterrupt, OSError) as error:
+        begun = (Path(folder) / "config.json").exists()
+        error.add_note(f"go on with {command} {shlex.quote(str(folder))}" if begun else "nothing had begun")
+        raise
+
+
+def _message(error: BaseException) -> str:
+    return "; ".join(filter(None, (str(error), *getattr(error, "__notes__", ()))))
 
 
 def complain(program: str, error: object, code: int) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 from kerasnn.commands.command_line import Parser
 from kerasnn.commands.execution import DONE, continued_by, import_tensorflow
 from kerasnn.files import dated_path
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import ADDRESS, FolderInUseError
-from kerasnn.search.space import SearchConfig
 
 
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
     folder = Path(options.search_dir or dated_path("search", options.config.run.data.name))
     try:
-        with continued_by(f"kerasnn search --search_dir {folder}"):
+        with continued_by("kerasnn search --search_dir", folder):
             result = search(options.config, folder)
     except FolderInUseError:
         if not (folder / ADDRESS).is_file() or options.config != SearchConfig.load(folder):

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from kerasnn.study.run_study import study
 
     folder = options.study_dir or dated_path("study", options.config.run.data.name)
-    with continued_by(f"kerasnn study --study_dir {folder}"):
+    with continued_by("kerasnn study --study_dir", folder):
         result = study(options.config, folder)
     print(result.table())
     print(f"study folder  {result.study_dir}")

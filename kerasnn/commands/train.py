@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         train(options.config, options.run_dir)
         return DONE
     run_dir = options.run_dir or dated_path(options.config.data.name, options.config.style)
-    with continued_by(f"kerasnn train --resume {run_dir}") if options.config.training.save_state else nullcontext():
+    with continued_by("kerasnn train --resume", run_dir) if options.config.training.save_state else nullcontext():
         result = train(options.config, run_dir)
     print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))
     print(f"run folder  {result.run_dir}")

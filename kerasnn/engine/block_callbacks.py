@@ -13,8 +13,8 @@ _BATCH_METHODS = {
     "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),
     "test": ("on_test_batch_begin", "on_test_batch_end"),
 }
-_INDIFFERENT = ("keras.", "kerasnn.")
-"""Packages whose batch methods only count and display, unless `_by_batch` finds otherwise."""
+_KNOWN = ("keras.", "kerasnn.", "mlflow.", "wandb.")
+"""Packages whose batch methods count and display, unless an attribute asks for something at batches."""
 
 
 class BlockDriver(keras.callbacks.Callback):
@@ -40,14 +40,20 @@ class BlockDriver(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.train, self.test = train, test
+        self.hosted = False
         self._examples = examples
         self._learning_rate = learning_rate
-        self._steps = steps
+        self.steps = steps
         self._validation_steps = validation_steps
         self._begun = False
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if self.train is not None and self._learning_rate is not None:
+        if self.train is None:
+            return
+        if not self.hosted:
+            # In a plain list of callbacks, all of them hear of every step.
+            self.train.length = 1
+        if self._learning_rate is not None:
             self._learning_rate.in_graph = True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -61,7 +67,7 @@ class BlockDriver(keras.callbacks.Callback):
             # The callback that owns the learning rate has begun the epoch by now.
             self._begin_epoch(self.train)
         if self.train.left == 0:
-            self.train.open(batch, lambda: 1 if self.model.stop_training else self._steps - batch)
+            self.train.open(batch, lambda: 1 if self.model.stop_training else self.steps - batch)
 
     def _begin_epoch(self, train: Blocks) -> None:
         owner, epoch = self._learning_rate, self._examples.epoch
@@ -71,7 +77,7 @@ class BlockDriver(keras.callbacks.Callback):
             return
         if owner.momentum_variable is not None:
             train.set_momentum(owner.momentum_variable)
-        train.begin(owner.rates(epoch, self._steps), owner.momenta(epoch, self._steps))
+        train.begin(owner.rates(epoch, self.steps), owner.momenta(epoch, self.steps))
 
     def on_test_begin(self, logs: Any = None) -> None:
         if self.test is not None:
@@ -79,7 +85,7 @@ class BlockDriver(keras.callbacks.Callback):
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self.test is not None and self.test.left == 0:
-            steps = self._validation_steps or self._steps
+            steps = self._validation_steps or self.steps
             self.test.open(batch, lambda: 1 if self.model.stop_evaluating else steps - batch)
 
 
@@ -96,11 +102,23 @@ class BlockCallbacks(keras.callbacks.CallbackList):
         self._driver = driver
         super().__init__([driver, *flat(callbacks)], **options)
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._driver.hosted = True
+        super().on_train_begin(logs)
+
     def __iter__(self) -> Iterator[keras.callbacks.Callback]:
         return iter(self.callbacks)
 
     def __len__(self) -> int:
         return len(self.callbacks)
+
+    def append(self, callback: keras.callbacks.Callback) -> None:
+        """Add a callback, as libraries do that log what a `fit` trains."""
+        self.callbacks.append(callback)
+        callback.set_params(self.params)
+        callback.set_model(self.model)
+        if self._driver.train is not None and acts_by_batch([callback], "train"):
+            self._driver.train.length = 1
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self._driver.train is None or self._driver.train.left == 0:
@@ -108,7 +126,7 @@ class BlockCallbacks(keras.callbacks.CallbackList):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._driver.train is None or self._driver.train.left == 0:
-            super().on_train_batch_end(batch, logs)
+            super().on_train_batch_end(_last_step(self._driver.train, batch), logs)
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self._driver.test is None or self._driver.test.left == 0:
@@ -116,7 +134,11 @@ class BlockCallbacks(keras.callbacks.CallbackList):
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._driver.test is None or self._driver.test.left == 0:
-            super().on_test_batch_end(batch, logs)
+            super().on_test_batch_end(_last_step(self._driver.test, batch), logs)
+
+
+def _last_step(blocks: Blocks | None, batch: int) -> int:
+    return batch if blocks is None else blocks.last_step(batch)
 
 
 def flat(callbacks: Any) -> list[keras.callbacks.Callback]:
@@ -129,8 +151,9 @@ def flat(callbacks: Any) -> list[keras.callbacks.Callback]:
 def acts_by_batch(callbacks: Any, phase: Literal["train", "test"]) -> keras.callbacks.Callback | None:
     """The first callback that must be called at every batch, or None.
 
-    One of Keras's or kerasnn's own classes need not, unless its arguments say so (`ModelCheckpoint(save_freq=50)`). Any
-    other class that defines a batch method must: it may set a learning rate, stop training or keep each batch's loss.
+    The classes of Keras, kerasnn, MLflow and W&B need not, unless their arguments say so
+    (`ModelCheckpoint(save_freq=50)`). Any other class that defines a batch method must: it may set a learning rate,
+    stop training or keep each batch's loss.
     """
     return next((callback for callback in flat(callbacks) if _by_batch(callback, phase)), None)
 
@@ -141,9 +164,10 @@ def _by_batch(callback: keras.callbacks.Callback, phase: str) -> bool:
         if name in vars(callback):
             return True
         owner = next(kind for kind in type(callback).__mro__ if name in vars(kind))
-        if not owner.__module__.startswith(_INDIFFERENT):
+        if not owner.__module__.startswith(_KNOWN):
             return True
     if phase == "test":
         return False
-    frequencies = (getattr(callback, name, "epoch") for name in ("save_freq", "update_freq"))
-    return any(frequency != "epoch" for frequency in frequencies) or bool(getattr(callback, "_should_trace", False))
+    frequencies = [getattr(callback, name, "epoch") for name in ("save_freq", "update_freq")]
+    switches = [getattr(callback, name, None) for name in ("_should_trace", "log_every_n_steps", "logging_batch_wise")]
+    return any(frequency != "epoch" for frequency in frequencies) or any(switches)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from kerasnn.callbacks.divergence import is_finite
 from kerasnn.config.schema import one_of, short
 from kerasnn.data.checks import LARGEST
+from kerasnn.engine.targets import check_targets, has_own_loss, has_own_step, is_whole, leaves, loss_name
 from kerasnn.keras_private import Functional
 from kerasnn.models.subclassed import Network
 
@@ -26,25 +27,6 @@ _PROBABILITIES = {
 }
 
 
-_PAIRED = (
-    "binary_crossentropy",
-    "binary_focal_crossentropy",
-    "categorical_crossentropy",
-    "categorical_focal_crossentropy",
-    "categorical_hinge",
-    "cosine_similarity",
-    "hinge",
-    "huber",
-    "kl_divergence",
-    "log_cosh",
-    "mean_absolute_error",
-    "mean_absolute_percentage_error",
-    "mean_squared_error",
-    "mean_squared_logarithmic_error",
-    "poisson",
-    "squared_hinge",
-)
-"""Losses whose targets have the outputs' shape."""
 MODES = ("error", "warn", "off")
 
 
@@ -58,14 +40,24 @@ def check_counts(**counts: Any) -> None:
         _check_whole(name, count, 1)
 
 
-def check_epochs(epochs: Any, initial_epoch: Any, seed: Any) -> None:
-    """Refuse epochs and seeds that are no whole numbers of at least 0.
+def check_fit_options(
+    options: Mapping[str, Any], validation_split: float, seed: Any, steps_per_block: int | None
+) -> None:
+    """Refuse options of `fit` that are out of range.
+
+    Args:
+        options: `epochs`, `initial_epoch`, batch sizes and steps, as in `keras.Model.fit`.
+        validation_split, seed, steps_per_block: as in `kerasnn.fit`.
 
     Raises:
         ValueError: one line with the name and the value received.
     """
-    for name, value in (("epochs", epochs), ("initial_epoch", initial_epoch), ("seed", seed)):
+    counts = ("batch_size", "validation_batch_size", "steps_per_epoch", "validation_steps")
+    check_counts(**{name: options[name] for name in counts}, steps_per_block=steps_per_block)
+    for name, value in (("epochs", options["epochs"]), ("initial_epoch", options["initial_epoch"]), ("seed", seed)):
         _check_whole(name, value, 0)
+    if not 0 <= validation_split < 1:
+        raise ValueError(f"validation_split must be at least 0 and below 1; received {validation_split!r}")
 
 
 class Checks:
@@ -109,7 +101,7 @@ class Checks:
             if not inputs or any(each.dtype == "string" for each in inputs):
                 return
             for name, structure in zip(("x", "y", "sample_weight"), structures, strict=False):
-                for array in _leaves(structure):
+                for array in leaves(structure):
                     if isinstance(array, np.ndarray) and array.dtype.kind in "USOc":
                         raise TypeError(f"{name} must hold numbers; received dtype {array.dtype}")
 
@@ -136,7 +128,7 @@ class Checks:
             _check_weights(sample_weight)
             _check_class_weight(class_weight)
             if _weighs_its_inputs(self._model):
-                for array in _leaves(x):
+                for array in leaves(x):
                     check_scale(array, "x")
 
         self._run(check)
@@ -166,16 +158,16 @@ class Checks:
     def _check_arrays(self, x: Any, y: Any, sample_weight: Any, part: str) -> None:
         lengths: dict[int, str] = {}
         # A loss of the user's own may mask targets that are no numbers.
-        finite_targets = not _has_own_loss(self._model)
+        finite_targets = not has_own_loss(self._model)
         for name, arrays, finite in (("x", x, True), ("y", y, finite_targets), ("sample_weight", sample_weight, True)):
-            for array in _leaves(arrays):
+            for array in leaves(arrays):
                 _check_numbers(array, f"{part}{name}", finite)
                 lengths.setdefault(int(array.shape[0]), f"{part}{name}")
         if len(lengths) > 1:
             (some, first), (others, second) = list(lengths.items())[:2]
             raise ValueError(f"examples must be equally many; received {some} of {first} and {others} of {second}")
-        if not _has_own_step(self._model):
-            _check_labels(self._model, x, y, part)
+        if not has_own_step(self._model):
+            check_targets(self._model, x, y, part)
 
 
 def _check_model(model: keras.Model) -> None:
@@ -204,7 +196,7 @@ def check_scale(x: Any, name: str = "x") -> None:
         ValueError: in one line.
     """
     values = np.asarray(x)
-    if values.ndim > 1 and values.size and values.max() == 255 and values.min() == 0 and _is_whole(values):
+    if values.ndim > 1 and values.size and values.max() == 255 and values.min() == 0 and is_whole(values):
         raise ValueError(f"{name} {PIXELS}")
 
 
@@ -238,10 +230,6 @@ def _check_whole(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be {f'at least {least}' if least else '0 or above'}; received {value}")
 
 
-def _leaves(structure: Any) -> list[Any]:
-    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
-
-
 def _check_numbers(array: Any, name: str, finite: bool) -> None:
     if len(array.shape) == 0:
         raise ValueError(f"{name} must have its examples along the first axis; received a single value")
@@ -267,7 +255,7 @@ def _check_numbers(array: Any, name: str, finite: bool) -> None:
 
 
 def _check_weights(sample_weight: Any) -> None:
-    for weight in map(np.asarray, _leaves(sample_weight)):
+    for weight in map(np.asarray, leaves(sample_weight)):
         if not weight.any():
             raise ValueError("sample weights must not all be 0: nothing would be learned")
 
@@ -315,8 +303,8 @@ def _output_layers(model: keras.Model) -> Iterator[Any]:
 
 
 def _check_output(layer: Any, loss: Any) -> None:
-    activation = "softmax" if isinstance(layer, keras.layers.Softmax) else _name(getattr(layer, "activation", None))
-    name = _name(loss)
+    activation = "softmax" if isinstance(layer, keras.layers.Softmax) else loss_name(getattr(layer, "activation", None))
+    name = loss_name(loss)
     if name is None or activation is None:
         return
     name = name.removeprefix("sparse_")
@@ -335,91 +323,3 @@ def _check_output(layer: Any, loss: Any) -> None:
         )
     if activation == "softmax" and getattr(layer, "units", None) == 1:
         raise ValueError("softmax over a single unit is always 1: use sigmoid, or a unit for each class")
-
-
-def _name(function: Any) -> str | None:
-    """Snake-case name of a loss or an activation given as Keras takes them, or None."""
-    if function is None or isinstance(function, str):
-        return function
-    if isinstance(function, keras.losses.Loss):
-        function = getattr(function, "fn", None)
-    return getattr(function, "__name__", None)
-
-
-def _has_own_step(model: keras.Model) -> bool:
-    """Whether a model pairs outputs with targets in its own way."""
-    names = ("train_step", "compute_loss", "_compute_loss")
-    return any(getattr(type(model), name) is not getattr(keras.Model, name) or name in vars(model) for name in names)
-
-
-def _has_own_loss(model: keras.Model) -> bool:
-    return _has_own_step(model) or not all(map(_is_keras_loss, _leaves(model.loss)))
-
-
-def _is_keras_loss(loss: Any) -> bool:
-    if isinstance(loss, str):
-        return True
-    defined = (type(loss), getattr(loss, "fn", None) or loss)
-    return all(str(getattr(each, "__module__", "")).startswith(("keras.", "kerasnn.", "builtins")) for each in defined)
-
-
-def _check_labels(model: keras.Model, x: Any, y: Any, part: str) -> None:
-    """Refuse targets whose shape or values the loss would broadcast, truncate or turn into NaN without a word."""
-    try:
-        symbols = keras.tree.map_structure(
-            lambda array: keras.KerasTensor((None, *array.shape[1:]), str(array.dtype)), x
-        )
-        outputs = model(symbols)
-    except Exception:  # The model will say itself what it cannot take.
-        return
-    for loss, array, output in _paired(model, y, outputs):
-        if isinstance(array, np.ndarray | tf.Tensor) and None not in output.shape[1:] and _is_keras_loss(loss):
-            _check_target(loss, np.asarray(array), tuple(output.shape[1:]), part)
-
-
-def _paired(model: keras.Model, y: Any, outputs: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Each output with its loss and its targets, where Keras pairs them."""
-    losses: Any = model.loss
-    if isinstance(losses, dict):
-        names = list(outputs) if isinstance(outputs, dict) else getattr(model, "output_names", [])
-        flat = outputs if isinstance(outputs, dict) else dict(zip(names, keras.tree.flatten(outputs), strict=False))
-        named = y if isinstance(y, dict) else dict(zip(names, _leaves(y), strict=False))
-        yield from ((losses[name], named[name], flat[name]) for name in losses if name in named and name in flat)
-        return
-    losses, targets = keras.tree.flatten(losses), _leaves(y)
-    if len(losses) == len(targets) and (len(losses) == 1 or not isinstance(y, dict)):
-        yield from zip(losses, targets, keras.tree.flatten(outputs), strict=False)
-
-
-def _check_target(loss: Any, values: np.ndarray, output: tuple[int, ...], part: str) -> None:
-    loss = keras.losses.get(loss)
-    name = _name(loss) or ""
-    if "sparse" in name or "Sparse" in type(loss).__name__:
-        _check_classes(loss, values, output, part)
-    elif name in _PAIRED:
-        given = values.shape[1:]
-        if [size for size in given if size != 1] != [size for size in output if size != 1]:
-            shapes = ["(" + ", ".join(map(str, ("examples", *shape))) + ")" for shape in (output, given)]
-            raise ValueError(f"{part}y must have the output's shape {shapes[0]}, received {shapes[1]}")
-        if name.startswith("binary") and (values.min() < 0 or values.max() > 1):
-            worst = values.max() if values.max() > 1 else values.min()
-            raise ValueError(f"{part}labels must be 0 and 1, or between, for {name}; received {worst:g}")
-
-
-def _check_classes(loss: Any, values: np.ndarray, output: tuple[int, ...], part: str) -> None:
-    options = {**getattr(loss, "_fn_kwargs", {}), **(vars(loss) if isinstance(loss, keras.losses.Loss) else {})}
-    axis, ignored = options.get("axis", -1), options.get("ignore_class")
-    classes = (None, *output)[axis]
-    labels = values if ignored is None else values[values != ignored]
-    if not labels.size or classes is None:
-        return
-    if not _is_whole(labels):
-        wrong = labels[labels != np.floor(labels)][0]
-        raise ValueError(f"{part}labels must be whole numbers for a sparse loss; received {wrong:g}")
-    if labels.min() < 0 or labels.max() >= classes:
-        worst = labels.max() if labels.max() >= classes else labels.min()
-        raise ValueError(f"{part}labels must be 0 to {classes - 1} for {classes} classes; received {worst:g}")
-
-
-def _is_whole(values: np.ndarray) -> bool:
-    return values.dtype.kind in "iu" or bool((values == np.floor(values)).all())

@@ -134,7 +134,8 @@ def blocks_of(
     Raises:
         NotCompilableError: the model cannot be compiled.
     """
-    length = length or (model.steps_per_execution if model.steps_per_execution > 1 else None)
+    by_execution = length is None and model.steps_per_execution > 1
+    length = model.steps_per_execution if by_execution else length
     strategy = model.distribute_strategy
     if strategy.num_replicas_in_sync > 1:
         if step == "train_step":
@@ -151,7 +152,7 @@ def blocks_of(
         lines = str(error).strip().splitlines() or [""]
         name = "" if isinstance(error, NotCompilableError) else f"{type(error).__name__}: "
         raise NotCompilableError(short(f"{name}{lines[0]}", 200)) from error
-    return Blocks(program, length)
+    return Blocks(program, length, by_execution)
 
 
 def _build(model: keras.Model, examples: Examples) -> None:

@@ -84,6 +84,7 @@ class PlainExamples(Examples):
     def get_tf_dataset(self) -> tf.data.Dataset:
         """The batches of an epoch; as Keras's own dataset except for the order."""
 
+        @tf.autograph.experimental.do_not_convert
         def batches(_: tf.Tensor) -> tf.data.Dataset:
             order = tf.ensure_shape(tf.numpy_function(self._order, [], tf.int64), (self.size,))
             whole = self.size - self.size % self.batch_size
@@ -92,6 +93,7 @@ class PlainExamples(Examples):
                 dataset.concatenate(tf.data.Dataset.from_tensors(order[whole:])) if self.has_partial_batch else dataset
             )
 
+        @tf.autograph.experimental.do_not_convert
         def load(rows: tf.Tensor, arrays: Any) -> Any:
             return keras.tree.traverse(lambda part: _take(part, rows), arrays)
 
@@ -167,6 +169,7 @@ class StreamedExamples(ResidentExamples):
             taken = positions if order is None else order[positions]
             return [np.take(leaf, taken, axis=0).astype(_dtype(leaf).as_numpy_dtype, copy=False) for leaf in leaves]
 
+        @tf.autograph.experimental.do_not_convert
         def load(chunk: tf.Tensor) -> Any:
             read_arrays = iter(tf.numpy_function(read, [chunk], [_dtype(leaf) for leaf in leaves]))
             return _each(lambda leaf: tf.ensure_shape(next(read_arrays), (rows, *leaf.shape[1:])), self.arrays)

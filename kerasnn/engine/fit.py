@@ -13,7 +13,7 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.distribute.devices import watching_peers
 from kerasnn.engine import replicated
 from kerasnn.engine.block_callbacks import BlockCallbacks, BlockDriver, acts_by_batch, flat
-from kerasnn.engine.checks import Checks, check_counts, check_dataset, check_epochs
+from kerasnn.engine.checks import Checks, check_counts, check_dataset, check_fit_options
 from kerasnn.engine.compilation import (
     Compiled,
     blocks_of,
@@ -93,20 +93,6 @@ def fit(
     Reference: `keras.Model.fit`.
     """
     check_options(model, compiled, memory_share)
-    check_counts(
-        batch_size=batch_size,
-        validation_batch_size=validation_batch_size,
-        steps_per_epoch=steps_per_epoch,
-        validation_steps=validation_steps,
-        steps_per_block=steps_per_block,
-    )
-    check_epochs(epochs, initial_epoch, seed)
-    if not 0 <= validation_split < 1:
-        raise ValueError(f"validation_split must be at least 0 and below 1; received {validation_split!r}")
-    checked = Checks(model, checks)
-    checked.model()
-    check_dataset(x, steps_per_epoch, "steps_per_epoch")
-    check_dataset(validation_data, validation_steps, "validation_steps", "validation_data")
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "epochs": epochs,
@@ -117,56 +103,37 @@ def fit(
         "validation_batch_size": validation_batch_size,
         "validation_freq": validation_freq,
     }
+    check_fit_options(options, validation_split, seed, steps_per_block)
+    checked = Checks(model, checks)
+    checked.model()
+    check_dataset(x, steps_per_epoch, "steps_per_epoch")
+    check_dataset(validation_data, validation_steps, "validation_steps", "validation_data")
     replicas = replica_count(model, compiled)
     given = (x, y, sample_weight)
-    x, y, sample_weight = arrays = _as_arrays(*given)
+    arrays = _as_arrays(*given)
     checked.types(*arrays)
-    if reason := _against_our_loop(model, given, arrays, replicas, off=compiled == "off" and seed is None):
+    off = compiled == "off" and seed is None
+    if reason := _reason_for_plain_keras(model, given, arrays, replicas, "compiled is off" if off else None):
         fall_back(compiled, reason)
-        x, y, sample_weight = given
-        return model.fit(
-            x,
-            y,
-            callbacks=callbacks,
-            validation_split=validation_split,
-            validation_data=validation_data,
-            shuffle=shuffle,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            **options,
-        )
+        options |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
+        options |= {"class_weight": class_weight, "sample_weight": sample_weight, "callbacks": callbacks}
+        return model.fit(x, y, **options)
     are_arrays = _are_dense(*arrays)
     if are_arrays:
-        checked.training(x, y, sample_weight, class_weight)
+        inputs, targets, weights = arrays
+        checked.training(inputs, targets, weights, class_weight)
     if validation_split and validation_data is None:
-        (x, y, sample_weight), validation_data = array_slicing.train_validation_split(
-            (x, y, sample_weight), validation_split=validation_split
-        )
-    held_out: tuple[Any, ...] = ()
-    if validation_data is not None:
-        held_out = _as_arrays(*keras.utils.unpack_x_y_sample_weight(validation_data))
-    if _are_dense(*held_out):
-        x_held_out, y_held_out, weight_held_out = held_out
-        checked.evaluation(x_held_out, y_held_out, weight_held_out, part="validation ")
-    elif replicas == 1:
-        held_out = ()
-    if overridden(model, "test"):
-        held_out = ()
-
-    order = None
+        arrays, validation_data = array_slicing.train_validation_split(arrays, validation_split=validation_split)
+    held_out = _held_out(model, validation_data, replicas, checked)
+    arrangement: dict[str, Any] = {"batch_size": batch_size, "class_weight": class_weight, "steps": steps_per_epoch}
     if shuffle and are_arrays:
-        order = partial(epoch_order, keras.tree.flatten(x)[0].shape[0], _order_seed(callbacks, seed))
-    arrangement: dict[str, Any] = {
-        "batch_size": batch_size,
-        "class_weight": class_weight,
-        "steps": steps_per_epoch,
-        "order": order,
-    }
+        count = keras.tree.flatten(arrays[0])[0].shape[0]
+        arrangement["order"] = partial(epoch_order, count, _order_seed(callbacks, seed))
     owner = next((callback for callback in flat(callbacks) if isinstance(callback, LearningRate)), None)
     train = test = None
     try:
-        kind = examples_kind(model, compiled, (x, y, sample_weight, *held_out), memory_share)
-        examples: Examples = kind(x, y, sample_weight, **arrangement)
+        kind = examples_kind(model, compiled, (*arrays, *held_out), memory_share)
+        examples: Examples = kind(*arrays, **arrangement)
         rates = None if owner is None else np.zeros(_steps(examples, steps_per_epoch), np.float32)
         length = _block_length(model, callbacks, "train", steps_per_block)
         train = blocks_of(model, "train_step", examples, length, rates)
@@ -175,23 +142,18 @@ def fit(
             validation = kind(*held_out, batch_size=size, steps=validation_steps)
             length = _block_length(model, callbacks, "test", steps_per_block)
             test = blocks_of(model, "test_step", validation, length)
-            validation_data, validation_steps = (validation,), _steps(validation, validation_steps)
-    except NotCompilableError as reason:
+            validation_data, options["validation_steps"] = (validation,), _steps(validation, validation_steps)
+    except NotCompilableError as obstacle:
         if replicas > 1:
             raise
-        fall_back(compiled, str(reason))
-        examples, train, test = PlainExamples(x, y, sample_weight, **arrangement), None, None
-    steps = _steps(examples, steps_per_epoch)
-    driver = BlockDriver(examples, train, test, owner, steps, validation_steps or 0)
-    hooks = BlockCallbacks(
+        fall_back(compiled, str(obstacle))
+        examples, train, test = PlainExamples(*arrays, **arrangement), None, None
+    hooks = _block_callbacks(
         callbacks,
-        driver,
-        add_history=True,
-        add_progbar=verbose != 0,
-        model=model,
-        verbose=verbose,
+        BlockDriver(examples, train, test, owner, _steps(examples, steps_per_epoch), options["validation_steps"] or 0),
+        model,
+        verbose,
         epochs=epochs,
-        steps=steps,
     )
     with running(model, train, test), replicated.stopping_together(model.distribute_strategy):
         return model.fit(examples, callbacks=hooks, validation_data=validation_data, shuffle=False, **options)
@@ -238,7 +200,7 @@ def evaluate(
     checked = Checks(model, checks)
     checked.types(*arrays)
     try:
-        if reason := _against_our_loop(model, given, arrays, replicas, off=False, phase="test"):
+        if reason := _reason_for_plain_keras(model, given, arrays, replicas, phase="test"):
             raise NotCompilableError(reason)
         if _are_dense(*arrays):
             checked.evaluation(x, y, sample_weight)
@@ -252,11 +214,8 @@ def evaluate(
         fall_back(compiled, str(reason))
         x, y, sample_weight = given
         return model.evaluate(x, y, batch_size, sample_weight=sample_weight, callbacks=callbacks, **options)
-    count = _steps(examples, steps)
-    driver = BlockDriver(examples, None, test, None, count)
-    hooks = BlockCallbacks(
-        callbacks, driver, add_progbar=verbose != 0, model=model, verbose=verbose, epochs=1, steps=count
-    )
+    driver = BlockDriver(examples, None, test, None, _steps(examples, steps))
+    hooks = _block_callbacks(callbacks, driver, model, verbose)
     with running(model, test=test), watching_peers(model.distribute_strategy):
         return model.evaluate(examples, callbacks=hooks, **options)
 
@@ -309,12 +268,12 @@ def _are_dense(*structures: Any) -> bool:
     return bool(leaves) and structures[0] is not None and all(map(is_dense, leaves))
 
 
-def _against_our_loop(
-    model: keras.Model, given: Any, arrays: Any, replicas: int, off: bool, phase: Any = "train"
+def _reason_for_plain_keras(
+    model: keras.Model, given: Any, arrays: Any, replicas: int, off: str | None = None, phase: Any = "train"
 ) -> str | None:
     """Why plain Keras gets the call as it is, or None."""
-    if off:
-        return "compiled is off"
+    if off is not None:
+        return off
     if isinstance(given[0], tf.distribute.DistributedDataset):
         return "x is distributed already"
     if method := overridden(model, phase):
@@ -332,6 +291,32 @@ def _kind(structure: Any) -> str:
     leaf = next((leaf for leaf in leaves if hasattr(leaf, "shape") and not is_dense(leaf)), structure)
     dtype = getattr(leaf, "dtype", None)
     return type(leaf).__name__ + (f" ({getattr(dtype, 'name', dtype)})" if dtype is not None else "")
+
+
+def _held_out(model: keras.Model, validation_data: Any, replicas: int, checked: Checks) -> tuple[Any, ...]:
+    """Validation data that runs in blocks: x, y and sample weights; empty where Keras's own steps evaluate."""
+    if validation_data is None or overridden(model, "test"):
+        return ()
+    held_out = _as_arrays(*keras.utils.unpack_x_y_sample_weight(validation_data))
+    if not _are_dense(*held_out):
+        return held_out if replicas > 1 else ()
+    x, y, sample_weight = held_out
+    checked.evaluation(x, y, sample_weight, part="validation ")
+    return held_out
+
+
+def _block_callbacks(callbacks: Any, driver: BlockDriver, model: keras.Model, verbose: Any, **fit: Any) -> Any:
+    """The callbacks of Keras's loop; `fit` has `epochs` where it trains."""
+    return BlockCallbacks(
+        callbacks,
+        driver,
+        add_history=bool(fit),
+        add_progbar=verbose != 0,
+        model=model,
+        verbose=verbose,
+        steps=driver.steps,
+        **{"epochs": 1, **fit},
+    )
 
 
 def _order_seed(callbacks: Any, seed: int | None) -> int:

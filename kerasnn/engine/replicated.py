@@ -19,8 +19,6 @@ from kerasnn.engine.steps import Blocks, each, logs_are_metrics, of_unknown_size
 from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
 from kerasnn.signals import error_of
 
-_MEANS = ("sum_over_batch_size", "mean")
-
 
 class ReplicaProgram:
     """A model's `train_step` or `test_step` in a loop, as one TensorFlow graph on all replicas of its strategy.
@@ -306,7 +304,7 @@ def obstacle(model: keras.Model) -> str | None:
             return "the model must be compiled within the scope of the strategy that it was built in"
     for loss in keras.tree.flatten(model.loss):
         reduction = getattr(loss, "reduction", "sum_over_batch_size")
-        if reduction not in _MEANS:
+        if reduction not in ("sum_over_batch_size", "mean"):
             return f"a loss must be the mean over examples to be shared by replicas; its reduction is {reduction!r}"
     return None
 

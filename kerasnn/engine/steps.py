@@ -192,14 +192,16 @@ class Blocks:
     Args:
         program: runs the steps.
         length: steps in a block; None chooses a length by time.
+        by_execution: whether the length is the model's `steps_per_execution`.
 
     Attributes:
         left: calls that remain for the current block.
     """
 
-    def __init__(self, program: Program, length: int | None = None) -> None:
+    def __init__(self, program: Program, length: int | None = None, by_execution: bool = False) -> None:
         self.program = program
         self.length = length
+        self.by_execution = by_execution
         self.left = 0
         self._step = 0
         self._limit: Callable[[], int] = lambda: 1
@@ -230,6 +232,13 @@ class Blocks:
         """
         self._step = step
         self._limit = limit
+
+    def last_step(self, step: int) -> int:
+        """The number that callbacks get at a block's end: its last step's.
+
+        Keras counts a block of `steps_per_execution` steps as whole, also where the data ends before it does.
+        """
+        return self._step + self.length - 1 if self.by_execution and self.length else step
 
     def __call__(self, iterator: Pass) -> Any:
         """Keras's `train_function`.

@@ -1,4 +1,4 @@
-"""Figures of data, networks and their mistakes, each one a matplotlib `Figure`."""
+"""Figures of data, networks and predictions, each a matplotlib `Figure`."""
 
 import lazy_loader
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from kerasnn.config.schema import short
-from kerasnn.figures.style import BLUE, GREEN, GREY, INK, ORANGE, _cut, page
+from kerasnn.figures.style import BLUE, GREEN, GREY, INK, ORANGE, page, shortened
 
 
 class _Row(NamedTuple):
@@ -29,19 +29,16 @@ class _Row(NamedTuple):
 def architecture(model: Any) -> Figure:
     """Layers as boxes from top to bottom: name, type, activation, output shape and parameters.
 
-    A nested model is opened one level. Arrows follow the tensors of a functional model; a model that does not tell them
-    (Sequential, subclassed) runs through its layers in order.
+    The layers of a nested model are shown one level deep. Arrows follow the tensors of a functional model; in any other
+    (Sequential, subclassed) they follow the order of the layers.
 
     Args:
         model: a built Keras model of any style.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: where the model has no layers or is not built.
 
-    Reference: `keras.utils.plot_model`, which needs Graphviz and shows no inside of a subclassed model.
+    Reference: `keras.utils.plot_model`, which needs Graphviz and does not show the layers of a subclassed model.
     """
     return architectures([model])
 
@@ -51,10 +48,7 @@ def architectures(models: Sequence[Any], titles: Sequence[str] | None = None) ->
 
     Args:
         models: built Keras models of any style.
-        titles: a line above each; None gives none.
-
-    Returns:
-        The figure.
+        titles: a line above each; None for no titles.
 
     Raises:
         ValueError: where a model has no layers or is not built.
@@ -64,72 +58,73 @@ def architectures(models: Sequence[Any], titles: Sequence[str] | None = None) ->
             raise ValueError(f"model must have layers; received {short(model)}")
         if not model.built:
             raise ValueError(f"model must be built, by an input shape or a first call; received {short(model)}")
-    # Boxes of one height, on a page that an image can hold; a long network's only get thinner.
+    # All boxes have the same height, which is smaller for long networks, because the size of an image is limited.
     longest = max(len(list(_rows(model))) for model in models)
     height = min(0.62, 250 / longest)
     figure, every = page(7.6 * len(models), height * longest + 0.9 + (0.25 if titles else 0), 1, len(models))
     for number, (model, axes) in enumerate(zip(models, every.flat, strict=True)):
-        _architecture(axes, model, longest, height, titles[number] if titles else "")
+        _draw(axes, model, longest, height, titles[number] if titles else "")
     return figure
 
 
-def _architecture(axes: Axes, model: Any, longest: int, height: float, title: str) -> None:
-    rows = list(_rows(model))
-    tops = [index for index, row in enumerate(rows) if row.depth == 0]
-    position = {rows[index].name: index for index in tops}
-    axes.set_axis_off()
-    box, indent = 0.62, 0.035
-    font = min(10.0, height * 16)
-    for index, row in enumerate(rows):
-        left, right = row.depth * indent, 1 - row.depth * indent
-        color = ORANGE if row.heading else GREY if row.kind == "InputLayer" else BLUE if row.parameters else GREEN
-        axes.add_patch(
-            FancyBboxPatch(
-                (left, index - box / 2),
-                right - left,
-                box,
-                boxstyle="round,pad=0,rounding_size=0.012",
-                mutation_aspect=longest * 0.16,
-                facecolor=color + "1F",
-                edgecolor=color,
-                linewidth=1.1,
-            )
-        )
-        kind = f"{row.kind}, {row.activation}" if row.activation else row.kind
-        parameters = f"{row.parameters:,}" if row.parameters else "–"
-        text: dict[str, Any] = {"va": "center", "color": INK, "fontsize": font, "parse_math": False}
-        axes.text(left + 0.02, index, _cut(row.name, 22), fontweight="bold", **text)
-        axes.text(0.33, index, _cut(kind, 28), **text)
-        axes.text(0.84, index, row.shape, ha="right", **text)
-        axes.text(right - 0.02, index, parameters, ha="right", **text)
+# A box in units of the distance between two boxes.
+_BOX = 0.62
 
+
+def _draw(axes: Axes, model: Any, longest: int, height: float, title: str) -> None:
+    """Draw a model on a page whose longest model has `longest` boxes, each of them `height` inches high."""
+    rows = list(_rows(model))
+    axes.set_axis_off()
+    for index, row in enumerate(rows):
+        _draw_box(axes, index, row, longest, min(10.0, height * 16))
+    # An arrow connects the headings of nested models, not the layers within.
+    headings = [index for index, row in enumerate(rows) if row.depth == 0]
+    position = {rows[index].name: index for index in headings}
     for source, target in ((position[source], position[target]) for source, target in _edges(model)):
-        last = next((top for top in tops if top > source), len(rows)) - 1
-        if target == last + 1:
-            ends, style = ((0.5, last + box / 2), (0.5, target - box / 2)), "arc3"
-        else:
-            ends, style = ((1.0, source), (1.0, target)), f"arc3,rad={-min(0.3, 1.2 / (target - source)):.3f}"
-        axes.add_patch(
-            FancyArrowPatch(
-                *ends,
-                connectionstyle=style,
-                arrowstyle="-|>",
-                mutation_scale=9,
-                color=GREY,
-                linewidth=1.1,
-                shrinkA=0,
-                shrinkB=0,
-                clip_on=False,
-            )
-        )
-    for x, heading, align in ((0.02, "layer", "left"), (0.33, "type, activation", "left")):
+        last = next((heading for heading in headings if heading > source), len(rows)) - 1
+        _draw_arrow(axes, source, last, target)
+    for x, heading, align in (
+        (0.02, "layer", "left"),
+        (0.33, "type, activation", "left"),
+        (0.84, "output shape", "right"),
+        (0.98, "parameters", "right"),
+    ):
         axes.text(x, -0.75, heading, ha=align, va="center", color=GREY, fontsize=9)
-    for x, heading in ((0.84, "output shape"), (0.98, "parameters")):
-        axes.text(x, -0.75, heading, ha="right", va="center", color=GREY, fontsize=9)
     trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     counts = f"{model.name}: {model.count_params():,} parameters, {trainable:,} trainable"
     axes.set_title(f"{title}\n{counts}" if title else counts, parse_math=False)
     axes.set(xlim=(-0.01, 1.01), ylim=(longest - 0.5, -1.05))
+
+
+def _draw_box(axes: Axes, index: int, row: _Row, longest: int, fontsize: float) -> None:
+    left, right = row.depth * 0.035, 1 - row.depth * 0.035
+    color = ORANGE if row.heading else GREY if row.kind == "InputLayer" else BLUE if row.parameters else GREEN
+    box = FancyBboxPatch(
+        (left, index - _BOX / 2), right - left, _BOX,
+        boxstyle="round,pad=0,rounding_size=0.012", mutation_aspect=longest * 0.16,
+        facecolor=color + "1F", edgecolor=color, linewidth=1.1,
+    )  # fmt: skip
+    axes.add_patch(box)
+    kind = f"{row.kind}, {row.activation}" if row.activation else row.kind
+    parameters = f"{row.parameters:,}" if row.parameters else "–"
+    text: dict[str, Any] = {"va": "center", "color": INK, "fontsize": fontsize, "parse_math": False}
+    axes.text(left + 0.02, index, shortened(row.name, 22), fontweight="bold", **text)
+    axes.text(0.33, index, shortened(kind, 28), **text)
+    axes.text(0.84, index, row.shape, ha="right", **text)
+    axes.text(right - 0.02, index, parameters, ha="right", **text)
+
+
+def _draw_arrow(axes: Axes, source: int, last: int, target: int) -> None:
+    """Draw an arrow between boxes, around those between them; `last` is the last box of the layer that it leaves."""
+    if target == last + 1:
+        ends, style = ((0.5, last + _BOX / 2), (0.5, target - _BOX / 2)), "arc3"
+    else:
+        ends, style = ((1.0, source), (1.0, target)), f"arc3,rad={-min(0.3, 1.2 / (target - source)):.3f}"
+    arrow = FancyArrowPatch(
+        *ends, connectionstyle=style, arrowstyle="-|>", mutation_scale=9, color=GREY, linewidth=1.1,
+        shrinkA=0, shrinkB=0, clip_on=False,
+    )  # fmt: skip
+    axes.add_patch(arrow)
 
 
 def _rows(model: Any, depth: int = 0) -> Iterator[_Row]:
@@ -151,7 +146,7 @@ def _rows(model: Any, depth: int = 0) -> Iterator[_Row]:
 
 
 def _output_shape(layer: Any, input_shape: Any) -> Any:
-    """Shape that leaves a layer: from its tensors, else computed from the shape it was built for, else unknown."""
+    """Output shape of a layer: from its tensors, else computed from its input shape, else None."""
     try:
         return layer.output.shape if not isinstance(layer.output, list | tuple) else [t.shape for t in layer.output]
     except (AttributeError, ValueError):
@@ -160,7 +155,7 @@ def _output_shape(layer: Any, input_shape: Any) -> Any:
     try:
         return layer.compute_output_shape(shape)
     except Exception:
-        # A layer that can't tell its shape without being called is no reason to have no figure.
+        # A layer that needs a call to know its shape must not prevent the figure.
         return None
 
 
@@ -181,7 +176,7 @@ def _activation(layer: Any) -> str:
 
 
 def _edges(model: Any) -> list[tuple[str, str]]:
-    """Pairs of layer names along which tensors run, through operations that are no layers."""
+    """Pairs of names of connected layers, directly or through operations that are not layers."""
     names = [layer.name for layer in model.layers]
     try:
         config = model.get_config()

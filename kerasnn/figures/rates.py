@@ -9,26 +9,23 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from kerasnn.config.schema import one_of
-from kerasnn.figures.style import BLUE, GREEN, GREY, ORANGE, RED, _figure
+from kerasnn.figures.style import BLUE, GREEN, GREY, ORANGE, RED, single_axes
 
 
 def learning_rate(values: ArrayLike, per: Literal["epoch", "update"] = "epoch") -> Figure:
-    """The learning rate's course.
+    """The learning rate by epoch or by update.
 
     Args:
         values: one rate per epoch or per update, `(steps,)`.
-        per: what one value stands for.
-
-    Returns:
-        The figure.
+        per: whether a value belongs to an epoch or an update.
 
     Raises:
-        ValueError: where `per` is neither.
+        ValueError: for another `per`.
     """
     if per not in ("epoch", "update"):
         raise ValueError(one_of("per", per, ("epoch", "update")))
     values = np.asarray(values, "float64")
-    figure, axes = _figure(6.4, 3.2)
+    figure, axes = single_axes(6.4, 3.2)
     axes.plot(values, color=BLUE, linewidth=1.6, marker="o" if len(values) <= 60 else None, markersize=3.5)
     axes.set(xlabel=per, ylabel="learning rate")
     axes.set_ylim(bottom=0)
@@ -37,7 +34,7 @@ def learning_rate(values: ArrayLike, per: Literal["epoch", "update"] = "epoch") 
 
 
 def range_test(rates: ArrayLike, losses: ArrayLike, smoothed: ArrayLike, marks: Mapping[str, float]) -> Figure:
-    """The loss of a learning-rate range test, against the rate.
+    """The loss of a learning rate range test, against the rate.
 
     Args:
         rates: the rate of each update, `(updates,)`.
@@ -45,19 +42,16 @@ def range_test(rates: ArrayLike, losses: ArrayLike, smoothed: ArrayLike, marks: 
         smoothed: their running mean, `(updates,)`.
         marks: rates to mark, by name.
 
-    Returns:
-        The figure.
-
     Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
     """
     rates, losses, smoothed = (np.asarray(values, "float64") for values in (rates, losses, smoothed))
-    figure, axes = _figure(6.4, 3.8)
+    figure, axes = single_axes(6.4, 3.8)
     axes.plot(rates, losses, color=GREY, linewidth=0.8, alpha=0.5, label="batch")
     axes.plot(rates, smoothed, color=BLUE, linewidth=1.8, label="smoothed")
     for (name, rate), color, marker in zip(marks.items(), (RED, GREEN, ORANGE), "osD", strict=False):
         height = np.interp(np.log(rate), np.log(rates), smoothed)
         axes.plot(rate, height, marker, color=color, markersize=7, label=f"{name}: {rate:.1e}")
-    # The divergence at the end would leave no room for what matters.
+    # Up to the minimum only: the divergence after it would flatten the rest.
     low, high = smoothed.min(), smoothed[: max(1, int(smoothed.argmin()) + 1)].max()
     margin = 0.25 * (high - low) or 1.0
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - margin, high + margin))

@@ -1,4 +1,4 @@
-"""How every figure looks, and how one is saved; each is a matplotlib `Figure` that touches no global state."""
+"""The style of every figure, and how to save one. Figures are matplotlib's `Figure`, apart from its global state."""
 
 import io
 import os
@@ -17,24 +17,22 @@ from PIL import Image
 from kerasnn.config.schema import one_of
 from kerasnn.files import replacing
 
-# Okabe and Ito's palette keeps its hues apart for every common kind of colour blindness; so do Blues and cividis.
+# Okabe and Ito's palette stays distinguishable with every common kind of colour blindness; so do Blues and cividis.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
 PURPLE, SKY, INK = "#CC79A7", "#56B4E9", "#222222"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, INK, GREY)
-"""For lines that are told apart; past the palette they are dashed too, see `line_styles`."""
+"""Colours of lines; `line_styles` adds dashes where there are more lines than colours."""
 SHADES = "Blues"
 DPI = 110
 SUFFIXES = (".png", ".svg", ".pdf")
-# A matrix of this many classes still has room for its counts, and an axis for this many names.
-COUNTED, NAMED = 20, 40
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure so that a reader never sees half of it: a temporary file, then a rename.
+    """Write a figure to a file, which a reader never sees half-written.
 
     Args:
-        figure: what to write.
-        path: file to write; its suffix, `.png`, `.svg` or `.pdf`, is the format.
+        figure: the figure.
+        path: the file; its suffix, `.png`, `.svg` or `.pdf`, decides the format.
 
     Returns:
         The path.
@@ -66,23 +64,27 @@ def to_svg(figure: Figure) -> bytes:
 
 def _write(figure: Figure, file: Any, kind: str) -> None:
     if kind == "png":
-        # Figure.savefig draws everything twice.
+        # Figure.savefig would draw everything twice.
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(file, "png", compress_level=2)
         return
-    # Without its date an SVG of the same figure is the same file.
+    # No date and a fixed salt: the same figure gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": "kerasnn"}):
         figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
 def page(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, NDArray[Any]]:
-    """A white page with axes in the shared style: nothing cut, light grid, no box around the data.
+    """A white page with axes in the shared style: nothing cut off, light grid, no box around the data.
+
+    >>> figure, axes = page(6.4, 3.6, rows=1, columns=2)
+    >>> axes.shape
+    (1, 2)
 
     Args:
-        width, height: inches.
-        rows, columns: axes on the page.
-        options: of `Figure.subplots`, as `sharex`.
+        width, height: size in inches.
+        rows, columns: number of axes.
+        options: of `Figure.subplots`, such as `sharex`.
 
     Returns:
         The figure and its axes, `(rows, columns)`.
@@ -97,7 +99,7 @@ def page(width: float, height: float, rows: int = 1, columns: int = 1, **options
 
 
 def style(axes: Axes) -> None:
-    """Give axes the shared style."""
+    """Apply the shared style to axes."""
     axes.title.set(fontsize=11, color=INK)
     axes.xaxis.label.set(fontsize=10, color=INK)
     axes.yaxis.label.set(fontsize=10, color=INK)
@@ -107,8 +109,18 @@ def style(axes: Axes) -> None:
     axes.grid(color="#E4E4E4", linewidth=0.8)
 
 
+def legend_above(figure: Figure, axes: Axes, columns: int, fontsize: float) -> None:
+    """Add a legend of the lines of axes above all axes of a figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=fontsize)
+
+
 def line_styles(count: int) -> list[dict[str, Any]]:
-    """Colour and dashes of some lines, apart from each other for every common kind of colour blindness."""
+    """Colour and dashes of lines that stay distinguishable with every common kind of colour blindness.
+
+    >>> line_styles(1)
+    [{'color': '#0072B2', 'linestyle': '-'}]
+    """
     dashes = ("-", "--", ":", "-.")
     return [
         {"color": PALETTE[index % len(PALETTE)], "linestyle": dashes[index // len(PALETTE) % len(dashes)]}
@@ -116,11 +128,17 @@ def line_styles(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def single_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A page, its size in inches, with one pair of axes."""
     figure, axes = page(width, height)
     return figure, axes[0, 0]
 
 
-def _cut(name: object, limit: int) -> str:
+def shortened(name: object, limit: int) -> str:
+    """The name on one line of at most `limit` characters.
+
+    >>> shortened("a very long name", 10)
+    'a very lo…'
+    """
     text = " ".join(str(name).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

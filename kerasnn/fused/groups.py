@@ -215,9 +215,8 @@ def train_fused(
     """
     first_epoch, states = _checked(configs, initial)
     members = [Member(config, data, state, direction) for config, state in zip(configs, states, strict=True)]
-    choices = activation_choices(configs, later_configs)
+    choices, epochs = activation_choices(configs, later_configs), configs[0].training.epochs
     program = fused_program(template_config(configs).to_json(), choices, shapes_of(data))
-    epochs = configs[0].training.epochs
     group_devices = _group_devices(configs[0], len(members))
     sizes = Sizes(
         operations=program.operations * len(data.x_train),

@@ -1,4 +1,4 @@
-"""What lecture notes teach with figures, drawn from the package's own functions."""
+"""The gallery: pictures of activations, losses, optimizers and more, drawn from the package's own functions."""
 
 import lazy_loader
 

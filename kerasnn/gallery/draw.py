@@ -1,4 +1,4 @@
-"""The gallery as files and for TensorBoard."""
+"""Draws the gallery into files and for TensorBoard."""
 
 import importlib
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ def draw(
     """Draw the gallery: a PNG for each picture, a GIF for the animation, and all of them for TensorBoard.
 
     Args:
-        gallery_dir: folder; made where it is missing. Pictures that are there are replaced.
-        config: a run, whose data and network are shown in `examples` and `builders`; None is the default run.
-        pictures: names out of `kerasnn.gallery.PICTURES`; none draws all.
+        gallery_dir: the folder, made where it is missing. Pictures in it are replaced.
+        config: a run whose data and network `examples` and `builders` show; None is the default run.
+        pictures: names out of `kerasnn.gallery.PICTURES`; all where it is empty.
 
     Returns:
-        The files, in order.
+        The files that were written, in order.
 
     Raises:
         ValueError: one line, for an unknown name.
@@ -33,17 +33,18 @@ def draw(
             raise ValueError(one_of("picture", name, PICTURES))
     folder, config = Path(gallery_dir), config or RunConfig()
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    files = []
     for name in pictures or PICTURES:
         module, _, function = PICTURES[name].partition(".")
-        drawn = getattr(importlib.import_module(f"kerasnn.gallery.{module}"), function)(config)
-        encoded = drawn if isinstance(drawn, bytes) else figures.to_png(drawn)
-        path = folder / f"{name}.{'gif' if isinstance(drawn, bytes) else 'png'}"
+        picture = getattr(importlib.import_module(f"kerasnn.gallery.{module}"), function)(config)
+        encoded = picture if isinstance(picture, bytes) else figures.to_png(picture)
+        path = folder / f"{name}.{'gif' if isinstance(picture, bytes) else 'png'}"
         with replacing(path) as temporary:
             temporary.write_bytes(encoded)
-        written.append(path)
+        files.append(path)
         print(path, flush=True)
-    # Those of an earlier call too: the event file is written whole.
-    there = [path for name in PICTURES for path in (folder / f"{name}.png", folder / f"{name}.gif") if path.exists()]
-    event_files.write(folder, [(0, [event_files.image(path.stem, path.read_bytes())]) for path in there])
-    return written
+    # Pictures of earlier calls too, because the event file is replaced.
+    paths = [folder / f"{name}.{suffix}" for name in PICTURES for suffix in ("png", "gif")]
+    images = [event_files.image(path.stem, path.read_bytes()) for path in paths if path.exists()]
+    event_files.write(folder, [(0, [image]) for image in images])
+    return files

@@ -1,4 +1,4 @@
-"""What dropout and batch normalization do to what passes through them."""
+"""Pictures of layers: the effect of dropout and of batch normalization."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ _SCALE = TwoSlopeNorm(0, -1, 2.5)
 
 
 def _dropout(kind: str, rate: float, images: bool = False) -> Any:
-    """The layer that a network of the package has for a kind of dropout."""
+    """The package's layer for a kind of dropout."""
     hidden: Any = ({"filters": UNITS},) if images else (UNITS,)
     described = NetworkConfig(hidden=hidden)
     regularization = RegularizationConfig(dropout=rate, dropout_kind=kind)
@@ -33,34 +33,28 @@ def _dropout(kind: str, rate: float, images: bool = False) -> Any:
 
 
 def dropout_masks(config: RunConfig) -> Figure:
-    """What dropout lets through of ones: kept units are scaled by 1 / (1 - rate), and in inference all are kept."""
-    shown: list[tuple[str, str, float, bool]] = [
-        ("dropout 0.2, training", "dropout", 0.2, True),
-        ("dropout 0.4, training", "dropout", 0.4, True),
-        ("dropout 0.6, training", "dropout", 0.6, True),
-        ("dropout 0.4, inference", "dropout", 0.4, False),
-        ("spatial_dropout 0.4, training", "spatial_dropout", 0.4, True),
-        ("gaussian_dropout 0.4, training", "gaussian_dropout", 0.4, True),
-        ("alpha_dropout 0.4, training", "alpha_dropout", 0.4, True),
-    ]
+    """The outputs of dropout for inputs of 1: kept units are scaled by 1 / (1 - rate); inference keeps all."""
+    shown = [("dropout", 0.2, True), ("dropout", 0.4, True), ("dropout", 0.6, True), ("dropout", 0.4, False)]
+    shown += [(kind, 0.4, True) for kind in ("spatial_dropout", "gaussian_dropout", "alpha_dropout")]
     figure, every = figures.page(14.5, 6.6, 2, 4)
-    for (title, kind, rate, training), axes in zip(shown, every.flat, strict=False):
+    for (kind, rate, training), axes in zip(shown, every.flat, strict=False):
         images = kind == "spatial_dropout"
         ones = np.ones((1, EXAMPLES, 1, UNITS) if images else (EXAMPLES, UNITS), "float32")
-        passed = np.asarray(_dropout(kind, rate, images)(ones, training=training)).reshape(EXAMPLES, UNITS)
-        image = axes.imshow(passed, cmap=_KEPT, norm=_SCALE)
-        values = np.unique(passed.round(3))
-        told = " and ".join(f"{value:.3g}".replace("-", "−") for value in values) if len(values) <= 2 else "1 ± noise"
-        axes.set_title(f"{title}\nvalues {told}", fontsize=10.5)
+        outputs = np.asarray(_dropout(kind, rate, images)(ones, training=training)).reshape(EXAMPLES, UNITS)
+        image = axes.imshow(outputs, cmap=_KEPT, norm=_SCALE)
+        values = np.unique(outputs.round(3))
+        text = " and ".join(f"{value:.3g}".replace("-", "−") for value in values) if len(values) <= 2 else "1 ± noise"
+        mode = "training" if training else "inference"
+        axes.set_title(f"{kind} {rate}, {mode}\nvalues {text}", fontsize=10.5)
         axes.set(xlabel="channel" if images else "unit", ylabel="pixel" if images else "example")
-        _cells(axes)
+        _draw_cell_borders(axes)
     bar = figure.colorbar(image, ax=every[0, 3], fraction=0.046, pad=0.03)
     bar.ax.tick_params(labelsize=9)
-    _kept_statistics(every[1, 3])
+    _draw_statistics(every[1, 3])
     return figure
 
 
-def _cells(axes: Any) -> None:
+def _draw_cell_borders(axes: Any) -> None:
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -70,14 +64,14 @@ def _cells(axes: Any) -> None:
     axes.tick_params(which="minor", length=0)
 
 
-def _kept_statistics(axes: Any) -> None:
-    """Mean and spread of standard normal signals behind each kind."""
+def _draw_statistics(axes: Any) -> None:
+    """Draw mean and standard deviation of standard normal signals after each kind of dropout."""
     signals = np.random.default_rng(0).standard_normal((4000, UNITS)).astype("float32")
     kinds = ("dropout", "gaussian_dropout", "alpha_dropout")
-    for place, kind in enumerate(kinds):
-        passed = np.asarray(_dropout(kind, 0.4)(signals, training=True))
-        axes.errorbar(place, passed.mean(), yerr=passed.std(), fmt="o", color=BLUE, capsize=6, linewidth=1.8)
-        axes.text(place + 0.1, passed.mean() + 0.08, f"std {passed.std():.2f}", fontsize=9, color=INK)
+    for column, kind in enumerate(kinds):
+        outputs = np.asarray(_dropout(kind, 0.4)(signals, training=True))
+        axes.errorbar(column, outputs.mean(), yerr=outputs.std(), fmt="o", color=BLUE, capsize=6, linewidth=1.8)
+        axes.text(column + 0.1, outputs.mean() + 0.08, f"std {outputs.std():.2f}", fontsize=9, color=INK)
     for line in (-1, 1):
         axes.axhline(line, color=ORANGE, linestyle="--", linewidth=1.2)
     axes.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds])
@@ -90,11 +84,11 @@ EPOCHS, SEEDS = 8, 8
 
 
 def batch_norm_effect(config: RunConfig) -> Figure:
-    """Batch normalization: what reaches each layer's activation without and with it, and what that does to training."""
+    """Each layer's values before its activation, and the training loss, without and with batch normalization."""
     figure, every = figures.page(14, 4.3, 1, 3)
     every[0, 1].sharey(every[0, 0])
     for axes, batch_norm in zip(every[0, :2], (False, True), strict=True):
-        quantiles = _before_activations(batch_norm)
+        quantiles = _quantiles_before_activations(batch_norm)
         layers = np.arange(1, DEPTH + 1)
         axes.fill_between(layers, quantiles[0], quantiles[3], color=BLUE, alpha=0.18, linewidth=0, label="5 to 95 %")
         axes.fill_between(layers, quantiles[1], quantiles[2], color=BLUE, alpha=0.4, linewidth=0, label="25 to 75 %")
@@ -117,8 +111,8 @@ def batch_norm_effect(config: RunConfig) -> Figure:
     return figure
 
 
-def _before_activations(batch_norm: bool) -> NDArray[Any]:
-    """Quantiles of what reaches each layer's activation, `(4, depth)`."""
+def _quantiles_before_activations(batch_norm: bool) -> NDArray[Any]:
+    """Quantiles of the values before each layer's activation, `(4, depth)`."""
     described = NetworkConfig(
         hidden=({"units": WIDTH},) * DEPTH,
         activation="relu",
@@ -127,22 +121,23 @@ def _before_activations(batch_norm: bool) -> NDArray[Any]:
     regularization = RegularizationConfig(batch_norm=batch_norm)
     layers = network_layers(described, (WIDTH,), 1, regularization=regularization, seed=0)[:-1]
     signal = np.random.default_rng(0).standard_normal((512, WIDTH)).astype("float32")
-    found = []
+    inputs = []
     for layer in layers:
         if isinstance(layer, keras.layers.Dense) and not batch_norm:
-            # Such a layer has its activation within.
+            # Without batch normalization a dense layer contains its activation.
             activation, layer.activation = layer.activation, keras.activations.linear
-            found.append(layer(signal))
-            signal = activation(found[-1])
-            continue
-        signal = layer(signal, training=True) if isinstance(layer, keras.layers.BatchNormalization) else layer(signal)
-        if isinstance(layer, keras.layers.BatchNormalization):
-            found.append(signal)
-    return np.stack([np.quantile(each, [0.05, 0.25, 0.75, 0.95]) for each in found], axis=1)
+            inputs.append(layer(signal))
+            signal = activation(inputs[-1])
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            signal = layer(signal, training=True)
+            inputs.append(signal)
+        else:
+            signal = layer(signal)
+    return np.stack([np.quantile(each, [0.05, 0.25, 0.75, 0.95]) for each in inputs], axis=1)
 
 
 def _losses(batch_norm: bool) -> NDArray[Any]:
-    """Training losses by epoch of some seeds, `(seeds, epochs)`."""
+    """Training losses by epoch of each seed, `(seeds, epochs)`."""
     base = RunConfig(
         network={"hidden": [32] * 5, "activation": "sigmoid", "kernel_initializer": "glorot_uniform"},
         regularization={"batch_norm": batch_norm},

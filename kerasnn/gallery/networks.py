@@ -1,4 +1,4 @@
-"""The data as a network sees it, and the network in its three ways to be built."""
+"""Pictures of the data, and of the network built in each of the three styles."""
 
 from typing import get_args
 
@@ -8,14 +8,14 @@ from kerasnn import figures
 from kerasnn.config.run import RunConfig
 from kerasnn.config.sections import Style
 from kerasnn.data.loading import load_data
-from kerasnn.models.building import build_model
+from kerasnn.models.from_config import build_network
 
 
 def data_examples(config: RunConfig) -> Figure:
-    """Twenty-five labelled examples of the run's images.
+    """Twenty-five labelled images of the run's data.
 
     Raises:
-        ValueError: for data that are no images with one class each.
+        ValueError: for data other than images with one class each.
     """
     data = load_data(config.data, config.task)
     if data.image_shape is None or data.class_names is None or config.task not in ("binary", "multiclass"):
@@ -25,20 +25,8 @@ def data_examples(config: RunConfig) -> Figure:
 
 
 def three_builders(config: RunConfig) -> Figure:
-    """The run's network, sequential, functional and subclassed, side by side."""
+    """The run's network, built sequential, functional and subclassed, side by side."""
     data = load_data(config.data, config.task)
-    network = config.network.model_copy(update={"output_activation": config.output_activation})
     styles = get_args(Style)
-    models = [
-        build_model(
-            network,
-            data.input_shape,
-            data.outputs,
-            style,
-            config.seed,
-            task=config.task,
-            regularization=config.regularization,
-        )
-        for style in styles
-    ]
+    models = [build_network(config.model_copy(update={"style": style}), data) for style in styles]
     return figures.architectures(models, styles)

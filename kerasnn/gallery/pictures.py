@@ -1,4 +1,4 @@
-"""What lecture notes teach with figures, drawn from the package's own functions."""
+"""The names of the gallery's pictures."""
 
 PICTURES = {
     "activations": "functions.activation_curves",
@@ -15,4 +15,4 @@ PICTURES = {
     "examples": "networks.data_examples",
     "builders": "networks.three_builders",
 }
-"""Name of each picture, which is its file's and its tag in TensorBoard, to the function that draws it."""
+"""The function that draws each picture, by name; the name is also its file's and its tag in TensorBoard."""

@@ -1,4 +1,4 @@
-"""Runs, searches and studies as one HTML page that needs nothing else."""
+"""Reports: runs, searches and studies as one self-contained HTML page."""
 
 import lazy_loader
 

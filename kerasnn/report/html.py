@@ -1,4 +1,4 @@
-"""A page of HTML that holds all it needs; every text in it is escaped, because names come from users' files."""
+"""A self-contained HTML page. Every text in it is escaped, because names come from users' files."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ pre { background: #f6f6f6; padding: 12px; overflow-x: auto; font-size: 12.5px; l
 @media print { details { display: none; } }
 """
 
-# A click on a heading sorts by that column: numbers by value, other text by letters, what is empty last.
+# A click on a heading sorts by that column: numbers by value, text alphabetically, empty cells last.
 SCRIPT = """
 for (const head of document.querySelectorAll("table.sortable th")) head.addEventListener("click", () => {
   const body = head.closest("table").tBodies[0], column = head.cellIndex, up = head.dataset.up !== "1";
@@ -59,14 +59,14 @@ def page(title: str, subtitle: str, sections: Iterable[tuple[str, Markup]]) -> s
 
     Args:
         title: its heading.
-        subtitle: a line under it.
-        sections: heading and content of each; an empty heading has none.
+        subtitle: a line below the heading.
+        sections: heading and content of each; no heading is shown where it is empty.
 
     Returns:
-        HTML that loads nothing: its own rule forbids that to the browser too, and any script but the page's.
+        HTML that loads nothing; its content security policy forbids loading, and any script but the page's own.
     """
-    allowed = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    rule = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
+    script_hash = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'"
     body = joined(
         (Markup("<h2>{}</h2>\n{}\n").format(heading, content) if heading else content) for heading, content in sections
     )
@@ -76,43 +76,44 @@ def page(title: str, subtitle: str, sections: Iterable[tuple[str, Markup]]) -> s
             '<meta http-equiv="Content-Security-Policy" content="{}">\n'
             '<meta name="viewport" content="width=device-width">\n<title>{}</title>\n<style>{}</style>\n</head>\n'
             '<body>\n<h1>{}</h1>\n<p class="note">{}</p>\n{}\n<script>{}</script>\n</body>\n</html>\n'
-        ).format(rule, title, Markup(STYLE), title, subtitle, body, Markup(SCRIPT))
+        ).format(policy, title, Markup(STYLE), title, subtitle, body, Markup(SCRIPT))
     )
 
 
 def joined(parts: Iterable[Markup]) -> Markup:
-    """Pieces of HTML one after another."""
+    """Pieces of HTML, one after another."""
     return Markup("\n").join(parts)
 
 
 def paragraph(text: str, kind: str = "") -> Markup:
-    """A paragraph; `kind` is "note" or "alarm" or nothing."""
+    """A paragraph; `kind` is "note", "alarm" or empty."""
     return Markup('<p class="{}">{}</p>').format(kind, text)
 
 
 def tiles(values: Iterable[tuple[str, str]]) -> Markup:
-    """Figures at a glance: name and value of each."""
-    made = (Markup('<div class="tile"><b>{}</b><span>{}</span></div>').format(value, name) for name, value in values)
-    return Markup('<div class="tiles">{}</div>').format(joined(made))
+    """Key figures: name and value of each."""
+    each = (Markup('<div class="tile"><b>{}</b><span>{}</span></div>').format(value, name) for name, value in values)
+    return Markup('<div class="tiles">{}</div>').format(joined(each))
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], text: int = 0, sortable: bool = False, marked: int = -1
+    headings: Sequence[str], rows: Iterable[Sequence[str]], text: int = 0, sortable: bool = False, marked: int = -1
 ) -> Markup:
     """A table.
 
     Args:
-        head: headings.
-        rows: cells.
-        text: how many columns, from the left, hold text instead of numbers.
+        headings: one for each column.
+        rows: cells of each row.
+        text: number of columns, from the left, that hold text instead of numbers.
         sortable: whether a click on a heading sorts by its column.
-        marked: number of a row that stands out.
+        marked: index of the highlighted row; -1 for none.
     """
 
     def line(tag: str, cells: Sequence[str]) -> Markup:
-        kinds = ["text" if place < text else "" for place in range(len(cells))]
-        open_and_close = Markup(f'<{tag} class="{{}}">{{}}</{tag}>')
-        return Markup("").join(open_and_close.format(kind, cell) for kind, cell in zip(kinds, cells, strict=True))
+        element = Markup(f'<{tag} class="{{}}">{{}}</{tag}>')
+        return Markup("").join(
+            element.format("text" if column < text else "", cell) for column, cell in enumerate(cells)
+        )
 
     body = joined(
         Markup('<tr class="{}">{}</tr>').format("mark" if number == marked else "", line("td", row))
@@ -120,23 +121,27 @@ def table(
     )
     return Markup(
         '<div class="scroll"><table class="{}"><thead><tr>{}</tr></thead><tbody>\n{}\n</tbody></table></div>'
-    ).format("sortable" if sortable else "", line("th", head), body)
+    ).format("sortable" if sortable else "", line("th", headings), body)
 
 
-def pictures(drawn: Iterable[tuple[str, Figure | bytes]]) -> Markup:
-    """Figures side by side where they fit: what each shows, and the figure itself or the bytes of a PNG or an SVG."""
-    made = []
-    for name, figure in drawn:
+def pictures(named: Iterable[tuple[str, Figure | bytes]]) -> Markup:
+    """Figures, side by side where they fit.
+
+    Args:
+        named: of each, its alternative text, and the figure or the bytes of a PNG or SVG file.
+    """
+    images = []
+    for name, figure in named:
         encoded = figures.to_svg(figure) if isinstance(figure, Figure) else figure
         if encoded.startswith(b"\x89PNG"):
             kind, width = "png", str(round(int.from_bytes(encoded[16:20], "big") * 0.82))
         else:
             kind, width = "svg+xml", str(round(figure.get_figwidth() * 88)) if isinstance(figure, Figure) else "660"
         data = base64.b64encode(encoded).decode()
-        made.append(Markup('<img alt="{}" width="{}" src="data:image/{};base64,{}">').format(name, width, kind, data))
-    return Markup('<div class="pictures">{}</div>').format(joined(made))
+        images.append(Markup('<img alt="{}" width="{}" src="data:image/{};base64,{}">').format(name, width, kind, data))
+    return Markup('<div class="pictures">{}</div>').format(joined(images))
 
 
 def folded(summary: str, text: str) -> Markup:
-    """Text that opens on a click."""
+    """Text that a click on its summary opens."""
     return Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(summary, text)

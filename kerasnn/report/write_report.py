@@ -1,4 +1,4 @@
-"""A report of what folders hold."""
+"""Reports about run, search and study folders."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from kerasnn.report import html, pictures
 from kerasnn.report.runs import comparison_sections, read_run, run_sections
 from kerasnn.search.importance import importance
 from kerasnn.search.run_search import SearchResult, read_search
-from kerasnn.search.trial import cell_text, short_names
+from kerasnn.search.table import cell_text, short_names
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
 from kerasnn.study.run_study import StudyResult, read_study
 
@@ -19,43 +19,46 @@ from kerasnn.study.run_study import StudyResult, read_study
 def report(folders: str | Path | Sequence[str | Path], path: str | Path | None = None) -> Path:
     """Write one HTML page about a run, a search or a study, or about several runs side by side.
 
-    The page holds its pictures and its style, loads nothing from anywhere, and shows every text as text.
+    The page contains its figures and its style, loads nothing, and escapes every text.
 
     Args:
-        folders: a folder of any kind, or several run folders.
-        path: the file to write; None makes `report.html` in the folder, in the working folder for several.
+        folders: a run, search or study folder, or several run folders.
+        path: the file to write; None writes `report.html` into the folder, or into the working directory for several.
 
     Returns:
         The file.
 
     Raises:
-        FileNotFoundError: where a folder holds none of them.
+        FileNotFoundError: where a folder is none of these.
         ValueError: one line, for several folders that are not all runs, and for damaged files.
     """
-    places = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
-    kinds = [kind_of(place) for place in places]
-    if len(places) > 1 and set(kinds) != {"run"}:
-        told = ", ".join(f"{place} ({kind})" for place, kind in zip(places, kinds, strict=True))
-        raise ValueError(f"several folders must all be runs, received {told}")
-    if len(places) > 1:
-        runs = [read_run(place) for place in places]
-        title, sections = f"{len(runs)} runs", comparison_sections(runs)
+    paths = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    kinds = [kind_of(folder) for folder in paths]
+    if len(paths) > 1:
+        if set(kinds) != {"run"}:
+            received = ", ".join(f"{folder} ({kind})" for folder, kind in zip(paths, kinds, strict=True))
+            raise ValueError(f"several folders must all be runs, received {received}")
+        runs = [read_run(folder) for folder in paths]
+        page = html.page(f"{len(runs)} runs", "kerasnn, runs compared", comparison_sections(runs))
+        target = Path("report.html")
     else:
-        title = places[0].resolve().name
-        match kinds[0]:
+        folder, kind = paths[0], kinds[0]
+        match kind:
             case "study":
-                sections = _study_sections(read_study(places[0]))
+                sections = _study_sections(read_study(folder))
             case "search":
-                sections = _search_sections(read_search(places[0]))
+                sections = _search_sections(read_search(folder))
             case _:
-                sections = run_sections(read_run(places[0]))
-    target = Path(path) if path is not None else (places[0] if len(places) == 1 else Path()) / "report.html"
-    write_text(target, html.page(title, f"kerasnn, {kinds[0] if len(places) == 1 else 'runs compared'}", sections))
+                sections = run_sections(read_run(folder))
+        page = html.page(folder.resolve().name, f"kerasnn, {kind}", sections)
+        target = folder / "report.html"
+    target = target if path is None else Path(path)
+    write_text(target, page)
     return target
 
 
 def kind_of(folder: Path) -> str:
-    """ "run", "search" or "study", by the folder's `config.json`.
+    """The kind of a folder, "run", "search" or "study", by its `config.json`.
 
     Raises:
         FileNotFoundError: where there is none.
@@ -71,18 +74,14 @@ def kind_of(folder: Path) -> str:
 def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     config, trials = result.config, result.trials
     failed = sum(trial.score is None for trial in trials)
-    yield (
-        "",
-        html.tiles(
-            [
-                ("trials", f"{len(trials)}"),
-                ("failed", f"{failed}"),
-                (f"best {config.objective_name}", "–" if result.best.score is None else f"{result.best.score:.4f}"),
-                ("oracle", config.oracle.name),
-                ("seconds of training", f"{sum(trial.seconds for trial in trials):.0f}"),
-            ]
-        ),
-    )
+    tiles = [
+        ("trials", f"{len(trials)}"),
+        ("failed", f"{failed}"),
+        (f"best {config.objective_name}", _score(result.best.score)),
+        ("oracle", config.oracle.name),
+        ("seconds of training", f"{sum(trial.seconds for trial in trials):.0f}"),
+    ]
+    yield "", html.tiles(tiles)
     if failed < len(trials):
         shown = [("parallel coordinates", pictures.parallel_coordinates(trials, config))]
         yield "Values and scores", html.pictures([*shown, ("scores by trial", pictures.by_trial(trials, config))])
@@ -90,68 +89,60 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     keys = list(config.space)
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
     rows = [
-        [f"{rank}", f"{trial.number}", "–" if trial.score is None else f"{trial.score:.4f}"]
-        + ["–" if trial.std is None else f"{trial.std:.4f}", f"{trial.epoch}/{trial.epochs}", trial.status]
+        [f"{rank}", f"{trial.number}", _score(trial.score), _score(trial.std), f"{trial.epoch}/{trial.epochs}"]
+        + [trial.status]
         + [cell_text(trial.values[key]) if key in trial.values else "–" for key in keys]
         + [f"{trial.metrics[name]:.4g}" if name in trial.metrics else "–" for name in metrics]
         + [trial.error or ""]
         for rank, trial in enumerate(trials, 1)
     ]
-    head = ["rank", "trial", config.objective_name, "std", "epoch", "status", *short_names(keys), *metrics, "error"]
-    yield "Trials", html.table(head, rows, sortable=True, marked=0)
-    best = config.run_with(result.best.values).to_json()
-    yield (
-        "Configuration",
-        html.joined([html.folded("The best trial's run", best), html.folded("config.json", config.to_json())]),
-    )
+    names = short_names(keys)
+    headings = ["rank", "trial", config.objective_name, "std", "epoch", "status", *names, *metrics, "error"]
+    yield "Trials", html.table(headings, rows, sortable=True, marked=0)
+    best = html.folded("The best trial's run", result.best_config.to_json())
+    yield "Configuration", html.joined([best, html.folded("config.json", config.to_json())])
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _importance(result: SearchResult) -> Markup:
     try:
-        found = importance(result.trials, result.config)
+        decisive = importance(result.trials, result.config)
     except ValueError as error:
         return html.paragraph(str(error), "note")
-    told = (
-        f"A random forest explains {max(found.r_squared, 0):.0%} of the ranks of trials that it has not seen (R²). "
-        "A bar is what is lost of that when a key's values are shuffled, five-fold cross-validated; lines are one "
-        "standard deviation."
+    note = (
+        f"A random forest explains {max(decisive.r_squared, 0):.0%} of the ranks of held-out trials (R²). A bar is how "
+        "much of that is lost when a key's values are shuffled, five-fold cross-validated; a line is one standard "
+        "deviation."
     )
-    if found.r_squared < 0.2:
-        told += " It explains so little that the order of the bars says little."
-    drawn = html.pictures([("importance of hyperparameters", pictures.importances(found))])
-    return html.joined([drawn, html.paragraph(told, "note")])
+    if decisive.r_squared < 0.2:
+        note += " It explains so little that the order of the bars means little."
+    drawn = html.pictures([("importance of hyperparameters", pictures.importances(decisive))])
+    return html.joined([drawn, html.paragraph(note, "note")])
 
 
 def _study_sections(result: StudyResult) -> Iterator[tuple[str, Markup]]:
     config, cells = result.config, result.cells
-    yield (
-        "",
-        html.tiles(
-            [
-                ("combinations", f"{config.cells}"),
-                ("seeds of each", f"{config.seeds}"),
-                ("objective", config.search.objective_name),
-                ("baseline", ", ".join(cell_text(level) for level in config.reference.values())),
-            ]
-        ),
-    )
+    tiles = [
+        ("combinations", f"{config.cells}"),
+        ("seeds of each", f"{config.seeds}"),
+        ("objective", config.search.objective_name),
+        ("baseline", ", ".join(cell_text(level) for level in config.reference.values())),
+    ]
+    yield "", html.tiles(tiles)
     yield "Means", html.pictures([("heat map", heat_maps(cells, config))])
     yield "Against the baseline", html.pictures([("differences", differences(cells, config))])
     yield "Learning curves", html.pictures([("learning curves", learning_curves(cells, config))])
-    head, *rows = result.rows()
-    told = (
-        "Intervals are Student's, over seeds; differences are seed by seed, and p is the paired t-test's, in the last "
+    note = (
+        "Intervals are Student's, over seeds; differences are seed by seed; p is the paired t-test's, in the last "
         "column with Holm's correction for all comparisons on this page."
     )
-    scored = [(cell.score.mean, number) for number, cell in enumerate(cells) if cell.score]
-    best = (max if config.search.direction == "max" else min)(scored)[1] if scored else -1
-    yield (
-        "Table",
-        html.joined(
-            [
-                html.table(head, rows, text=len(config.factors), sortable=True, marked=best),
-                html.paragraph(told, "note"),
-            ]
-        ),
-    )
+    as_loss = config.search.as_loss
+    losses = [(as_loss(cell.score.mean), index) for index, cell in enumerate(cells) if cell.score]
+    headings, *rows = result.rows()
+    best = min(losses)[1] if losses else -1
+    table = html.table(headings, rows, text=len(config.factors), sortable=True, marked=best)
+    yield "Table", html.joined([table, html.paragraph(note, "note")])
     yield "Configuration", html.folded("config.json", config.to_json())

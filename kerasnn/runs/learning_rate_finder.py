@@ -108,33 +108,13 @@ def find_learning_rate(
     if updates < 2 * MIN_UPDATES:
         raise ValueError(f"updates must be at least {2 * MIN_UPDATES}, received {updates!r}")
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "compiled": compiled}
-    if isinstance(run, RunConfig):
-        model, arrays, options = _model_of(run, data)
-    elif isinstance(data, tuple) and len(data) in (2, 3):
-        model, arrays = run, data
-    else:
-        raise ValueError(f"data must be (x, y) or (x, y, sample_weight) for a model, received {type(data).__name__}")
-    if not model.built:
-        model(keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[:1]), arrays[0]))
-    steps = math.ceil(len(keras.tree.flatten(arrays[0])[0]) / options["batch_size"])
+    model, arrays, options = _run_parts(run, data) if isinstance(run, RunConfig) else (run, _checked(data), options)
     rates = lowest * (highest / lowest) ** (np.arange(updates) / (updates - 1))
-    losses = _Losses(updates)
-    with _restored(model):
-        fit(
-            model,
-            x=arrays[0],
-            y=arrays[1],
-            sample_weight=arrays[2] if len(arrays) == 3 else None,
-            epochs=math.ceil(updates / steps),
-            verbose=0,
-            callbacks=[LearningRate(_Rising(rates, steps), learning_rate=lowest), losses],
-            steps_per_block=1,
-            **options,
-        )
+    losses = _train(model, arrays, rates, options)
     return _suggestions(rates[: len(losses.values)], np.array(losses.values), np.array(losses.smoothed))
 
 
-def _model_of(run: RunConfig, data: Data | None) -> tuple[keras.Model, tuple[Any, ...], dict[str, Any]]:
+def _run_parts(run: RunConfig, data: Data | None) -> tuple[keras.Model, tuple[Any, ...], dict[str, Any]]:
     """A run's model, its training examples, and its options for `fit`."""
     data = load_data(run.data, run.task) if data is None else data
     options = {
@@ -144,6 +124,34 @@ def _model_of(run: RunConfig, data: Data | None) -> tuple[keras.Model, tuple[Any
         "class_weight": class_weights(run, data),
     }
     return compiled_network(run, data), (data.x_train, data.y_train), options
+
+
+def _checked(data: Any) -> tuple[Any, ...]:
+    if not isinstance(data, tuple) or len(data) not in (2, 3):
+        raise ValueError(f"data must be (x, y) or (x, y, sample_weight) for a model, received {type(data).__name__}")
+    return data
+
+
+def _train(model: keras.Model, arrays: tuple[Any, ...], rates: np.ndarray, options: dict[str, Any]) -> "_Losses":
+    """Train an update with each rate, and restore the model."""
+    x, y, sample_weight = (*arrays, None)[:3]
+    if not model.built:
+        model(keras.tree.map_structure(lambda array: keras.ops.convert_to_tensor(array[:1]), x))
+    steps = math.ceil(len(keras.tree.flatten(x)[0]) / options["batch_size"])
+    losses = _Losses(len(rates))
+    with _restored(model):
+        fit(
+            model,
+            x,
+            y,
+            sample_weight=sample_weight,
+            epochs=math.ceil(len(rates) / steps),
+            verbose=0,
+            callbacks=[LearningRate(_Rising(rates, steps), learning_rate=float(rates[0])), losses],
+            steps_per_block=1,
+            **options,
+        )
+    return losses
 
 
 class _Rising:

@@ -1,5 +1,6 @@
 """The folder of a run: locked against other processes, checked, and cleaned up after a kill."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +8,15 @@ from pathlib import Path
 
 from kerasnn.checkpoint.state_file import StateFolder
 from kerasnn.config.run import RunConfig
-from kerasnn.config.schema import differences
+from kerasnn.config.schema import differences, short
 from kerasnn.distribute import devices
-from kerasnn.files import PARTIAL, alone_in, dated_path
+from kerasnn.files import PARTIAL, alone_in, dated_path, inside
+from kerasnn.tensorboard.callback import event_files
+
+FILES = ("config.json", "result.json", "history.csv", "network.svg", "model.keras", "best.keras")
+"""The files of a run folder."""
+FOLDERS = ("state", "train", "validation")
+"""The folders of a run folder: states, and the event files of training and validation."""
 
 
 @contextmanager
@@ -33,6 +40,7 @@ def run_folder(run_dir: str | Path | None, config: RunConfig, placement: devices
         return
     folder = _folder(run_dir, config)
     with alone_in(folder, "run_dir"):
+        _check_links(folder)
         _begin(folder, config)
         yield folder
 
@@ -50,6 +58,15 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and all(path.match(PARTIAL) for path in folder.iterdir())
 
 
+def _check_links(folder: Path) -> None:
+    """Refuse links where the run writes, truncates, deletes or reads a file."""
+    for name in FILES:
+        inside(folder, name)
+    for name in FOLDERS:
+        for path in inside(folder, name).glob("*"):
+            inside(folder, f"{name}/{path.name}")
+
+
 def _begin(folder: Path, config: RunConfig) -> None:
     """Check that the folder's run, if there is one, is this run, and clean up after a kill."""
     states = StateFolder(folder / "state")
@@ -58,23 +75,39 @@ def _begin(folder: Path, config: RunConfig) -> None:
     if not (folder / "config.json").exists():
         return
     if states.files():
-        before, after = (each.model_dump(mode="json") for each in (RunConfig.load(folder), config))
-        if changed := [key for key in differences(before, after) if not _may_change(key)]:
-            raise ValueError(
-                f"run_dir must continue the run that it holds, {folder} began with another {', '.join(changed)}; "
-                f"give a new folder or the settings of {folder / 'config.json'}"
-            )
-        if (trained := states.epochs) > config.training.epochs:
-            raise ValueError(
-                f"training.epochs must be at least the {trained} that {folder} has trained already, "
-                f"received {config.training.epochs}"
-            )
-    elif (folder / "result.json").exists():
+        _check_same(folder, config, states.epochs)
+    elif _trained_epochs(folder):
         raise ValueError(f"run_dir must be a new or empty folder, received {folder}, which holds a run without a state")
     else:
-        # The run was killed before its first state, and begins anew.
-        for events in folder.glob("*/events.out.tfevents.*"):
-            events.unlink()
+        # The run ended before its first state, and begins anew.
+        for path in event_files(folder):
+            path.unlink()
+
+
+def _check_same(folder: Path, config: RunConfig, trained: int) -> None:
+    """Refuse a config that does not continue the folder's run."""
+    before, after = (each.model_dump(mode="json") for each in (RunConfig.load(folder), config))
+    if changed := [key for key in differences(before, after) if not _may_change(key)]:
+        raise ValueError(
+            f"run_dir must continue the run that it holds, {folder} began with another {', '.join(changed)}; "
+            f"give a new folder or the settings of {folder / 'config.json'}"
+        )
+    if trained > config.training.epochs:
+        raise ValueError(
+            f"training.epochs must be at least the {trained} that {folder} has trained already, "
+            f"received {config.training.epochs}"
+        )
+
+
+def _trained_epochs(folder: Path) -> int:
+    """The epochs in `result.json`; 0 without the file."""
+    path = folder / "result.json"
+    if not path.exists():
+        return 0
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["epochs"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError(f"{path} must be the result of a run, received {short(path.read_bytes())}") from None
 
 
 def _may_change(key: str) -> bool:

@@ -1,4 +1,4 @@
-"""Hyperparameter search: keras-tuner proposes, many trials train as one network, a journal keeps what was found."""
+"""Hyperparameter search: oracles propose trials, many train at once, a journal keeps the results."""
 
 import lazy_loader
 

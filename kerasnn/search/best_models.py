@@ -1,6 +1,6 @@
 """The models of the best trials, on disk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,64 +11,57 @@ from kerasnn.data.loading import Data
 from kerasnn.distribute import devices
 from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import build_network, compile_model
-from kerasnn.search.trainer import DataOf, Outcome
-from kerasnn.search.trial import Trial
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.trainer import DataOf
+from kerasnn.search.trial import Outcome, Trial
 
 
 class BestModels:
     """Keeps the models of a search's best trials in a folder, each of its best epoch, and no others.
 
-    A file is `<trial>.keras`, with several seeds `<trial>-<seed>.keras`; it takes raw examples.
+    A file is `<trial>.keras`, with several seeds `<trial>-<seed>.keras`; the model takes raw examples.
+
+    >>> models = BestModels(Path("models"), count=2)
+    >>> models.score_to_beat([Trial(7, {}, "completed", score=0.1), Trial(3, {}, "completed", score=0.2)])
+    0.2
 
     Args:
-        folder: where to; made with the first model.
-        count: trials to keep; 0 keeps none.
+        folder: the folder, made with the first model.
+        count: number of trials to keep.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder, self._count = folder, count
 
-    def to_beat(self, ranking: Sequence[Trial]) -> float | None:
-        """The score from which on a trial's model is kept; None keeps any.
-
-        Args:
-            ranking: trials, the best first.
-        """
+    def score_to_beat(self, ranking: Sequence[Trial]) -> float | None:
+        """The worst score of which a model is kept, given trials, the best first; None where any score is enough."""
         return ranking[self._count - 1].score if 0 < self._count <= len(ranking) else None
 
     def save(
-        self,
-        ranking: Sequence[Trial],
-        outcomes: Sequence[Outcome],
-        run_of: Callable[[Trial], RunConfig],
-        data_of: DataOf,
+        self, ranking: Sequence[Trial], outcomes: Sequence[Outcome], config: SearchConfig, data_of: DataOf
     ) -> None:
-        """Save those models of trials that just ended which are among the best.
+        """Save the models of trials that have just ended and are among the best.
 
         Args:
-            ranking: trials, the best first, those that just ended among them.
-            outcomes: those that just ended.
-            run_of: a trial's run.
-            data_of: a run's data.
+            ranking: trials, the best first, including those that have just ended.
+            outcomes: those that have just ended.
+            config: the search.
+            data_of: returns the data of a run.
         """
-        ended = {outcome.number: outcome for outcome in outcomes}
+        just_ended = {outcome.number: outcome for outcome in outcomes}
         for trial in self._best(ranking):
-            if trial.number not in ended:
+            if trial.number not in just_ended:
                 continue
             self._folder.mkdir(exist_ok=True)
-            seeds = ended[trial.number].weights
+            run = config.run_with(trial.values)
+            seeds = just_ended[trial.number].weights
             for seed, weights in enumerate(seeds):
                 if weights is not None:
                     name = f"{trial.number:04d}" + (f"-{seed}" if len(seeds) > 1 else "")
-                    run = run_of(trial)
                     _save(run, weights, data_of(run), self._folder / f"{name}.keras")
 
-    def drop(self, ranking: Sequence[Trial]) -> None:
-        """Delete the models of trials that are not, or no longer, among the best, and what a kill left half-written.
-
-        Args:
-            ranking: trials, the best first.
-        """
+    def delete_others(self, ranking: Sequence[Trial]) -> None:
+        """Delete files of trials that are not among the best, given the best first, and those that a kill left."""
         kept = {f"{trial.number:04d}" for trial in self._best(ranking)}
         for path in self._folder.glob("*"):
             if path.stem.split("-")[0] not in kept:

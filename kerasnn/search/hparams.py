@@ -1,98 +1,91 @@
-"""A search as TensorBoard's HParams page shows it: every trial with its values, its scores and its curves."""
+"""A search on TensorBoard's HParams page: every trial with its values, its scores and its curves."""
 
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api, api_pb2, metadata, plugin_data_pb2
 
-from kerasnn.search.space import Choice, Range, SearchConfig
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.space import Choice, Range
+from kerasnn.tensorboard import event_files
 
 FILE = "events.out.tfevents.0.search"
-"""The same name every time, so that writing a trial again replaces it."""
-STATUS = {
+SCORE = "score"
+_STATUS = {
     "completed": api_pb2.STATUS_SUCCESS,
     "failed": api_pb2.STATUS_FAILURE,
-    # TensorBoard has no word for what was ended early.
+    # TensorBoard has no status for trials that were stopped.
     "stopped": api_pb2.STATUS_UNKNOWN,
 }
-SCORE = "score"
 
 
 def write_search(folder: Path, config: SearchConfig, logged: Sequence[str]) -> None:
-    """Declare every hyperparameter with its type and domain, and the metrics, before the first trial.
-
-    Args:
-        folder: the search's folder.
-        config: the search.
-        logged: names of the values that trials log.
-    """
+    """Declare every hyperparameter and the metrics, `logged` by trials, before the first trial of a search folder."""
     metrics = [api.Metric(SCORE, display_name=f"best {config.objective_name}")]
     metrics += [api.Metric(name, display_name=f"last {name}") for name in logged]
-    described = [api.HParam(key, _domain(parameter)) for key, parameter in config.space.items()]
-    _write(folder / FILE, [Event(step=0, summary=_tensorboards(api.hparams_config_pb(described, metrics)))])
+    hparams = [api.HParam(key, _domain(parameter)) for key, parameter in config.space.items()]
+    event_files.write(folder, [(0, _values(api.hparams_config_pb(hparams, metrics)))], FILE, durable=False)
 
 
 def write_trial(
     folder: Path,
-    number: int,
+    name: str,
     config: SearchConfig,
     values: Mapping[str, Any],
     status: str,
-    seeds: Sequence[tuple[Mapping[str, Sequence[float]], tuple[float, int] | None]],
-    name: str | None = None,
+    histories: Sequence[Mapping[str, Sequence[float]]],
+    scores: Sequence[tuple[float, int]],
 ) -> None:
-    """A trial's values, curves, score and status, one run for each of its seeds.
+    """Write a trial's values, curves, scores and status, one run for each of its seeds.
 
     Args:
-        folder: the search's folder; the trial's run is `trials/<number>`, with several seeds `trials/<number>/<seed>`.
-        number: the trial's.
+        folder: the search's folder; the trial's run is `trials/<name>`, with several seeds `trials/<name>/<seed>`.
+        name: the trial's.
         config: the search.
-        values: dotted key to value, of the keys that are active.
+        values: value by dotted key, for the active keys.
         status: "completed", "stopped" or "failed".
-        seeds: each seed's logged values by epoch, with its best objective and the epoch of that, from 1 on.
-        name: of the trial's run; None takes its number.
+        histories: each seed's logged values by epoch.
+        scores: each seed's best objective and its epoch, counted from 1; empty for a failed trial.
     """
-    name = name or f"{number:04d}"
     trial = folder / "trials" / name
     if trial.exists():
         shutil.rmtree(trial)
-    shown = {key: _shown(config.space[key], value) for key, value in values.items()}
     now = time.time()
-    for seed, (history, best) in enumerate(seeds):
-        run = trial / str(seed) if len(seeds) > 1 else trial
-        run.mkdir(parents=True)
-        events = [Event(step=0, summary=_tensorboards(api.hparams_pb(shown, trial_id=name, start_time_secs=now)))]
+    hparams = {key: _hparam(config.space[key], value) for key, value in values.items()}
+    start = api.hparams_pb(hparams, trial_id=name, start_time_secs=now)
+    for seed, history in enumerate(histories or [{}]):
+        steps = [(0, _values(start))]
         for epoch in range(max(map(len, history.values()), default=0)):
-            logs = [(tag, curve[epoch]) for tag, curve in history.items() if epoch < len(curve)]
-            events.append(
-                Event(step=epoch, summary=Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in logs]))
-            )
-        if best is not None:
-            score, epoch = best
-            events.append(Event(step=epoch - 1, summary=Summary(value=[Summary.Value(tag=SCORE, simple_value=score)])))
-        end = plugin_data_pb2.SessionEndInfo(status=STATUS[status], end_time_secs=now)
-        described = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
-        value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described, tensor=metadata.NULL_TENSOR)
-        events.append(Event(step=0, summary=Summary(value=[value])))
-        _write(run / FILE, events)
+            logs = {tag: curve[epoch] for tag, curve in history.items() if epoch < len(curve)}
+            steps.append((epoch, [event_files.scalar(tag, value) for tag, value in logs.items()]))
+        if scores:
+            score, best = scores[seed]
+            steps.append((best - 1, [event_files.scalar(SCORE, score)]))
+        steps.append((0, [_end(status, now)]))
+        # Not durable: the disk would have to confirm every one of a search's trials.
+        event_files.write(trial / str(seed) if len(histories) > 1 else trial, steps, FILE, durable=False)
+
+
+def _end(status: str, now: float) -> Summary.Value:
+    session = plugin_data_pb2.SessionEndInfo(status=_STATUS[status], end_time_secs=now)
+    described = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=session))
+    return Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described, tensor=metadata.NULL_TENSOR)
 
 
 def _domain(parameter: Choice | Range) -> api.Domain:
     if isinstance(parameter, Range):
-        kind = api.IntInterval if parameter.whole else api.RealInterval
-        return kind(parameter.min, parameter.max)
-    return api.Discrete([_shown(parameter, choice) for choice in parameter.choices])
+        interval = api.IntInterval if parameter.is_integer else api.RealInterval
+        return interval(parameter.min, parameter.max)
+    return api.Discrete([_hparam(parameter, choice) for choice in parameter.choices])
 
 
-def _shown(parameter: Choice | Range, value: Any) -> bool | int | float | str:
-    """A value of the one type that its column has: a null or a list among numbers would make text of some."""
+def _hparam(parameter: Choice | Range, value: Any) -> bool | int | float | str:
+    """A value in the one type of its column: a null or a list among numbers makes text of the whole column."""
     if isinstance(parameter, Range):
         return value
     kinds = {type(choice) for choice in parameter.choices}
@@ -103,13 +96,6 @@ def _shown(parameter: Choice | Range, value: Any) -> bool | int | float | str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _tensorboards(summary: Any) -> Summary:
-    """The same message in the classes that an event is made of."""
-    return Summary.FromString(summary.SerializeToString())
-
-
-def _write(path: Path, events: Iterable[Event]) -> None:
-    with tf.io.TFRecordWriter(str(path)) as file:
-        for event in [Event(file_version="brain.Event:2"), *events]:
-            event.wall_time = time.time()
-            file.write(event.SerializeToString())
+def _values(summary: Any) -> list[Summary.Value]:
+    """The values of a summary of TensorFlow's classes, in TensorBoard's."""
+    return list(Summary.FromString(summary.SerializeToString()).value)

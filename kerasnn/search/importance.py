@@ -1,4 +1,4 @@
-"""Which hyperparameters decided a search's scores."""
+"""The importance of each hyperparameter for a search's scores."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,39 +13,36 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from kerasnn.search.space import Range, SearchConfig, as_text
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.space import Range, canonical_json
 from kerasnn.search.trial import Trial
 
-FEWEST = 10
-"""Trials with a score that it takes at least."""
+MIN_TRIALS = 10
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Importance:
-    """How much hyperparameters decide.
+    """The importance of hyperparameters for a search's scores.
 
     Args:
         keys: dotted keys, the most important first.
-        values: drop of R² when the key's values are shuffled among trials that the model has not seen, mean over folds.
-        spread: its standard deviation over folds and shuffles.
-        r_squared: of the model on trials that it has not seen: how much of the scores the keys explain at all.
+        values: loss of R² on held-out trials when the key's values are shuffled among them, mean over folds.
+        std: its standard deviation over folds and shuffles.
+        r_squared: R² of the model on held-out trials: the part of the scores' variance that the keys explain.
     """
 
     keys: tuple[str, ...]
     values: tuple[float, ...]
-    spread: tuple[float, ...]
+    std: tuple[float, ...]
     r_squared: float
 
 
 def importance(trials: Sequence[Trial], config: SearchConfig) -> Importance:
     """Permutation importance of a random forest that predicts the rank of a trial's score, five-fold cross-validated.
 
-    Ranks, because one trial that diverged would otherwise outweigh all others.
-
-    Args:
-        trials: the search's; those without a score are left out.
-        config: the search.
+    It predicts ranks because otherwise a single diverged trial would outweigh all others. Trials without a score are
+    ignored.
 
     Raises:
         ValueError: one line, for fewer than 10 trials with a score.
@@ -53,39 +50,40 @@ def importance(trials: Sequence[Trial], config: SearchConfig) -> Importance:
     Reference: Breiman, "Random Forests", 2001; scikit-learn's `permutation_importance`.
     """
     scored = [trial for trial in trials if trial.score is not None]
-    if len(scored) < FEWEST:
-        raise ValueError(f"importance needs at least {FEWEST} trials with a score, received {len(scored)}")
+    if len(scored) < MIN_TRIALS:
+        raise ValueError(f"importance needs at least {MIN_TRIALS} trials with a score, received {len(scored)}")
     keys = list(config.space)
-    numbers = [place for place, key in enumerate(keys) if isinstance(config.space[key], Range)]
+    numeric = [column for column, key in enumerate(keys) if isinstance(config.space[key], Range)]
     table = np.empty((len(scored), len(keys)), object)
-    for place, key in enumerate(keys):
-        inactive = np.nan if place in numbers else ""
+    for column, key in enumerate(keys):
+        is_numeric = column in numeric
         for row, trial in enumerate(scored):
-            value = trial.values.get(key)
-            table[row, place] = inactive if key not in trial.values else value if place in numbers else as_text(value)
+            if key not in trial.values:
+                table[row, column] = np.nan if is_numeric else ""
+            else:
+                table[row, column] = trial.values[key] if is_numeric else canonical_json(trial.values[key])
     ranks = rankdata([trial.score for trial in scored]) / len(scored)
-    model = make_pipeline(
-        make_column_transformer(
-            (OneHotEncoder(handle_unknown="ignore"), [place for place in range(len(keys)) if place not in numbers]),
-            ("passthrough", numbers),
-            sparse_threshold=0,
-        ),
-        RandomForestRegressor(100, random_state=0),
+    encoder = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), [column for column in range(len(keys)) if column not in numeric]),
+        ("passthrough", numeric),
+        sparse_threshold=0,
     )
-    drops, fits = [], []
+    model = make_pipeline(encoder, RandomForestRegressor(100, random_state=0))
+    drops, r_squared = [], []
     with warnings.catch_warnings():
-        # A fold whose trials share one value of a choice is no fault.
+        # scikit-learn warns of folds whose trials share one value of a choice.
         warnings.simplefilter("ignore")
-        for learn, check in KFold(FOLDS, shuffle=True, random_state=0).split(table):
-            model.fit(table[learn], ranks[learn])
-            fits.append(model.score(table[check], ranks[check]))
-            found = permutation_importance(model, table[check], ranks[check], n_repeats=10, random_state=0)
-            drops.append(found.importances)
-    every = np.concatenate(drops, axis=1)
-    order = np.argsort(-every.mean(axis=1), kind="stable")
+        for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(table):
+            model.fit(table[train], ranks[train])
+            r_squared.append(model.score(table[test], ranks[test]))
+            permuted = permutation_importance(model, table[test], ranks[test], n_repeats=10, random_state=0)
+            drops.append(permuted.importances)
+    every_drop = np.concatenate(drops, axis=1)
+    means, stds = every_drop.mean(axis=1), every_drop.std(axis=1)
+    order = np.argsort(-means, kind="stable")
     return Importance(
-        tuple(keys[place] for place in order),
-        tuple(every.mean(axis=1)[order].tolist()),
-        tuple(every.std(axis=1)[order].tolist()),
-        float(np.mean(fits)),
+        tuple(keys[column] for column in order),
+        tuple(means[order].tolist()),
+        tuple(stds[order].tolist()),
+        float(np.mean(r_squared)),
     )

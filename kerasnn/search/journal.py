@@ -1,33 +1,35 @@
-"""What a search proposed and found, on disk so that a kill costs at most the trials in flight."""
+"""The journal of a search: its proposals and results on disk, so that a kill costs at most the trials in flight."""
 
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from kerasnn.config.schema import short
 
-Record = dict[str, Any]
-
 ADDRESS = "address"
-"""The file of a search's folder that says where workers reach the process that has it open."""
+"""Name of the file in a search folder that holds the address at which workers join."""
 
 
 class FolderInUseError(ValueError):
-    """Another process searches in this folder."""
+    """Another process is searching in the folder."""
 
 
 class Journal:
-    """An append-only file of JSON lines, locked while it is open.
+    """An append-only file of JSON objects, one on each line, locked while it is open.
 
-    Each record is a JSON object on a line of its own. What `append` returned from is on disk. A last line that a kill
-    cut short is dropped on opening.
+    Entries are on disk once `append` has returned. Opening drops a last line that a kill cut short.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
+    ...     journal.append([{"proposal": 0}, {"proposal": 1}])
+    ...     len(journal.entries)
+    2
 
     Args:
-        path: the file; made where it is missing, in a folder that exists.
+        path: the file, in a folder that exists; made where it is missing.
 
     Raises:
         FolderInUseError: one line, where another process has it open.
@@ -38,38 +40,34 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records: list[Record] = []
+        self.entries: list[dict[str, Any]] = []
         self._file = path.open("a+b")
         try:
             self._lock()
-            self._read()
+            self._file.seek(0)
+            self.entries, length = _parse(self._file.read(), path)
+            self._file.truncate(length)
         except BaseException:
             self._file.close()
             raise
 
-    def append(self, records: Iterable[Record]) -> None:
-        """Add records and wait until they are on disk.
-
-        Args:
-            records: JSON objects; those given together are on disk together or, after a crash, the first of them.
-        """
-        records = list(records)
-        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+    def append(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Write entries and wait until they are on disk; a crash may leave only the first of them."""
+        entries = list(entries)
+        lines = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
         self._file.write(lines.encode())
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.records += records
+        self.entries += entries
 
     def close(self) -> None:
-        """Give the file back to others."""
+        """Close the file and release its lock."""
         self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _lock(self) -> None:
@@ -80,40 +78,51 @@ class Journal:
                 f"search_dir must be free, received {self.path.parent}, in which another process is searching"
             ) from None
 
-    def _read(self) -> None:
-        self._file.seek(0)
-        self.records, whole = _parsed(self._file.read(), self.path)
-        self._file.truncate(whole)
 
-
-def read(path: Path) -> list[Record]:
-    """The records of a journal, also of one that another process is writing.
-
-    Args:
-        path: the file.
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """The entries of a journal, which another process may be writing.
 
     Raises:
         ValueError: one line, where a line before the last is damaged.
     """
-    return _parsed(path.read_bytes(), path)[0]
+    return _parse(path.read_bytes(), path)[0]
 
 
-def _parsed(content: bytes, path: Path) -> tuple[list[Record], int]:
-    """Records, and the length of what holds them: a last line that was cut short is left out."""
-    records: list[Record] = []
-    whole = 0
+def results_by_number(entries: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The results by trial number; `left` counts those appended together that follow, without which one is dropped.
+
+    >>> results_by_number([{"result": 0, "left": 0}, {"result": 1, "left": 1}])
+    {0: {'result': 0, 'left': 0}}
+    """
+    results: dict[int, dict[str, Any]] = {}
+    group: list[dict[str, Any]] = []
+    for entry in entries:
+        if "result" in entry:
+            if group and entry["left"] != group[-1]["left"] - 1:
+                group = []
+            group.append(entry)
+            if not entry["left"]:
+                results.update({one["result"]: one for one in group})
+                group = []
+    return results
+
+
+def _parse(content: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The entries and their length in bytes, without a last line that was cut short."""
+    entries: list[dict[str, Any]] = []
+    length = 0
     lines = content.splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         try:
             if not line.endswith(b"\n"):
-                raise ValueError("no end")
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("no object")
+                raise ValueError("the line has no end")
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError("not an object")
         except ValueError:
             if number < len(lines):
                 raise ValueError(f"{path} is damaged at line {number}: {short(line)}") from None
             break
-        records.append(record)
-        whole += len(line)
-    return records, whole
+        entries.append(entry)
+        length += len(line)
+    return entries, length

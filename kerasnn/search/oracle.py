@@ -1,44 +1,27 @@
-"""keras-tuner's oracles, asked for many trials at a time and rebuilt from their seed instead of from their files."""
+"""keras-tuner's oracles, asked for many trials at once and rebuilt from their seed instead of from their files."""
 
 import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import keras_tuner
 import numpy as np
-from keras_tuner.oracles import (
-    BayesianOptimizationOracle,
-    GridSearchOracle,
-    HyperbandOracle,
-    RandomSearchOracle,
-)
+from keras_tuner import oracles
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kerasnn.search.space import Bayesian, Choice, Grid, Hyperband, Parameter, Range, SearchConfig, as_text
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A trial to train.
-
-    Args:
-        number: trials proposed before it.
-        values: dotted key to value, of the keys that are active.
-        epochs: epochs after which it ends.
-        continues: number of the trial that it takes further, or None.
-    """
-
-    number: int
-    values: dict[str, Any]
-    epochs: int
-    continues: int | None = None
+from kerasnn.search.config import Bayesian, Grid, Hyperband, SearchConfig
+from kerasnn.search.space import Choice, Range, Space, canonical_json, ordered
+from kerasnn.search.trial import Proposal
 
 
 class Oracle:
-    """Who proposes: same search, same answers, same proposals.
+    """Proposes trials: for the same search and the same results, the same proposals.
+
+    >>> config = SearchConfig(space={"optimizer.name": {"choices": ["sgd", "adam"]}}, oracle="grid")
+    >>> [proposal.values for proposal in Oracle(config).ask(5)]
+    [{'optimizer.name': 'sgd'}, {'optimizer.name': 'adam'}]
 
     Args:
         config: the search.
@@ -48,10 +31,10 @@ class Oracle:
 
     def __init__(self, config: SearchConfig) -> None:
         self._config = config
-        self._space = dict(config.ordered_space())
+        self._space = ordered(config.space)
         with self._quiet():
             self._oracle = _build(config, _hyperparameters(self._space))
-        # Its files are not read again: a journal and replay survive kills that they don't.
+        # Its files are never read again: unlike them, a journal and a replay survive kills.
         self._oracle.save = lambda: None
         self._oracle._save_trial = lambda trial: None
         self._oracle.verbose = 0
@@ -59,16 +42,17 @@ class Oracle:
         self._count = 0
 
     def ask(self, count: int) -> list[Proposal]:
-        """New trials.
+        """Propose new trials.
 
         Args:
-            count: trials wanted.
+            count: number of trials wanted.
 
         Returns:
-            As many, or fewer where it waits for results; none where all trials are answered and the space is exhausted.
+            That many, or fewer while the oracle waits for results; none once all trials have their results and the
+            space is exhausted.
         """
-        if isinstance(self._oracle, HyperbandOracle):
-            # More would begin the next iteration before the best of this one go on.
+        if isinstance(self._oracle, oracles.HyperbandOracle):
+            # More would begin the next iteration before the best trials of this one continue.
             brackets = range(self._oracle._get_num_brackets())
             count = min(count, sum(self._oracle._get_size(bracket, 0) for bracket in brackets))
         proposals: list[Proposal] = []
@@ -83,11 +67,11 @@ class Oracle:
         return proposals
 
     def tell(self, number: int, score: float | None, epoch: int = 0) -> None:
-        """Answer a proposal.
+        """Report the result of a proposal.
 
         Args:
             number: the proposal's.
-            score: the trial's objective; None where it failed.
+            score: the trial's objective; None for a failed trial.
             epoch: epoch of that score.
         """
         trial = self._open.pop(number)
@@ -101,26 +85,26 @@ class Oracle:
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
-        """Without warnings of what Python deprecates and of the Gaussian process's convergence, and with that on one
-        thread: its matrices are so small that threads take longer to meet than to compute."""
+        """Silence warnings about Python's deprecations and the Gaussian process's convergence, and run that process on
+        one thread: its matrices are so small that synchronizing threads takes longer than computing."""
         limit = threadpool_limits(1) if isinstance(self._config.oracle, Bayesian) else nullcontext()
         with warnings.catch_warnings(), limit:
             warnings.simplefilter("ignore")
             yield
 
-    def _proposal(self, number: int, found: Mapping[str, Any]) -> Proposal:
-        values = {key: _value(parameter, found[key]) for key, parameter in self._space.items() if key in found}
-        parent = found.get("tuner/trial_id")
+    def _proposal(self, number: int, drawn: Mapping[str, Any]) -> Proposal:
+        values = {key: _value(parameter, drawn[key]) for key, parameter in self._space.items() if key in drawn}
+        parent = drawn.get("tuner/trial_id")
         return Proposal(
             number,
             values,
-            epochs=found.get("tuner/epochs", self._config.run_with(values).training.epochs),
+            epochs=drawn.get("tuner/epochs", self._config.run_with(values).training.epochs),
             continues=None if parent is None else int(parent),
         )
 
 
-class _GridOracle(GridSearchOracle):
-    """keras-tuner's waits for each trial, which may add keys to the space; ours is known, so all can come at once."""
+class _GridOracle(oracles.GridSearchOracle):
+    """keras-tuner's own waits for each trial, which may add keys to the space; ours is known, so all can start."""
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         response: dict[str, Any] = super().populate_space(trial_id)
@@ -136,60 +120,60 @@ def _build(config: SearchConfig, space: keras_tuner.HyperParameters) -> Any:
         # keras-tuner adds 1 for every value drawn: searches of seeds 1 and 5 would share all but one of their trials.
         "seed": int(np.random.SeedSequence(config.seed).generate_state(1)[0] >> 1),
         "allow_new_entries": False,
-        # Failed trials are the journal's matter; otherwise the third in a row ends the search.
+        # The journal records failed trials; keras-tuner would end the search after three in a row.
         "max_consecutive_failed_trials": None,
     }
     match config.oracle:
         case Grid():
             return _GridOracle(**options)
         case Bayesian(initial_points=points, alpha=alpha, beta=beta):
-            return BayesianOptimizationOracle(
-                max_trials=None, num_initial_points=points, alpha=alpha, beta=beta, **options
-            )
+            options |= {"num_initial_points": points, "alpha": alpha, "beta": beta}
+            return oracles.BayesianOptimizationOracle(max_trials=None, **options)
         case Hyperband(factor=factor):
-            # Iterations without end: trials are counted outside.
-            return HyperbandOracle(
-                max_epochs=config.run.training.epochs, factor=factor, hyperband_iterations=None, **options
-            )
+            # Without a limit on its iterations: the search counts the trials.
+            options |= {"max_epochs": config.run.training.epochs, "factor": factor}
+            return oracles.HyperbandOracle(hyperband_iterations=None, **options)
         case _:
-            return RandomSearchOracle(max_trials=None, **options)
+            return oracles.RandomSearchOracle(max_trials=None, **options)
 
 
-def _hyperparameters(space: Mapping[str, Parameter]) -> keras_tuner.HyperParameters:
-    found = keras_tuner.HyperParameters()
+def _hyperparameters(space: Space) -> keras_tuner.HyperParameters:
+    hyperparameters = keras_tuner.HyperParameters()
     for key, parameter in space.items():
-        with _scopes(found, parameter.when):
-            if _is_chosen(parameter):
-                found.Choice(key, [as_text(value) for value in parameter.values])
+        with _conditions(hyperparameters, parameter.when):
+            if _is_choice(parameter):
+                hyperparameters.Choice(key, [canonical_json(value) for value in parameter.values])
             elif isinstance(parameter, Range):
-                make = found.Int if parameter.whole else found.Float
+                make = hyperparameters.Int if parameter.is_integer else hyperparameters.Float
                 make(key, parameter.min, parameter.max, parameter.step, parameter.sampling)
-    return found
+    return hyperparameters
 
 
 @contextmanager
-def _scopes(space: keras_tuner.HyperParameters, when: Mapping[str, tuple[Any, ...]]) -> Iterator[None]:
+def _conditions(space: keras_tuner.HyperParameters, when: Mapping[str, tuple[Any, ...]]) -> Iterator[None]:
     if not when:
         yield
         return
     (parent, allowed), *rest = when.items()
-    with space.conditional_scope(parent, [as_text(value) for value in allowed]), _scopes(space, dict(rest)):
+    texts = [canonical_json(value) for value in allowed]
+    with space.conditional_scope(parent, texts), _conditions(space, dict(rest)):
         yield
 
 
-def _is_chosen(parameter: Parameter) -> bool:
-    """Whether keras-tuner knows it as a choice, which is of one simple type: text.
+def _is_choice(parameter: Choice | Range) -> bool:
+    """Whether keras-tuner gets the parameter as a choice. Its choices have one simple type: here, JSON text.
 
-    Steps too, but for whole ones: keras-tuner's own lose the last one to rounding.
+    Ranges with steps are choices too, unless the steps are linear and integer: keras-tuner's own steps lose the last
+    value to rounding.
     """
     if isinstance(parameter, Choice):
         return True
-    return parameter.step is not None and not (parameter.whole and parameter.sampling == "linear")
+    return parameter.step is not None and not (parameter.is_integer and parameter.sampling == "linear")
 
 
-def _value(parameter: Parameter, proposed: Any) -> Any:
-    if isinstance(parameter, Choice) or _is_chosen(parameter):
-        return json.loads(proposed)
-    # A power of a ratio may end a rounding beyond the range.
-    inside = min(max(proposed, parameter.min), parameter.max)
-    return int(inside) if parameter.whole else float(inside)
+def _value(parameter: Choice | Range, drawn: Any) -> Any:
+    if isinstance(parameter, Choice) or _is_choice(parameter):
+        return json.loads(drawn)
+    # A power of a ratio may end beyond the range by a rounding error.
+    inside = min(max(drawn, parameter.min), parameter.max)
+    return int(inside) if parameter.is_integer else float(inside)

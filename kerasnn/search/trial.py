@@ -1,37 +1,110 @@
-"""What a search shows while it runs, and its tables."""
+"""The three shapes of a trial: what an oracle proposes, what training finds, and what the search keeps."""
 
-import csv
-import io
-import json
-import shutil
-import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, Self
 
-from kerasnn.callbacks.progress import duration, shown_as
+import numpy as np
+
+from kerasnn.search.config import SearchConfig
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial that an oracle asks for.
+
+    >>> Proposal(3, {"optimizer.learning_rate": 0.01}, epochs=20).to_json()
+    {'proposal': 3, 'values': {'optimizer.learning_rate': 0.01}, 'epochs': 20}
+
+    Args:
+        number: number of trials proposed before it.
+        values: value by dotted key, for the active keys.
+        epochs: number of epochs after which the trial ends, those of the trial that it continues included.
+        continues: number of the trial that it continues, or None.
+    """
+
+    number: int
+    values: dict[str, Any]
+    epochs: int
+    continues: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The journal's entry."""
+        entry: dict[str, Any] = {"proposal": self.number, "values": self.values, "epochs": self.epochs}
+        return entry if self.continues is None else {**entry, "continues": self.continues}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Self:
+        """The proposal of a journal's entry."""
+        return cls(entry["proposal"], entry["values"], entry["epochs"], entry.get("continues"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training found for a proposal.
+
+    >>> Outcome(3, "completed", ({"val_loss": [0.5, 0.4]},), seconds=1.5).epochs
+    2
+
+    Args:
+        number: the proposal's.
+        status: "completed", "stopped" (by the search's stopper) or "failed".
+        histories: each seed's logged values by epoch, from the first epoch on.
+        seconds: training time; a trial's share of it where trials trained together.
+        error: reason of the failure, on one line.
+        alone: reason why the trial was not trained together with others, on one line; None where it could be.
+        states: each seed's training state, from which training can continue; empty where none is kept.
+        ended: whether each seed's early stopping ended it, so that it must not continue.
+        weights: each seed's weights of the best epoch, as `get_weights()` returns them; empty where none are kept.
+    """
+
+    number: int
+    status: str
+    histories: tuple[dict[str, list[float]], ...]
+    seconds: float
+    error: str | None = None
+    alone: str | None = None
+    states: tuple[Any, ...] = field(default=(), repr=False)
+    ended: tuple[bool, ...] = ()
+    weights: tuple[list[np.ndarray] | None, ...] = field(default=(), repr=False)
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs of the longest seed."""
+        return max((len(values) for history in self.histories for values in history.values()), default=0)
+
+    def best_epochs(self, config: SearchConfig) -> list[tuple[float, int]]:
+        """Each seed's best objective and its epoch, counted from 1; empty for a failed trial."""
+        if self.status == "failed":
+            return []
+        return [config.best_epoch(history[config.objective_name]) for history in self.histories]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that has ended.
+    """A trial that has ended, as a search shows it.
+
+    >>> trials = [Trial(0, {}, "completed", score=0.5), Trial(1, {}, "failed"), Trial(2, {}, "completed", score=0.4)]
+    >>> [trial.number for trial in ranked(trials, SearchConfig(objective="val_loss"))]
+    [2, 0, 1]
 
     Args:
-        number: trials proposed before it.
-        values: dotted key to value, of the keys that were active.
-        status: "completed", "stopped" (ended early by the stopper) or "failed".
-        score: the objective at its best epoch, mean over the seeds; None where the trial failed.
-        std: standard deviation of the score over the seeds, n - 1 in its denominator; None for a single seed.
-        epoch: the best epoch, from 1 on, mean over the seeds.
-        epochs: epochs trained.
+        number: number of trials proposed before it.
+        values: value by dotted key, for the keys that were active.
+        status: "completed", "stopped" (by the search's stopper) or "failed".
+        score: the objective at its best epoch, mean over the seeds; None for a failed trial.
+        std: standard deviation of the score over the seeds, with n - 1 in its denominator; None for a single seed.
+        epoch: the best epoch, counted from 1, mean over the seeds.
+        epochs: number of epochs trained.
         metrics: every logged value at the best epoch, mean over the seeds.
-        seconds: time that it took; its share where it was trained with others.
-        error: why it failed, on one line.
-        continues: number of the trial that it took further, or None.
+        seconds: training time; its share where trials trained together.
+        error: reason of the failure, on one line.
+        continues: number of the trial that it continues, or None.
         curve: the objective by epoch, mean over the seeds.
         scores: each seed's score; empty for a single seed.
         curves: each seed's objective by epoch; empty for a single seed.
+        alone: reason why it was not trained together with others, on one line; None where it could be.
     """
 
     number: int
@@ -48,162 +121,58 @@ class Trial:
     curve: tuple[float, ...] = field(default=(), repr=False)
     scores: tuple[float, ...] = field(default=(), repr=False)
     curves: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+    alone: str | None = field(default=None, repr=False)
 
-
-def ranked(trials: Iterable[Trial], direction: str) -> list[Trial]:
-    """Trials, the best first, equals by their number, and those without a score last."""
-    sign = -1 if direction == "max" else 1
-    return sorted(trials, key=lambda trial: (trial.score is None, sign * (trial.score or 0.0), trial.number))
-
-
-def table(trials: Sequence[Trial], keys: Sequence[str], objective: str) -> str:
-    """Trials as lines of text in the order given.
-
-    Args:
-        trials: what to show.
-        keys: dotted keys, a column each.
-        objective: name of the score.
-    """
-    with_std = any(trial.std is not None for trial in trials)
-    rows = [["rank", "trial", objective, "epoch", "status", *short_names(keys)]]
-    for rank, trial in enumerate(trials, 1):
-        score = "-" if trial.score is None else f"{trial.score:.4f}"
-        score += f" ± {trial.std:.4f}" if with_std and trial.std is not None else ""
-        rows.append(
-            [
-                str(rank),
-                str(trial.number),
-                score,
-                f"{trial.epoch}/{trial.epochs}",
-                trial.status,
-                *(cell_text(trial.values[key]) if key in trial.values else "-" for key in keys),
-            ]
+    @classmethod
+    def from_outcome(cls, outcome: Outcome, proposal: Proposal, config: SearchConfig) -> Self:
+        """The trial of a proposal that training has an outcome for."""
+        shared: dict[str, Any] = {"epochs": outcome.epochs, "seconds": round(outcome.seconds, 3)}
+        shared |= {"continues": proposal.continues, "alone": outcome.alone}
+        if outcome.status == "failed":
+            return cls(proposal.number, proposal.values, "failed", error=outcome.error, **shared)
+        curves = tuple(tuple(history[config.objective_name]) for history in outcome.histories)
+        scores, best_epochs = zip(*outcome.best_epochs(config), strict=True)
+        bests = list(zip(outcome.histories, best_epochs, strict=True))
+        metrics = {name: statistics.fmean(log[name][epoch - 1] for log, epoch in bests) for name in bests[0][0]}
+        # Mean over the seeds that still trained in that epoch.
+        curve = tuple(
+            statistics.fmean(curve[epoch] for curve in curves if epoch < len(curve)) for epoch in range(outcome.epochs)
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def to_csv(trials: Sequence[Trial], keys: Sequence[str]) -> str:
-    """Trials as CSV in the order given, every value whole; lists and objects as JSON."""
-    metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
-    fixed = ("trial", "status", "score", "std", "epoch", "epochs", "seconds", "continues", "error")
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([*fixed, *keys, *metrics])
-    for trial in trials:
-        start = [getattr(trial, "number" if name == "trial" else name) for name in fixed]
-        values = [trial.values.get(key) for key in keys]
-        values = [json.dumps(value) if isinstance(value, list | dict | bool) else value for value in values]
-        rows.writerow([*start, *values, *(trial.metrics.get(name) for name in metrics)])
-    return text.getvalue()
-
-
-class Board:
-    """The best so far: a table that stays in its place on a terminal, a line for each batch of results elsewhere.
-
-    Args:
-        objective: name of the score.
-        direction: "min" or "max".
-        keys: the space's dotted keys.
-        trials: how many there will be at most.
-        style: "auto" looks at the stream; "bar" is the table, "lines" the lines, "silent" nothing.
-        stream: where to; None takes the standard output.
-    """
-
-    SHOWN = 5
-
-    def __init__(
-        self,
-        objective: str,
-        direction: str,
-        keys: Sequence[str],
-        trials: int,
-        style: str = "auto",
-        stream: TextIO | None = None,
-    ) -> None:
-        self._stream = stream or sys.stdout
-        self._objective, self._direction, self._keys, self._count = objective, direction, keys, trials
-        self._style = shown_as(style, self._stream)
-        self._begin = time.monotonic()
-        self._drawn_at, self._height = -1.0, 0
-        self._best: list[Trial] = []
-        self._done = 0
-        self._replayed = 0
-
-    def say(self, line: str) -> None:
-        """A line that stays."""
-        if self._style != "silent":
-            self._wipe()
-            print(line, file=self._stream, flush=True)
-
-    def results(self, trials: Mapping[int, Trial], replayed: int = 0) -> None:
-        """Trials have ended; `trials` are all that have, `replayed` those that took no time just now."""
-        self._done = len(trials)
-        self._replayed += replayed
-        self._best = [t for t in ranked(trials.values(), self._direction) if t.score is not None][: self.SHOWN]
-        if self._style == "lines":
-            self.say(self._line())
-        else:
-            self._draw(self._line())
-
-    def epoch(self, epoch: int, running: Mapping[int, float]) -> None:
-        """An epoch has ended in the trials that run, with the objective of each."""
-        if self._style == "bar" and running and time.monotonic() - self._drawn_at > 0.1:
-            now = min(running.values()) if self._direction == "min" else max(running.values())
-            plural = "s" if len(running) > 1 else ""
-            self._draw(f"{self._line()}; {len(running)} trial{plural} in epoch {epoch}, best now {now:.4f}")
-
-    def close(self) -> None:
-        """Take the table away: the last one is printed in its place."""
-        self._wipe()
-
-    def _line(self) -> str:
-        seconds = time.monotonic() - self._begin
-        text = f"{self._done}/{self._count} trials, {duration(seconds)}"
-        if (new := self._done - self._replayed) > 0 and self._done < self._count:
-            text += f", {duration((self._count - self._done) * seconds / new)} left"
-        if self._best:
-            best = self._best[0]
-            text += f", best {self._objective} {best.score:.4f} in epoch {best.epoch} of trial {best.number}"
-        return text
-
-    def _draw(self, line: str) -> None:
-        if self._style != "bar":
-            return
-        text = line + ("\n" + table(self._best, self._keys, self._objective) if self._best else "")
-        # A line that wraps would count as two.
-        columns = shutil.get_terminal_size().columns
-        text = "\n".join(row[:columns] for row in text.split("\n"))
-        self._wipe()
-        print(text, file=self._stream, flush=True)
-        self._height = text.count("\n") + 1
-        self._drawn_at = time.monotonic()
-
-    def _wipe(self) -> None:
-        if self._height:
-            # Cursor up to the table's first line, and clear from there.
-            print(f"\x1b[{self._height}F\x1b[J", end="", file=self._stream, flush=True)
-            self._height = 0
-
-
-def short_names(keys: Sequence[str]) -> list[str]:
-    """The last part of each dotted key, or as many parts as tell it from the others."""
-    names = []
-    for key in keys:
-        parts = key.split(".")
-        size = next(
-            (n for n in range(1, len(parts)) if sum(other.split(".")[-n:] == parts[-n:] for other in keys) == 1),
-            len(parts),
+        if len(scores) > 1:
+            shared |= {"std": statistics.stdev(scores), "scores": scores, "curves": curves}
+        score, epoch = statistics.fmean(scores), round(statistics.fmean(best_epochs))
+        return cls(
+            proposal.number, proposal.values, outcome.status, score, epoch=epoch, metrics=metrics, curve=curve, **shared
         )
-        names.append(".".join(parts[-size:]))
-    return names
+
+    def to_json(self) -> dict[str, Any]:
+        """The journal's entry."""
+        entry: dict[str, Any] = {"result": self.number, "status": self.status, "seconds": self.seconds}
+        entry["epochs"] = self.epochs
+        if self.alone is not None:
+            entry["alone"] = self.alone
+        if self.status == "failed":
+            return {**entry, "error": self.error}
+        entry |= {"score": self.score, "std": self.std}
+        if self.scores:
+            entry |= {"scores": self.scores, "curves": self.curves}
+        return {**entry, "epoch": self.epoch, "metrics": self.metrics, "curve": self.curve}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any], proposal: Proposal) -> Self:
+        """The trial of a journal's entry."""
+        plain = ("status", "score", "std", "epoch", "epochs", "metrics", "seconds", "error", "alone")
+        return cls(
+            proposal.number,
+            proposal.values,
+            continues=proposal.continues,
+            curve=tuple(entry.get("curve", ())),
+            scores=tuple(entry.get("scores", ())),
+            curves=tuple(map(tuple, entry.get("curves", ()))),
+            **{key: entry[key] for key in plain if key in entry},
+        )
 
 
-def cell_text(value: Any) -> str:
-    """A value of a run as a table shows it."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else text[:39] + "…"
+def ranked(trials: Iterable[Trial], config: SearchConfig) -> list[Trial]:
+    """The trials, the best first; equal ones by number, those without a score last."""
+    return sorted(trials, key=lambda trial: (trial.score is None, config.as_loss(trial.score or 0.0), trial.number))

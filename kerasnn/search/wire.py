@@ -1,7 +1,7 @@
-"""What chief and workers say to each other: keras-tuner's messages and service, with batches of trials in them.
+"""The protocol of chief and workers: keras-tuner's messages and service, with several trials in each message.
 
-One of keras-tuner's trials is here a share: trials that one worker trains together. What its messages have no place for
-travels as JSON in a fixed hyperparameter.
+A trial of keras-tuner's stands for an assignment: the trials that one worker trains together. What its messages have no
+field for travels as JSON in a fixed hyperparameter.
 """
 
 import base64
@@ -16,54 +16,49 @@ import numpy as np
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from kerasnn.keras_private import tuner_service
-from kerasnn.search.trainer import Outcome
+from kerasnn.search.trial import Outcome
 
 protos, OracleClient, _ = tuner_service()
 
 RUNNING, IDLE, STOPPED = TrialStatus.RUNNING, TrialStatus.IDLE, TrialStatus.STOPPED
 
 OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0))
-"""Results have no limit in size; a port has one owner."""
+"""Messages of any size; one process for each port."""
 DEADLINE = 5.0
-"""Seconds after which a call is given up."""
+"""Seconds after which a call fails."""
 
 _CONTENT = "content"
 
 
 def hyperparameters(content: Any) -> keras_tuner.HyperParameters:
-    """JSON as hyperparameters, which is what keras-tuner's messages carry."""
-    found = keras_tuner.HyperParameters()
-    found.Fixed(_CONTENT, json.dumps(content))
-    return found
+    """JSON as hyperparameters, which keras-tuner's messages carry."""
+    carrier = keras_tuner.HyperParameters()
+    carrier.Fixed(_CONTENT, json.dumps(content))
+    return carrier
 
 
-def message(share: str, status: str, content: Any = None) -> Trial:
-    """A trial of keras-tuner's that stands for a share."""
-    return Trial(hyperparameters(content), trial_id=share, status=status)
+def message(assignment: str, status: str, content: Any = None) -> Trial:
+    """The trial of keras-tuner's that stands for an assignment, given its name."""
+    return Trial(hyperparameters(content), trial_id=assignment, status=status)
 
 
-def content(found: keras_tuner.HyperParameters) -> Any:
+def content(carrier: keras_tuner.HyperParameters) -> Any:
     """The JSON in hyperparameters."""
-    return json.loads(found.get(_CONTENT))
+    return json.loads(carrier.get(_CONTENT))
 
 
 def outcome_to_json(outcome: Outcome, with_weights: bool) -> dict[str, Any]:
-    """An outcome without its training state, which stays where it was trained.
-
-    Args:
-        outcome: a trial's.
-        with_weights: whether the best epoch's weights go with it.
-    """
+    """An outcome as JSON, perhaps with the weights of the best epoch; its training state stays with the worker."""
     fields = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
     weights = [_to_text(each) for each in outcome.weights] if with_weights else []
     return {**fields, "states": [], "weights": weights}
 
 
-def outcome_from_json(found: dict[str, Any]) -> Outcome:
+def outcome_from_json(fields: dict[str, Any]) -> Outcome:
     """The outcome that `outcome_to_json` described."""
-    weights = tuple(_from_text(text) for text in found["weights"])
-    lists = {name: tuple(found[name]) for name in ("histories", "states", "ended")}
-    return Outcome(**{**found, **lists, "weights": weights})
+    weights = tuple(_from_text(text) for text in fields["weights"])
+    lists = {name: tuple(fields[name]) for name in ("histories", "states", "ended")}
+    return Outcome(**{**fields, **lists, "weights": weights})
 
 
 def _to_text(weights: list[np.ndarray] | None) -> str | None:
@@ -78,19 +73,19 @@ def _from_text(text: str | None) -> list[np.ndarray] | None:
     if text is None:
         return None
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
-        return [arrays[f"arr_{position}"] for position in range(len(arrays))]
+        return [arrays[f"arr_{index}"] for index in range(len(arrays))]
 
 
 class Client(OracleClient):  # type: ignore[valid-type, misc]
-    """keras-tuner's client, whose calls end after `DEADLINE` instead of an hour.
+    """keras-tuner's client with calls that fail after `DEADLINE` instead of an hour.
 
     Args:
         address: the chief's, `host:port`.
-        name: the worker's, like no other's.
+        name: the worker's, unique among all.
     """
 
     def __init__(self, address: str, name: str) -> None:
-        # In place of theirs, which reads the address from environment variables.
+        # Instead of its own, which reads the address from environment variables.
         self.tuner_id = name
         self.multi_worker, self.should_report = False, True
         channel = grpc.intercept_channel(grpc.insecure_channel(address, options=OPTIONS), _Deadline())

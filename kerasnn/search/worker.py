@@ -1,6 +1,8 @@
-"""A process that trains what a search's chief hands it."""
+"""A worker: a process that trains the trials that a search's chief assigns to it."""
 
+import math
 import os
+import statistics
 import sys
 import threading
 import time
@@ -9,125 +11,126 @@ from typing import Any, TypeVar
 
 import grpc
 
-from kerasnn.search.oracle import Proposal
-from kerasnn.search.outcomes import record_of
-from kerasnn.search.space import SearchConfig
-from kerasnn.search.trainer import DataOf, Outcome, Trainer
+from kerasnn.data.loading import fingerprint
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.trainer import Trainer, cached_data
+from kerasnn.search.trial import Outcome, Proposal
 from kerasnn.search.wire import IDLE, STOPPED, Client, content, message, outcome_to_json
 
-BEAT = 1.0
-"""Seconds between two signs of life."""
+HEARTBEAT = 1.0
+"""Seconds between two heartbeats."""
 GONE_AFTER = 30.0
-"""Seconds without an answer after which the other side is taken for dead. A worker then ends itself; the chief gives
-the worker's trials to others."""
+"""Seconds without an answer after which the other side counts as dead. A worker then exits; the chief assigns the
+worker's trials to others."""
 POLL = 0.1
+"""Seconds between two requests for trials while the chief has none."""
 
 Answer = TypeVar("Answer")
 
 
 class ChiefGone(SystemExit):
-    """The chief does not answer any more; ends the process, past handlers of a trial's errors."""
+    """The chief has stopped answering; ends the process, past the handlers of a trial's errors."""
 
 
 def work(address: str, name: str, parent: int | None = None) -> None:
-    """Train what the chief hands out, until it has no more.
+    """Train the trials that the chief assigns, until it has no more.
 
-    A worker whose chief has died ends itself: within `GONE_AFTER` seconds, and a call's deadline; at the next sign of
-    life where the chief is its parent process.
+    A worker whose chief has died exits: at the next heartbeat where the chief is its parent process, otherwise after
+    `GONE_AFTER` seconds and a call's deadline.
 
     Args:
         address: the chief's, `host:port`.
-        name: this worker's, like no other's.
+        name: this worker's, unique among all.
         parent: process id of the chief where it started this process.
 
     Raises:
         ValueError: one line, where this machine reads other examples than the chief.
     """
-    line = _Line(address, name, parent)
-    described = content(line.ask(line.client.get_space))
+    connection = _Connection(address, name, parent)
+    described = content(connection.ask(connection.client.get_space))
     config = SearchConfig.model_validate(described["search"])
-    data_of = DataOf()
-    found = data_of.fingerprint(config.run_with({}))
-    if found != described["data"]:
+    data_of = cached_data()
+    if fingerprint(data_of(config.run_with({}))) != described["data"]:
         raise ValueError(f"data must be the chief's, {config.run.data.name} here has other examples")
     trainer = Trainer(config, data_of)
     while True:
-        share = line.ask(line.client.create_trial, name)
-        if share.status == STOPPED:
+        assignment = connection.ask(connection.client.create_trial, name)
+        if assignment.status == STOPPED:
             return
-        if share.status == IDLE:
+        if assignment.status == IDLE:
             time.sleep(POLL)
             continue
-        line.share = share.trial_id
-        _train(line, config, trainer, content(share.hyperparameters))
+        connection.assignment = assignment.trial_id
+        _train(connection, config, trainer, content(assignment.hyperparameters))
 
 
-def _train(line: "_Line", config: SearchConfig, trainer: Trainer, share: Mapping[str, Any]) -> None:
-    proposals = [Proposal(**each) for each in share["proposals"]]
+def _train(connection: "_Connection", config: SearchConfig, trainer: Trainer, assignment: Mapping[str, Any]) -> None:
+    proposals = [Proposal(**fields) for fields in assignment["proposals"]]
 
-    def watch(epoch: int, values: Mapping[int, float]) -> Collection[int]:
-        answer = line.ask(
-            line.client.update_trial, line.share, {str(key): value for key, value in values.items()}, epoch
-        )
-        # A share that was given to others meanwhile is dropped.
+    def on_epoch(epoch: int, values: Mapping[int, float]) -> Collection[int]:
+        metrics = {str(number): value for number, value in values.items()}
+        answer = connection.ask(connection.client.update_trial, connection.assignment, metrics, epoch)
+        # An assignment that went to another worker meanwhile is dropped.
         return list(values) if answer.status == STOPPED else content(answer.hyperparameters)
 
-    for outcomes in trainer.train(share["batch"], proposals, watch):
-        kept = _worth_keeping(outcomes, config, share["to_beat"])
-        told = [outcome_to_json(outcome, outcome.number in kept) for outcome in outcomes]
-        line.ask(line.client.end_trial, message(line.share, STOPPED, told))
-    line.share = line.name
+    for outcomes in trainer.train(assignment["batch"], proposals, on_epoch):
+        kept = _worth_keeping(outcomes, config, assignment["to_beat"])
+        described = [outcome_to_json(outcome, outcome.number in kept) for outcome in outcomes]
+        connection.ask(connection.client.end_trial, message(connection.assignment, STOPPED, described))
+    connection.assignment = connection.name
 
 
-def _worth_keeping(outcomes: Collection[Outcome], config: SearchConfig, to_beat: float | None) -> set[int]:
+def _worth_keeping(outcomes: Collection[Outcome], config: SearchConfig, score_to_beat: float | None) -> set[int]:
     """Numbers of the trials that may be among the search's best; only their weights are sent."""
-    sign = -1 if config.direction == "max" else 1
-    found = [(record_of(each, config.objective_name, config.direction).get("score"), each.number) for each in outcomes]
-    scores = sorted((sign * score, number) for score, number in found if score is not None)
-    return {number for score, number in scores[: config.keep_best] if to_beat is None or score <= sign * to_beat}
+    losses = []
+    for outcome in outcomes:
+        if bests := outcome.best_epochs(config):
+            losses.append((config.as_loss(statistics.fmean(best for best, _ in bests)), outcome.number))
+    worst = math.inf if score_to_beat is None else config.as_loss(score_to_beat)
+    return {number for loss, number in sorted(losses)[: config.keep_best] if loss <= worst}
 
 
-class _Line:
-    """The connection to the chief; a thread gives signs of life, and ends the process when none is answered."""
+class _Connection:
+    """The connection to the chief; a thread sends heartbeats, and ends the process when the chief stops answering."""
 
     def __init__(self, address: str, name: str, parent: int | None) -> None:
         self.client = Client(address, name)
-        self.share = name
+        self.assignment = name
         self.name, self._address, self._parent = name, address, parent
-        self._heard = time.monotonic()
-        threading.Thread(target=self._live, daemon=True).start()
+        self._answered = time.monotonic()
+        threading.Thread(target=self._send_heartbeats, daemon=True).start()
 
     def ask(self, call: Callable[..., Answer], *arguments: Any) -> Answer:
-        """Call until the chief answers; all calls may be repeated."""
+        """Repeat a call until the chief answers; every call may be repeated."""
         while True:
             try:
                 answer = call(*arguments)
             except grpc.RpcError as error:
-                if self._lost():
-                    raise ChiefGone(self._why(error)) from None
+                if self._chief_is_gone():
+                    raise ChiefGone(self._farewell(error)) from None
             else:
-                self._heard = time.monotonic()
+                self._answered = time.monotonic()
                 return answer
 
-    def _live(self) -> None:
-        signs = Client(self._address, self.name)
+    def _send_heartbeats(self) -> None:
+        client = Client(self._address, self.name)
         while True:
-            time.sleep(BEAT)
+            time.sleep(HEARTBEAT)
             try:
-                signs.update_trial(self.share, {}, 0)
-                self._heard = time.monotonic()
+                client.update_trial(self.assignment, {}, 0)
+                self._answered = time.monotonic()
             except grpc.RpcError as error:
-                if self._lost():
-                    print(self._why(error), file=sys.stderr, flush=True)
+                if self._chief_is_gone():
+                    print(self._farewell(error), file=sys.stderr, flush=True)
                     # At once: the main thread may be compiling for minutes.
                     os._exit(1)
 
-    def _lost(self) -> bool:
+    def _chief_is_gone(self) -> bool:
         orphaned = self._parent is not None and os.getppid() != self._parent
-        return orphaned or time.monotonic() - self._heard > GONE_AFTER
+        return orphaned or time.monotonic() - self._answered > GONE_AFTER
 
-    def _why(self, error: grpc.RpcError) -> str:
-        return f"worker {self.name} ends: the chief at {self._address} is gone ({error.code().name})"
+    def _farewell(self, error: grpc.RpcError) -> str:
+        return f"worker {self.name} exits: the chief at {self._address} does not answer ({error.code().name})"
 
 
 if __name__ == "__main__":

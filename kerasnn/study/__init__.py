@@ -1,4 +1,4 @@
-"""Studies: settings compared factorially, over many seeds, with intervals."""
+"""Studies: factorial comparisons of settings over many seeds, with intervals."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Every combination of a study with its interval, and against its baseline."""
+"""Every combination of a study with its interval, compared with its baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from kerasnn.search.space import as_text
-from kerasnn.search.trial import Trial, cell_text
+from kerasnn.search.space import canonical_json
+from kerasnn.search.table import cell_text
+from kerasnn.search.trial import Trial
 from kerasnn.study.config import StudyConfig
 from kerasnn.study.statistics import Interval, holm, interval, p_value
 
@@ -18,8 +19,8 @@ class Comparison:
 
     Args:
         difference: score minus the baseline's, mean over the seeds and 95 % interval.
-        p_value: of the paired t-test, two-sided.
-        p_adjusted: the same after Holm's correction for all of the study's comparisons.
+        p_value: p-value of the two-sided paired t-test.
+        p_adjusted: p-value after Holm's correction for all of the study's comparisons.
     """
 
     difference: Interval
@@ -31,12 +32,16 @@ class Comparison:
 class Cell:
     """One combination of levels.
 
+    >>> cell = Cell({"network.activation": "relu"}, (0.9, 0.8), interval((0.9, 0.8)), ((0.9,), (0.8,)))
+    >>> round(cell.score.mean, 2)
+    0.85
+
     Args:
-        levels: factor to level.
+        levels: level by factor.
         scores: each seed's objective, the best over the epochs; empty where training failed.
         score: their mean and 95 % interval; None where training failed.
         curves: each seed's objective by epoch.
-        error: why it failed, on one line.
+        error: reason of the failure, on one line.
         comparison: against the baseline; None for the baseline itself, and where either failed.
     """
 
@@ -48,25 +53,18 @@ class Cell:
     comparison: Comparison | None = None
 
 
-def compared(trials: Sequence[Trial], config: StudyConfig) -> list[Cell]:
-    """Trials of a study's search as its cells, in the table's order.
-
-    Args:
-        trials: one for each combination.
-        config: the study.
-
-    Returns:
-        Cells that are compared with one another together, the best first, those that failed last.
-    """
-    by_levels = {as_text(trial.values): trial for trial in trials}
-    found = {}
+def compare(trials: Sequence[Trial], config: StudyConfig) -> list[Cell]:
+    """The trials of a study's search as its cells: those that share a baseline together, the best first, failed ones
+    last."""
+    by_levels = {canonical_json(trial.values): trial for trial in trials}
+    tests = {}
     for trial in trials:
-        base = by_levels[as_text({**trial.values, **config.reference})]
+        base = by_levels[canonical_json({**trial.values, **config.reference})]
         if base is trial or not (trial.scores and base.scores):
             continue
         differences = np.subtract(trial.scores, base.scores)
-        found[trial.number] = (interval(differences), p_value(differences))
-    adjusted = dict(zip(found, holm([p for _, p in found.values()]), strict=True))
+        tests[trial.number] = (interval(differences), p_value(differences))
+    adjusted = dict(zip(tests, holm([p for _, p in tests.values()]), strict=True))
     cells = [
         Cell(
             {key: trial.values[key] for key in config.factors},
@@ -74,28 +72,31 @@ def compared(trials: Sequence[Trial], config: StudyConfig) -> list[Cell]:
             interval(trial.scores) if trial.scores else None,
             trial.curves,
             trial.error,
-            Comparison(*found[trial.number], adjusted[trial.number]) if trial.number in found else None,
+            Comparison(*tests[trial.number], adjusted[trial.number]) if trial.number in tests else None,
         )
         for trial in trials
     ]
-    sign = -1 if config.search.direction == "max" else 1
+    as_loss = config.search.as_loss
 
-    def place(cell: Cell) -> tuple[Any, ...]:
-        block = [config.factors[key].index(level) for key, level in cell.levels.items() if key not in config.reference]
-        return (block, cell.score is None, sign * (cell.score.mean if cell.score else 0))
+    def order(cell: Cell) -> tuple[Any, ...]:
+        panel = [config.factors[key].index(level) for key, level in cell.levels.items() if key not in config.reference]
+        return (panel, cell.score is None, as_loss(cell.score.mean if cell.score else 0))
 
-    return sorted(cells, key=place)
+    return sorted(cells, key=order)
 
 
 def is_baseline(levels: Mapping[str, Any], config: StudyConfig) -> bool:
-    """Whether others are compared with this combination."""
-    return all(as_text(levels[key]) == as_text(level) for key, level in config.reference.items())
+    """Whether other combinations are compared with this one."""
+    return all(canonical_json(levels[key]) == canonical_json(level) for key, level in config.reference.items())
 
 
 def level_text(level: Any) -> str:
-    """A level as a picture shows it: `random_normal stddev 1.0` for a name with arguments."""
+    """A level as a figure shows it.
+
+    >>> level_text({"name": "random_normal", "stddev": 1.0})
+    'random_normal stddev 1'
+    """
     if isinstance(level, Mapping) and "name" in level:
-        return " ".join(
-            [str(level["name"]), *(f"{key} {cell_text(value)}" for key, value in level.items() if key != "name")]
-        )
+        arguments = (f"{key} {cell_text(value)}" for key, value in level.items() if key != "name")
+        return " ".join([str(level["name"]), *arguments])
     return cell_text(level)

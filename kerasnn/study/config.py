@@ -1,4 +1,4 @@
-"""A study described as data: a run, factors with their levels, and what they are compared with."""
+"""A study described as data: a run, factors with their levels, and a baseline."""
 
 import math
 from typing import Any, ClassVar, Self
@@ -9,14 +9,14 @@ from kerasnn.config.description import Description
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import DataConfig, DenseLayer, NetworkConfig, TrainingConfig
-from kerasnn.search.space import Choice, Grid, Objective, ObjectiveConfig, SearchConfig, as_text
+from kerasnn.search.config import Grid, Objective, ObjectiveConfig, SearchConfig
+from kerasnn.search.space import Choice, canonical_json
 
 FACTORS: dict[str, tuple[Any, ...]] = {
     "network.activation": ("relu", "tanh"),
     "network.kernel_initializer": ("glorot_normal", "he_normal", "orthogonal", "standard_uniform", "random_normal"),
 }
-# As deep as it takes to tell initializers apart; half of the digits to learn from, so that the rest tell small
-# differences of accuracy.
+# Deep enough to distinguish initializers; half of the digits are held out, so that small differences of accuracy show.
 RUN = RunConfig(
     network=NetworkConfig(hidden=(DenseLayer(units=32),) * 20),
     data=DataConfig(scaling="standardize", validation_share=0.4),
@@ -25,10 +25,14 @@ RUN = RunConfig(
 
 
 class StudyConfig(Description):
-    """A study, whole: every combination of its factors' levels, trained with the same seeds.
+    """A study: every combination of its factors' levels, trained with the same seeds.
+
+    >>> config = StudyConfig(factors={"network.activation": ["relu", "tanh", "gelu"], "seed": [1, 2]})
+    >>> config.cells, config.reference
+    (6, {'seed': 1})
 
     Raises:
-        ValueError: one line, also for a combination that makes no valid run.
+        ValueError: one line, also where a combination makes no valid run.
     """
 
     _FOLDER: ClassVar[str] = "study folder"
@@ -36,13 +40,12 @@ class StudyConfig(Description):
     run: RunConfig = RUN
     """The run that every combination changes; by default 20 layers of 32 units on the digits."""
     factors: dict[str, tuple[Any, ...]] = FACTORS
-    """Dotted key of the run to the levels that it takes: `{"network.activation": ["relu", "tanh"]}`. All combinations
-    are trained."""
+    """Levels by dotted key of the run: `{"network.activation": ["relu", "tanh"]}`. All combinations are trained."""
     baseline: dict[str, Any] | None = None
-    """Factor to the level that its others are compared with, all other factors being equal; null takes the first level
-    of the last factor. With every factor named, all are compared with that one combination."""
+    """By factor, the level that its other levels are compared with, all other factors being equal; null takes the first
+    level of the last factor. With every factor named, all combinations are compared with that one."""
     seeds: int = Field(default=12, ge=2)
-    """Networks of each combination, with the seeds seed, seed + 1, … of the run: the same for all, so that they are
+    """Networks of each combination, with the seeds seed, seed + 1, … of the run; the same for all, so that they can be
     compared seed by seed."""
     objective: Objective | None = ObjectiveConfig(name="val_accuracy")
     """Logged value to compare by, the best over the epochs; null takes the run's monitor (`val_loss`)."""
@@ -50,27 +53,27 @@ class StudyConfig(Description):
     @model_validator(mode="after")
     def _is_valid(self) -> Self:
         for key, levels in self.factors.items():
-            if len({as_text(level) for level in levels}) < max(len(levels), 2):
+            if len({canonical_json(level) for level in levels}) < max(len(levels), 2):
                 raise ValueError(
                     f"factors[{key!r}] must have two levels or more, all different, received {short(list(levels))}"
                 )
         for key, level in (self.baseline or {}).items():
             if key not in self.factors:
                 raise ValueError(one_of("baseline's keys", key, self.factors))
-            if as_text(level) not in [as_text(each) for each in self.factors[key]]:
+            if canonical_json(level) not in [canonical_json(each) for each in self.factors[key]]:
                 raise ValueError(
                     f"baseline[{key!r}] must be a level of that factor, {short(list(self.factors[key]))}; "
                     f"received {short(level)}"
                 )
         try:
-            self.search  # noqa: B018 — its checks are a study's too
+            self.search  # noqa: B018 — its checks apply to a study too
         except ValueError as error:
             raise ValueError(str(error).replace("space", "factors", 1)) from None
         return self
 
     @property
     def reference(self) -> dict[str, Any]:
-        """Factor to the level that others are compared with."""
+        """By factor, the level that others are compared with."""
         if self.baseline is not None:
             return self.baseline
         key = list(self.factors)[-1]
@@ -78,13 +81,13 @@ class StudyConfig(Description):
 
     @property
     def cells(self) -> int:
-        """Combinations of levels."""
+        """Number of combinations of levels."""
         return math.prod(map(len, self.factors.values()))
 
     @property
     def search(self) -> SearchConfig:
         """The grid search that trains the study."""
-        # Of more than 40 runs TensorBoard shows none at first: a study's has one for each combination, not each seed.
+        # TensorBoard shows none of more than 40 runs at first: a study writes one for each combination, not each seed.
         quiet = self.run.report.model_copy(update={"tensorboard": False})
         return SearchConfig(
             run=self.run.model_copy(update={"report": quiet}),

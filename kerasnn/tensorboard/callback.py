@@ -1,11 +1,10 @@
 """The callback that writes a training for TensorBoard."""
 
-import itertools
 import logging
+import math
 import os
-import socket
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -27,15 +26,16 @@ from kerasnn.callbacks.logs import learning_rate_of, numbers_of
 from kerasnn.callbacks.traced_step import as_batch, variable_path
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import Task
-from kerasnn.tensorboard.event_files import image, scalar
+from kerasnn.tensorboard.event_files import EventFile, image, scalar
 
 BUCKETS = 30
 """Number of buckets in a histogram."""
 ROWS = 1024
 """Number of examples per prediction."""
 _FOLDERS = ("train", "validation")
+_FILE = re.compile(r"events\.out\.tfevents\.file(\d{6,})\.kerasnn")
+"""Names of our event files; they sort by number, and after the names of other writers, which begin with the time."""
 log = logging.getLogger(__name__)
-_file_number = itertools.count()
 
 
 class Rates(Protocol):
@@ -122,8 +122,8 @@ class TensorBoard(keras.callbacks.Callback):
         self.image_shape = image_shape
         self.task = task
         self.learning_rate = learning_rate
-        self._train: _EventFile | None = None
-        self._validation: _EventFile | None = None
+        self._train: EventFile | None = None
+        self._validation: EventFile | None = None
         self._rates: NDArray[Any] | None = None
         self._epoch: int | None = None
         self._drawn: int | None = None
@@ -131,7 +131,7 @@ class TensorBoard(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._epoch = self._drawn = None
         self._close()
-        self._train = _EventFile(self.log_dir / "train")
+        self._train = self._open("train")
         self._validation = None
         try:
             if self.config_text is not None:
@@ -209,28 +209,36 @@ class TensorBoard(keras.callbacks.Callback):
             self._train = self._validation = None
 
     def get_state(self) -> dict[str, Any]:
-        """The sizes of the event files, and the last epochs written and drawn."""
-        sizes = {name: {path.name: path.stat().st_size for path in self._event_files(name)} for name in _FOLDERS}
-        return {"sizes": sizes, "epoch": self._epoch, "drawn": self._drawn}
+        """The sizes of the event files, the number of the next one, and the last epochs written and drawn."""
+        sizes = {name: {path.name: path.stat().st_size for path in _files(self.log_dir / name)} for name in _FOLDERS}
+        return {"sizes": sizes, "next_file": self._next_file(), "epoch": self._epoch, "drawn": self._drawn}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from the result of `get_state`: truncate the event files to their sizes then, and open a new one."""
+        """Continue from the result of `get_state`: restore the event files as they were then, and open a new one."""
         self._close()
         self._epoch, self._drawn = state["epoch"], state["drawn"]
-        newest = max((name for sizes in state["sizes"].values() for name in sizes), default="")
+        next_file = state.get("next_file", self._next_file())
         for name in _FOLDERS:
             sizes = state["sizes"][name]
-            for file in self._event_files(name):
-                if file.name not in sizes:
-                    # Names begin with the time; a later one was created after the state.
-                    if file.name > newest:
-                        file.unlink()
-                elif file.stat().st_size > sizes[file.name]:
-                    os.truncate(file, sizes[file.name])
-        self._train = _EventFile(self.log_dir / "train")
+            for path in _files(self.log_dir / name):
+                if path.name not in sizes and _number(path) >= next_file:
+                    path.unlink()
+                elif path.stat().st_size > sizes.get(path.name, math.inf):
+                    os.truncate(path, sizes[path.name])
+        self._train = self._open("train")
 
-    def _event_files(self, name: str) -> list[Path]:
-        return sorted((self.log_dir / name).glob("events.out.tfevents.*"))
+    def _next_file(self) -> int:
+        """The number for the next event file."""
+        return 1 + max(map(_number, event_files(self.log_dir)), default=-1)
+
+    def _open(self, name: str) -> EventFile:
+        path = self.log_dir / name / f"events.out.tfevents.file{self._next_file():06d}.kerasnn"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(exist_ok=False)
+            return EventFile(path)
+        except OSError as error:
+            raise ValueError(_unwritable(self.log_dir, error.strerror)) from None
 
     def _close(self) -> None:
         for file in (self._train, self._validation):
@@ -239,10 +247,10 @@ class TensorBoard(keras.callbacks.Callback):
         self._train = self._validation = None
 
     @property
-    def _validation_file(self) -> "_EventFile":
+    def _validation_file(self) -> EventFile:
         # Created with the first value, so that a run without validation is not listed twice.
         if self._validation is None:
-            self._validation = _EventFile(self.log_dir / "validation")
+            self._validation = self._open("validation")
         return self._validation
 
     def _draw(self, epoch: int) -> None:
@@ -276,7 +284,7 @@ class TensorBoard(keras.callbacks.Callback):
         # predict's data pipeline takes longer to build than a small network takes to predict.
         return self.model.predict_on_batch(x)
 
-    def _write_graph(self, file: "_EventFile") -> None:
+    def _write_graph(self, file: EventFile) -> None:
         example = self.probe.data if self.probe is not None else self.validation
         inputs: Any
         if example is not None:
@@ -305,40 +313,20 @@ class TensorBoard(keras.callbacks.Callback):
         file.write_event(Event(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString()))
 
 
-class _EventFile:
-    """An event file that is appended to, without a thread that would delay the exit."""
+def event_files(log_dir: Path) -> list[Path]:
+    """The event files that the callback has written to a folder; links are left out."""
+    return [path for name in _FOLDERS for path in _files(log_dir / name) if _number(path) >= 0]
 
-    def __init__(self, folder: Path) -> None:
-        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}.{next(_file_number)}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).touch()
-        except OSError as error:
-            raise ValueError(_unwritable(folder.parent, error.strerror)) from None
-        self._file = tf.io.TFRecordWriter(str(folder / name))
-        self.write_event(Event(file_version="brain.Event:2"))
 
-    def write_event(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._file.write(event.SerializeToString())
+def _files(folder: Path) -> list[Path]:
+    files = folder.glob("events.out.tfevents.*")
+    return sorted(path for path in files if path.is_file() and not path.is_symlink())
 
-    def write(self, step: int, values: Iterable[Summary.Value]) -> None:
-        self.write_event(Event(step=step, summary=Summary(value=values)))
 
-    def write_series(self, tag: str, first_step: int, values: NDArray[Any]) -> None:
-        """Write one scalar at each of many steps, reusing one event, which takes microseconds per step."""
-        event = Event(wall_time=time.time(), summary=Summary(value=[scalar(tag, 0)]))
-        slot = event.summary.value[0]
-        for step, value in enumerate(values.tolist(), first_step):
-            event.step = step
-            slot.simple_value = value
-            self._file.write(event.SerializeToString())
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+def _number(path: Path) -> int:
+    """The number of one of our event files; -1 for the file of another writer."""
+    match = _FILE.fullmatch(path.name)
+    return -1 if match is None else int(match[1])
 
 
 def _unwritable(folder: Path, reason: str | None) -> str:

@@ -14,8 +14,8 @@ from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.report.write_report import report
 from kerasnn.runs.train import train
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.run_search import search
-from kerasnn.search.space import SearchConfig
 from kerasnn.study.config import StudyConfig
 from kerasnn.study.run_study import study
 from tests.browser.chromium import CHROMIUM, Browser

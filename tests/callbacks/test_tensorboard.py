@@ -396,6 +396,37 @@ model.fit(np.ones((4, 3)), np.ones((4, 2)), epochs=5, verbose=0,
     assert [step for step, _ in scalars(read(tmp_path / "train"), "epoch_loss")] == [0, 1]
 
 
+def test_event_files_are_told_apart_by_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock runs backwards, and others write to the folder too."""
+    clock = iter(range(2_000_000_000, 0, -1000))
+    monkeypatch.setattr("time.time", lambda: float(next(clock)))
+    board, model = TensorBoard(tmp_path, graph=False, images_every=0), network()
+    fit(model, board, epochs=2)
+    state = board.get_state()
+    assert state["next_file"] == 2
+    fit(model, board, epochs=4, initial_epoch=2)
+    theirs = tmp_path / "train" / "events.out.tfevents.1234.host.v2"
+    theirs.write_text("of another writer")
+    outside = tmp_path / "outside"
+    outside.write_text("untouched")
+    linked = next((tmp_path / "train").glob("*.file000000.*"))
+    (tmp_path / "validation" / linked.name).symlink_to(outside)
+    state["sizes"]["validation"][linked.name] = 0
+
+    resumed = TensorBoard(tmp_path, graph=False, images_every=0)
+    resumed.set_model(model)
+    resumed.on_train_begin()
+    resumed.set_state(state)
+    resumed.on_train_end()
+    names = [f"events.out.tfevents.file{number:06d}.kerasnn" for number in (0, 2)]
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == [theirs.name, *names]
+    assert {path.name: path.stat().st_size for path in (tmp_path / "train").glob(names[0])} == {
+        names[0]: state["sizes"]["train"][names[0]]
+    }
+    assert theirs.read_text() == "of another writer"
+    assert outside.read_text() == "untouched"
+
+
 def test_a_second_fit_goes_on_in_the_same_run(tmp_path: Path) -> None:
     model, callback = network(), TensorBoard(tmp_path)
     history = fit(model, callback, epochs=2)["loss"]

@@ -15,9 +15,9 @@ from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.report import html, pictures
 from kerasnn.report.write_report import kind_of, report
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.importance import importance
 from kerasnn.search.run_search import read_search
-from kerasnn.search.space import SearchConfig
 from kerasnn.search.trial import Trial
 from kerasnn.tensorboard import event_files
 
@@ -74,7 +74,7 @@ def test_a_run_without_model_is_reported_with_what_there_is(tmp_path: Path) -> N
     text = page.read_text()
     assert "<b>0.875</b><span>test accuracy</span>" in text
     assert "layer &lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;: 63 % of units dead" in text
-    assert "Not looked at: run folder must hold model.keras" in text
+    assert "Not evaluated: run folder must hold model.keras" in text
     assert "The run wrote no event files" in text
     assert re.findall(r"<h2>(.*?)</h2>", text)[:2] == ["Alarms", "Learning curves"]
     # Nothing is loaded from elsewhere, and the only script is the page's.

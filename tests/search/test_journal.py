@@ -6,20 +6,20 @@ from kerasnn.config.schema import differences
 from kerasnn.search.journal import Journal
 
 
-def test_records_are_read_back_in_order(tmp_path):
+def test_entries_are_read_back_in_order(tmp_path):
     with Journal(tmp_path / "j") as journal:
         journal.append([{"a": 1}, {"b": [0.1]}])
         journal.append([{"c": None}])
         assert (tmp_path / "j").read_text() == '{"a": 1}\n{"b": [0.1]}\n{"c": null}\n'
     with Journal(tmp_path / "j") as journal:
-        assert journal.records == [{"a": 1}, {"b": [0.1]}, {"c": None}]
+        assert journal.entries == [{"a": 1}, {"b": [0.1]}, {"c": None}]
 
 
 @pytest.mark.parametrize("torn", [b'{"b": 2', b'{"b": 2}', b"\0\0\0\n", b"3\n"])
 def test_a_torn_last_line_is_dropped(tmp_path, torn):
     (tmp_path / "j").write_bytes(b'{"a": 1}\n' + torn)
     with Journal(tmp_path / "j") as journal:
-        assert journal.records == [{"a": 1}]
+        assert journal.entries == [{"a": 1}]
         journal.append([{"c": 3}])
     assert (tmp_path / "j").read_bytes() == b'{"a": 1}\n{"c": 3}\n'
 

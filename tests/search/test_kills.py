@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from kerasnn.search.space import SearchConfig
+from kerasnn.search.config import SearchConfig
 
 ALL = "KERASNN_ALL_TESTS" in os.environ
 KILLS = int(os.environ.get("KERASNN_KILLS", 50 if ALL else 2))
@@ -38,39 +38,36 @@ def config_of(oracle):
     )
 
 
-def answer(jobs, data_of, config, watch, kin):
+class Answers:
     """In place of training, in pairs; it takes its time, so that kills hit it too."""
-    from kerasnn.search.trainer import Outcome
 
-    for at in range(0, len(jobs), 2):
-        time.sleep(0.1)
-        yield [
-            Outcome(
-                job.number,
-                "completed",
-                (
-                    {
-                        "val_loss": [
-                            1 / (1 + job.runs[0].optimizer.learning_rate) + 1 / (2 + epoch) for epoch in range(4)
-                        ]
-                    },
-                ),
-                0.1,
-                states=(None,),
-                ended=(False,),
-                weights=([np.zeros((64, 4)), np.zeros(4), np.zeros((4, 10)), np.zeros(10)],),
-            )
-            for job in jobs[at : at + 2]
-        ]
+    def __init__(self, config, data):
+        self.config = config
+
+    def train(self, batch, proposals, on_epoch):
+        for at in range(0, len(proposals), 2):
+            time.sleep(0.1)
+            yield [self.outcome(proposal) for proposal in proposals[at : at + 2]]
+
+    def outcome(self, proposal):
+        from kerasnn.search.trial import Outcome
+
+        rate = self.config.run_with(proposal.values).optimizer.learning_rate
+        return Outcome(
+            proposal.number,
+            "completed",
+            ({"val_loss": [1 / (1 + rate) + 1 / (2 + epoch) for epoch in range(4)]},),
+            0.1,
+            weights=([np.zeros((64, 4)), np.zeros(4), np.zeros((4, 10)), np.zeros(10)],),
+        )
 
 
 def run(oracle, folder, trained):
-    from kerasnn.search import trainer
-    from kerasnn.search.run_search import search
+    from kerasnn.search import run_search
 
     if not trained:
-        trainer.train_jobs = answer
-    search(config_of(oracle), folder)
+        run_search.Trainer = Answers
+    run_search.search(config_of(oracle), folder)
 
 
 def records(folder, kind):

@@ -8,8 +8,8 @@ import pytest
 
 from kerasnn.data.loading import load_data
 from kerasnn.search.best_models import BestModels
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.run_search import search
-from kerasnn.search.space import SearchConfig
 from kerasnn.search.trial import Trial
 
 CONFIG = {
@@ -51,9 +51,9 @@ def test_files_of_trials_that_fall_out_are_deleted(tmp_path):
     for name in names:
         (tmp_path / name).touch()
     models = BestModels(tmp_path, 2)
-    models.drop(ranking)
+    models.delete_others(ranking)
     assert {path.name for path in tmp_path.iterdir()} == {"0007.keras", "0003-0.keras", "0003-1.keras"}
-    assert models.to_beat(ranking) == 0.2
-    assert models.to_beat(ranking[:1]) is None
-    BestModels(tmp_path, 0).drop(ranking)
+    assert models.score_to_beat(ranking) == 0.2
+    assert models.score_to_beat(ranking[:1]) is None
+    BestModels(tmp_path, 0).delete_others(ranking)
     assert not list(tmp_path.iterdir())

@@ -5,14 +5,17 @@ import json
 import pytest
 
 from kerasnn.config.run import RunConfig
-from kerasnn.search.space import SPACE, Choice, Range, SearchConfig
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.space import DEFAULT_SPACE, Choice, Range, active_values, ordered
 
 RATE = {"optimizer.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"}}
 NAME = {"optimizer.name": {"choices": ["sgd", "adam"]}}
 
 
 def test_json_gives_the_same_search_back():
-    config = SearchConfig(space={**SPACE, **NAME}, oracle="hyperband", stopper="halving", objective="val_accuracy")
+    config = SearchConfig(
+        space={**DEFAULT_SPACE, **NAME}, oracle="hyperband", stopper="halving", objective="val_accuracy"
+    )
     assert SearchConfig.model_validate(json.loads(config.to_json())) == config
 
 
@@ -54,14 +57,14 @@ def test_a_key_is_active_where_all_its_ancestors_say_so():
             **NAME,
         }
     )
-    assert [key for key, _ in config.ordered_space()] == ["optimizer.name", "optimizer.momentum", "optimizer.nesterov"]
+    assert list(ordered(config.space)) == ["optimizer.name", "optimizer.momentum", "optimizer.nesterov"]
     values = {"optimizer.name": "adam", "optimizer.momentum": 0.9, "optimizer.nesterov": True}
-    assert config.active(values) == {"optimizer.name": "adam"}
-    assert config.active({**values, "optimizer.name": "sgd", "optimizer.momentum": 0.0}) == {
+    assert active_values(config.space, values) == {"optimizer.name": "adam"}
+    assert active_values(config.space, {**values, "optimizer.name": "sgd", "optimizer.momentum": 0.0}) == {
         "optimizer.name": "sgd",
         "optimizer.momentum": 0.0,
     }
-    assert config.active({**values, "optimizer.name": "sgd"}) == {**values, "optimizer.name": "sgd"}
+    assert active_values(config.space, {**values, "optimizer.name": "sgd"}) == {**values, "optimizer.name": "sgd"}
 
 
 def test_a_key_within_another_changes_a_copy():
@@ -85,7 +88,7 @@ def test_a_key_within_another_changes_a_copy():
             "step must be above 1",
         ),
         ({"space": {"regularization.l2": {"min": 0.0, "max": 0.1, "step": 0.2}}}, "step must fit"),
-        ({"space": {"network.hidden.0": {"min": 1, "max": 9, "step": 0.5}}}, "step must be a whole number"),
+        ({"space": {"network.hidden.0": {"min": 1, "max": 9, "step": 0.5}}}, "step must be an integer"),
         ({"space": {"regularization.l2": {"min": 0, "max": 1}}}, "give 0.0 and 1.0"),
         ({"space": {"regularization.dropout": {"min": 0.0, "max": 1.0}}}, "dropout must be less than 1"),
         ({"space": {"network.activation": {"choices": ["relu", "tahn"]}}}, "did you mean 'tanh'"),
@@ -128,6 +131,6 @@ def test_refusals_are_one_line(settings, line):
 
 
 def test_default_space_is_that_of_the_default_run():
-    run = SearchConfig().run_with({key: parameter.extremes[-1] for key, parameter in SPACE.items()})
+    run = SearchConfig().run_with({key: parameter.extremes[-1] for key, parameter in DEFAULT_SPACE.items()})
     assert run.network.activation == "gelu"
     assert run.data == RunConfig().data

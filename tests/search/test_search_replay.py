@@ -10,12 +10,13 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.plugins.hparams import metadata
 
 from kerasnn.config.run import RunConfig
-from kerasnn.search import trainer as trainer_module
-from kerasnn.search import trial as trial_module
+from kerasnn.search import progress as progress_module
+from kerasnn.search import run_search
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.oracle import Oracle
+from kerasnn.search.progress import SearchProgress
 from kerasnn.search.run_search import search
-from kerasnn.search.space import SearchConfig
-from kerasnn.search.trainer import Outcome
+from kerasnn.search.trial import Outcome, Trial
 
 SPACE = {
     "optimizer.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"},
@@ -46,22 +47,23 @@ class Trainer:
     def __init__(self, kill_after=None, fails=()):
         self.kill_after, self.fails, self.trained = kill_after, fails, []
 
-    def __call__(self, jobs, data_of, config, watch, kin):
-        for at in range(0, len(jobs), 2):
+    def __call__(self, config, data):
+        self.config = config
+        return self
+
+    def train(self, batch, proposals, on_epoch):
+        for at in range(0, len(proposals), 2):
             if self.kill_after is not None and len(self.trained) >= self.kill_after:
                 raise KeyboardInterrupt
-            together = []
-            for job in jobs[at : at + 2]:
-                self.trained.append(job.number)
-                if job.number in self.fails:
-                    together.append(Outcome(job.number, "failed", ({"val_loss": [1.0]},), 0.1, error="loss is NaN"))
-                    continue
-                histories = tuple(
-                    {"val_loss": values, "accuracy": [-value for value in values]}
-                    for values in (curve(config, job.epochs) for config in job.runs)
-                )
-                together.append(Outcome(job.number, "completed", histories, 0.1, states=(None,), ended=(False,)))
-            yield together
+            yield [self.outcome(proposal) for proposal in proposals[at : at + 2]]
+
+    def outcome(self, proposal):
+        self.trained.append(proposal.number)
+        if proposal.number in self.fails:
+            return Outcome(proposal.number, "failed", ({"val_loss": [1.0]},), 0.1, error="loss is NaN")
+        curves = [curve(run, proposal.epochs) for run in self.config.runs_with(proposal.values)]
+        histories = tuple({"val_loss": values, "accuracy": [-value for value in values]} for values in curves)
+        return Outcome(proposal.number, "completed", histories, 0.1)
 
 
 def test_searches_of_different_seeds_share_no_trials():
@@ -73,7 +75,7 @@ def test_searches_of_different_seeds_share_no_trials():
 def trainer(monkeypatch):
     def use(**options):
         trainer = Trainer(**options)
-        monkeypatch.setattr(trainer_module, "train_jobs", trainer)
+        monkeypatch.setattr(run_search, "Trainer", trainer)
         return trainer
 
     return use
@@ -368,11 +370,12 @@ def test_the_table_stays_in_its_place_on_a_terminal():
             return True
 
     stream = Terminal()
-    board = trial_module.Board("val_loss", "min", ["optimizer.learning_rate"], 3, stream=stream)
-    trial = trial_module.Trial(0, {"optimizer.learning_rate": 0.1}, "completed", score=0.5, epoch=2, epochs=3)
-    board.results({0: trial})
-    board.results({0: trial, 1: trial_module.Trial(1, {}, "failed")})
-    board.close()
+    config = config_of(trials=3, space={"optimizer.learning_rate": SPACE["optimizer.learning_rate"]}, run={})
+    progress = SearchProgress(config, stream)
+    trial = Trial(0, {"optimizer.learning_rate": 0.1}, "completed", score=0.5, epoch=2, epochs=3)
+    progress.results({0: trial})
+    progress.results({0: trial, 1: Trial(1, {}, "failed")})
+    progress.close()
     drawn = stream.getvalue().split("\x1b[3F\x1b[J")
     assert [part.count("\n") for part in drawn] == [3, 3, 0]
     assert "2/3 trials" in drawn[1]
@@ -381,15 +384,15 @@ def test_the_table_stays_in_its_place_on_a_terminal():
 
 def test_time_left_is_that_of_trials_that_took_time(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(trial_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     stream = io.StringIO()
-    board = trial_module.Board("val_loss", "min", [], 10, stream=stream)
-    failed = {number: trial_module.Trial(number, {}, "failed") for number in range(10)}
-    board.results({number: failed[number] for number in range(4)}, replayed=4)
+    progress = SearchProgress(config_of(trials=10, run={}), stream)
+    failed = {number: Trial(number, {}, "failed") for number in range(10)}
+    progress.results({number: failed[number] for number in range(4)}, replayed=4)
     now[0] = 30.0
-    board.results({number: failed[number] for number in range(7)})
+    progress.results({number: failed[number] for number in range(7)})
     now[0] = 60.0
-    board.results(failed)
+    progress.results(failed)
     assert stream.getvalue().splitlines() == [
         "4/10 trials, 0 s",
         "7/10 trials, 30 s, 30 s left",

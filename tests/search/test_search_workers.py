@@ -14,10 +14,9 @@ import pytest
 
 from kerasnn.search import chief, worker
 from kerasnn.search.chief import Chief
-from kerasnn.search.oracle import Proposal
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.run_search import search
-from kerasnn.search.space import SearchConfig
-from kerasnn.search.trainer import Outcome
+from kerasnn.search.trial import Outcome, Proposal
 from kerasnn.search.wire import Client, content, message, outcome_from_json, outcome_to_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +110,7 @@ def test_trials_of_one_program_are_shared_evenly_and_answered_once(played):
     answer(one, first[0], [0])
     answer(one, first[0], [1])
     assert share_of(one)[1] == [4, 5]
+    assert run.client("three").create_trial("three").status == "IDLE"
     answer(one, share_of(one)[0], [4, 5])
     answer(two, second[0], [3])
     assert [[outcome.number for outcome in each] for each in run.result()] == [[0, 2], [1], [4, 5], [3]]
@@ -167,8 +167,8 @@ TINY = {
     "trials_at_once": 3,
 }
 
-JOIN = """import sys; from kerasnn.search import cli, worker; worker.GONE_AFTER = 3.0
-sys.exit(cli.search(["--join", sys.argv[1]]))"""
+JOIN = """import sys; from kerasnn.cli import main; from kerasnn.search import worker; worker.GONE_AFTER = 3.0
+sys.exit(main(["search", "--join", sys.argv[1]]))"""
 
 
 def children(pid):
@@ -225,7 +225,9 @@ def test_deaths_of_workers_and_chief_cost_nothing_but_time(tmp_path):
             process.kill()
             process.wait()
         out.close()
-    assert f"worker 0-0 ended with exit code -{signal.SIGKILL:d}" in (tmp_path / "out").read_text()
+    output = (tmp_path / "out").read_text()
+    assert f"worker 0-0 ended with exit code -{signal.SIGKILL:d}" in output
+    assert f"{joined.pid} exits: the chief at " in output
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[0].startswith(f"{answered}/6 trials") or answered == 6

@@ -2,8 +2,7 @@
 
 import pytest
 
-from kerasnn.search.space import Halving, Median
-from kerasnn.search.stopping import hopeless
+from kerasnn.search.stopping import Halving, Median, trials_to_stop
 
 DOWN = {0: [3.0, 1.0], 1: [3.0, 2.0], 2: [3.0, 3.0], 3: [3.0, 4.0]}
 
@@ -32,11 +31,11 @@ DOWN = {0: [3.0, 1.0], 1: [3.0, 2.0], 2: [3.0, 3.0], 3: [3.0, 4.0]}
         (Median(), "min", {}, [], set()),
     ],
 )
-def test_hopeless(stopper, direction, running, finished, ended):
-    assert hopeless(stopper, direction, running, finished) == ended
+def test_trials_to_stop(stopper, direction, running, finished, ended):
+    assert trials_to_stop(stopper, direction, running, finished) == ended
 
 
 @pytest.mark.parametrize(("epochs", "chooses"), [(1, False), (2, True), (3, False), (6, True), (12, False), (18, True)])
 def test_rungs_of_halving_are_a_power_apart(epochs, chooses):
     running = {0: [1.0] * epochs, 1: [2.0] * epochs}
-    assert hopeless(Halving(min_epochs=2, factor=3), "min", running, []) == ({1} if chooses else set())
+    assert trials_to_stop(Halving(min_epochs=2, factor=3), "min", running, []) == ({1} if chooses else set())

@@ -14,7 +14,7 @@ from scipy import stats
 from kerasnn import figures
 from kerasnn.search.trial import Trial
 from kerasnn.study import run_study as study_run
-from kerasnn.study.comparison import compared, level_text
+from kerasnn.study.comparison import compare, level_text
 from kerasnn.study.config import StudyConfig
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
 from kerasnn.study.run_study import study
@@ -91,7 +91,7 @@ def test_holm_equals_r_s_p_adjust() -> None:
 
 
 def test_cells_are_compared_seed_by_seed_all_other_factors_being_equal() -> None:
-    cells = compared(TRIALS, config())
+    cells = compare(TRIALS, config())
     assert [tuple(cell.levels.values()) for cell in cells] == [
         ("relu", "he_normal"),
         ("relu", "glorot_normal"),
@@ -112,7 +112,7 @@ def test_cells_are_compared_seed_by_seed_all_other_factors_being_equal() -> None
 
 def test_a_whole_baseline_is_compared_with_all() -> None:
     baseline = {"network.activation": "relu", "network.kernel_initializer": "he_normal"}
-    cells = compared(TRIALS, config(baseline=baseline))
+    cells = compare(TRIALS, config(baseline=baseline))
     assert [cell.scores[:1] for cell in cells] == [(0.9,), (0.8,), (0.6,), ()]
     means = [cell.comparison.difference.mean for cell in cells if cell.comparison]
     assert means == pytest.approx([0.8 - 0.78, 0.6 - 0.78])
@@ -148,7 +148,7 @@ def test_description_survives_json() -> None:
 
 
 def test_pictures_show_the_numbers() -> None:
-    cells = compared(TRIALS, config())
+    cells = compare(TRIALS, config())
     shown = texts(heat_maps(cells, config()))
     half = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
     assert f"0.600\n±{half:.3f}" in shown
@@ -180,7 +180,7 @@ def test_pictures_of_one_and_of_three_factors() -> None:
         for h in three.factors["network.hidden"]
     ]  # fmt: skip
     for described, found in ((one, trials), (three, many)):
-        cells = compared(found, described)
+        cells = compare(found, described)
         for draw in (heat_maps, differences, learning_curves):
             assert inside(draw(cells, described))
 

@@ -28,7 +28,7 @@ from kerasnn.config.schedules import (
 from kerasnn.config.schema import Schema
 from kerasnn.config.simulation import simulate
 
-TORCH = json.loads((Path(__file__).parent / "data" / "torch_schedules.json").read_text())
+TORCH = json.loads((Path(__file__).parents[1] / "reference" / "torch_schedules.json").read_text())
 ALL = (
     Constant,
     Step,

@@ -10,7 +10,7 @@ import tensorflow as tf
 from kerasnn.components import losses
 from kerasnn.config import catalog
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "reference" / "golden.json").read_text())
 LABELS = np.array([0, 2, 1])
 ONE_HOT = np.eye(3, dtype="float32")[LABELS]
 

@@ -181,6 +181,30 @@ def test_indifferent_callbacks_keep_whole_blocks(callback, caplog):
     assert "single steps" not in caplog.text
 
 
+@pytest.mark.parametrize("added", ["appended", "in a new list"])
+def test_libraries_that_add_a_callback_to_fit(added, monkeypatch):
+    """As MLflow's autolog does."""
+    keras_fit, seen = keras.Model.fit, []
+
+    def logging_fit(self, *arguments, **options):
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(logs["loss"]))
+        if added == "appended":
+            options["callbacks"].append(callback)
+        else:
+            options["callbacks"] = [*options["callbacks"], callback]
+        return keras_fit(self, *arguments, **options)
+
+    plain, expected = classifier(), []
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: expected.append(logs["loss"]))
+    keras_fit(plain, X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=[note])
+    monkeypatch.setattr(keras.Model, "fit", logging_fit)
+    ours = classifier()
+    kerasnn.fit(ours, X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0, compiled="on")
+    assert seen == pytest.approx(expected, rel=1e-5)
+    for theirs, mine in zip(plain.get_weights(), ours.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=2e-6)
+
+
 # What compile was given (A3, A14)
 
 

@@ -15,7 +15,7 @@ from kerasnn import RunConfig, replace_at, train
 from kerasnn.distribute import processes
 from kerasnn.signals import TerminatedError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN = [sys.executable, str(ROOT / "scripts" / "train.py"), "--devices.workers", "2"]
 slow = pytest.mark.skipif(not os.environ.get("KERASNN_ALL_TESTS"), reason="starts TensorFlow several times")
 

@@ -19,7 +19,7 @@ from kerasnn.runs.evaluate import evaluate_run
 from kerasnn.runs.record import plan
 from kerasnn.runs.train import train
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "reference" / "golden.json").read_text())
 QUIET = {"report.progress": "silent", "report.tensorboard": False}
 SMALL = replace_at(RunConfig(), {"network.hidden": [12], "training.epochs": 3, "training.batch_size": 64, **QUIET})
 

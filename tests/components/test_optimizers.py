@@ -9,7 +9,8 @@ import tensorflow as tf
 from kerasnn.components import optimizers
 from kerasnn.config import catalog
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())["torch_optimizers_on_half_w_squared"]
+REFERENCE = Path(__file__).parents[1] / "reference" / "golden.json"
+GOLDEN = json.loads(REFERENCE.read_text())["torch_optimizers_on_half_w_squared"]
 
 
 @pytest.mark.parametrize(

@@ -273,10 +273,8 @@ def test_refusals(tmp_path):
     other.fit(X, X[:, :2], verbose=0, **TrainingState(tmp_path / "other").resume(other))
     with pytest.raises(ValueError, match=r"must be of this model, received float32 \(6, 2\) for .*kernel, which is"):
         TrainingState(tmp_path / "other").resume(wider)
-    unbuilt = keras.Sequential([keras.layers.Dense(2)])
-    unbuilt.compile("adam", "mse")
-    with pytest.raises(ValueError, match="the model must be built and compiled"):
-        TrainingState(tmp_path).resume(unbuilt)
+    with pytest.raises(ValueError, match="the model must be compiled before its state is restored"):
+        TrainingState(tmp_path).resume(keras.Sequential([keras.layers.Dense(2)]))
     with pytest.raises(ValueError, match="one callback must own the state, received BackupAndRestore as well"):
         TrainingState(tmp_path).resume(model, [keras.callbacks.BackupAndRestore(tmp_path / "b")])
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)

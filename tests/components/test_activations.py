@@ -13,7 +13,7 @@ import tensorflow as tf
 from kerasnn.components import activations
 from kerasnn.config import catalog
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "reference" / "golden.json").read_text())
 THRESHOLD = {"name": "threshold", "threshold": 0.3, "default_value": -2.0}
 SPECS = [THRESHOLD if name == "threshold" else name for name in catalog.ACTIVATIONS]
 # Keras converts variables to arrays the old way when it saves.
@@ -341,5 +341,5 @@ def test_saved_and_loaded_elsewhere(tmp_path):
         "model = keras.models.load_model('model.keras')\n"
         "np.testing.assert_array_equal(np.load('y.npy'), model(np.load('x.npy')))\n"
     )
-    repository = str(Path(__file__).parent.parent)
+    repository = str(Path(__file__).parents[2])
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": repository})

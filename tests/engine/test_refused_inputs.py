@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import kerasnn
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.run_search import search
-from kerasnn.search.space import SearchConfig
 
 X = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
 Y = np.arange(24) % 3

@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from kerasnn.distribute.processes import free_addresses
 from kerasnn.engine.fit import fit
-from tests.training.replicas import ALL, QUICK
+from tests.engine.replicas import ALL, QUICK
 
-# Two processes are in the quick suite through tests/test_processes.py.
+# Two processes are in the quick suite through tests/distribute/test_processes.py.
 KINDS = ["mirrored", "workers"] if os.environ.get("KERASNN_ALL_TESTS") else ["mirrored"]
 CASES = ALL if os.environ.get("KERASNN_ALL_TESTS") else QUICK
 PROGRAM = Path(__file__).with_name("replicas.py")

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import signal
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,7 +20,8 @@ from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import from_arrays
 from kerasnn.files import alone_in
 from kerasnn.runs.train import train
-from kerasnn.tensorboard.callback import _EventFile
+from kerasnn.signals import TerminatedError
+from kerasnn.tensorboard.event_files import EventFile
 
 CONFIG = replace_at(
     RunConfig(),
@@ -100,6 +105,86 @@ def test_killed_before_its_first_state_it_begins_anew(tmp_path, whole):
     assert (folder / "train").exists()
     (folder / "result.json").unlink()
     assert outcome(train(CONFIG, folder, DATA), folder) == whole
+
+
+class Fail(keras.callbacks.Callback):
+    """Ends a run before its first state."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def on_train_begin(self, logs=None):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), "interrupted"), (TerminatedError(), "interrupted"), (OSError("disk full"), "failed")],
+)
+def test_ended_before_its_first_state_it_begins_anew(tmp_path, whole, error, status):
+    folder = tmp_path / "run"
+    with pytest.raises(type(error)):
+        train(CONFIG, folder, DATA, callbacks=[Fail(error)])
+    assert json.loads((folder / "result.json").read_text())["status"] == status
+    assert not StateFolder(folder / "state").files()
+    mine = folder / "train" / "events.out.tfevents.1234.mine"
+    mine.write_text("of another writer")
+    resumed = train(RunConfig.load(folder), folder, DATA)
+    assert mine.read_text() == "of another writer"
+    mine.unlink()
+    assert outcome(resumed, folder) == whole
+
+
+def test_a_second_ctrl_c_loses_nothing(tmp_path, whole, monkeypatch):
+    folder = tmp_path / "run"
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kerasnn.runs.train.save_model", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(CONFIG, folder, DATA, callbacks=[Interrupt()])
+    assert not (folder / "result.json").exists()
+    assert outcome(train(CONFIG, folder, DATA), folder) == whole
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "result.json", "history.csv", "network.svg", "best.keras", "state", "train", "validation/events"],
+)
+def test_links_in_a_run_folder_are_refused(tmp_path, name):
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    train(replace_at(CONFIG, {"training.epochs": 1}), folder, DATA)
+    link = folder / name
+    if link.is_dir():
+        link.rename(outside)
+    else:
+        outside.write_text("mine")
+        link.unlink(missing_ok=True)
+    link.symlink_to(outside)
+    before = content(outside)
+    with pytest.raises(ValueError, match=rf"run/{name} must lie in its folder, received a link to .*/outside"):
+        train(CONFIG, folder, DATA)
+    assert content(outside) == before
+
+
+def content(path):
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return {str(file): file.read_bytes() for file in files}
+
+
+def test_a_result_that_is_none_is_refused_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text(CONFIG.to_json())
+    (tmp_path / "result.json").write_text('{"epochs": "many"}')
+    with pytest.raises(ValueError, match=r"result\.json must be the result of a run, received b'\{\"epochs"):
+        train(CONFIG, tmp_path, DATA)
 
 
 def test_what_may_change_and_what_may_not(tmp_path):
@@ -188,7 +273,7 @@ def test_rollbacks_are_bounded_and_the_last_good_state_is_kept(tmp_path):
 
 
 def test_events_that_can_not_be_written_are_a_warning(tmp_path, whole, monkeypatch, caplog):
-    flush, flushes = _EventFile.flush, []
+    flush, flushes = EventFile.flush, []
 
     def full(file):
         flushes.append(file)
@@ -196,10 +281,53 @@ def test_events_that_can_not_be_written_are_a_warning(tmp_path, whole, monkeypat
             raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
         flush(file)
 
-    monkeypatch.setattr(_EventFile, "flush", full)
+    monkeypatch.setattr(EventFile, "flush", full)
     result = train(CONFIG, tmp_path / "run", DATA)
     assert result.history == whole["history"]
     assert "TensorBoard's events can't be written any more, training goes on: " in caplog.text
     # Where nothing could be written yet, a run says so before it trains.
     with pytest.raises(ValueError, match=r"log_dir must be writable, received '.*begin' \(No space left on device\)"):
         train(CONFIG, tmp_path / "begin", DATA)
+
+
+class Files:
+    """Notes the files that Python writes, deletes, renames or truncates while it is active."""
+
+    def __init__(self):
+        self.active, self.paths = False, set()
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event, arguments):
+        if not self.active:
+            return
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        if writes or event in ("os.truncate", "os.mkdir"):
+            self._note(arguments[0])
+        elif event in ("os.remove", "os.rmdir"):
+            self._note(*arguments)
+        elif event in ("os.rename", "os.link"):
+            self._note(arguments[0], arguments[2])
+            self._note(arguments[1], arguments[3])
+
+    def _note(self, path, folder=-1):
+        if isinstance(path, str | bytes | os.PathLike):
+            parent = Path(f"/proc/self/fd/{folder}").resolve() if folder != -1 else Path()
+            self.paths.add((parent / os.fsdecode(path)).resolve())
+
+
+def test_every_file_that_a_run_touches_lies_in_its_folder(tmp_path, monkeypatch):
+    folder, temporary, files = tmp_path / "run", tmp_path / "temporary", Files()
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    config = replace_at(CONFIG, {"report.graph": True, "report.health": True, "report.images_every": 1})
+    files.active = True
+    try:
+        with pytest.raises(Dead):
+            train(config, folder, DATA, callbacks=[Die(2)])
+        train(config, folder, DATA)
+    finally:
+        files.active = False
+    touched = {path.name for path in files.paths}
+    assert touched >= {"config.json", "history.csv", "result.json", "model.keras", "best.keras", "network.svg"}
+    elsewhere = [path for path in files.paths if not path.is_relative_to(folder)]
+    assert [path for path in elsewhere if not path.is_relative_to(temporary)] == []
