@@ -58,6 +58,22 @@ def test_a_probe_without_targets_measures_every_part(targets):
     assert all(each.gradient > 0 and each.update > 0 for each in measured.weights.values())
 
 
+def test_layers_of_one_name_are_told_apart():
+    inputs = outputs = keras.Input((8,))
+    for units, scale in ((8, 1.0), (1, 2.0)):
+        dense = layers.Dense(units, name="dense", kernel_initializer=keras.initializers.Constant(scale))
+        part = keras.Input((8,))
+        outputs = keras.Model(part, dense(part))(outputs)
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "mse")
+    measured = Probe((X, Y)).measure(model)
+    assert set(measured.activations) == {"dense", "dense_1"}
+    assert [measured.weights[name].weight for name in ("dense", "dense_1")] == pytest.approx([8, 2 * 8**0.5])
+    assert [tag for tag, _ in measured.samples()][2:] == [
+        f"gradients/{name}/{weight}" for name in ("dense", "dense_1") for weight in ("kernel", "bias")
+    ]
+
+
 def test_several_optimizers_are_measured_and_undone():
     model, x, *_ = ZOO["gan"]()
     model.fit(x, verbose=0)
