@@ -49,12 +49,12 @@ def known_direction(name: str, mode: Mode = "auto") -> Direction | None:
 
 
 def metric_name(name: str) -> str:
-    """The name of the metric behind a logged name: without "val_", "weighted_" and a number.
+    """The name of the metric behind a logged name: without "val_", "weighted_" and numbers.
 
     >>> metric_name("val_weighted_auc_1")
     'auc'
     """
-    return re.sub(r"_\d+$", "", name.removeprefix("val_").removeprefix("weighted_").lower())
+    return re.sub(r"(_\d+)+$", "", name.removeprefix("val_").removeprefix("weighted_").lower())
 
 
 def better_direction(name: str, mode: Mode = "auto") -> Direction:
