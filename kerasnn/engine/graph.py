@@ -32,7 +32,7 @@ _SAME_DRAWS = {
     "StatefulPartitionedCall",
 }
 # XLA leaves these out.
-_CHECKS = {"CheckNumerics", "CheckNumericsV2"}
+_CHECKS = {"Assert", "CheckNumerics", "CheckNumericsV2"}
 # About four to twelve times slower under XLA on a CPU.
 _SLOW_ON_CPU = ("Conv2D", "Conv3D", "DepthwiseConv2d", "ResizeBilinear", "ResizeBicubic", "ResizeNearest")
 

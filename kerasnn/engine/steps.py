@@ -51,7 +51,8 @@ class Program:
         self._step = step
         self._momentum: keras.Variable | None = None
         self._bounds = Bounds()
-        self._chosen = jit_compile != "auto"
+        self._jit_compile = jit_compile
+        self._inspected = False
         self.traces = 0
         self._use(xla=jit_compile is not False)
 
@@ -81,23 +82,27 @@ class Program:
         Raises:
             NotCompilableError: the step can't be run in a loop with the numbers of plain Keras.
         """
-        if not self._chosen:
-            operations = Operations.of(self._run.get_concrete_function(*self._arguments(steps, 0, rates, None)))
-            if draw := operations.stateful_draw():
-                raise NotCompilableError(
-                    f"{draw} (tf.random) draws other numbers in each graph; use keras.random with a seed generator"
-                )
-            if self.xla and operations.against_xla(self._bounds.largest_table):
-                self._use(xla=False)
-            self._chosen = True
+        if not self._inspected:
+            self._inspect(self._run.get_concrete_function(*self._arguments(steps, 0, rates, None)))
         try:
             self(steps, rates=rates)
         except Exception:
-            if not self.xla:
+            if self._jit_compile is True or not self.xla:
                 raise
             # What XLA can't compile TensorFlow may.
             self._use(xla=False)
             self(steps, rates=rates)
+
+    def _inspect(self, function: Any) -> None:
+        """Decide for or against XLA by the operations of the traced loop."""
+        operations = Operations.of(function)
+        if draw := operations.stateful_draw():
+            raise NotCompilableError(
+                f"{draw} (tf.random) draws other numbers in each graph; use keras.random with a seed generator"
+            )
+        if self._jit_compile == "auto" and operations.against_xla(self._bounds.largest_table):
+            self._use(xla=False)
+        self._inspected = True
 
     def __call__(
         self, steps: Steps, update: int = 0, rates: tf.Tensor | None = None, momenta: tf.Tensor | None = None

@@ -264,6 +264,23 @@ def test_ids_outside_of_an_embedding_are_refused(call, wrong):
         getattr(kerasnn, call)(embedding(), ids, Y, batch_size=16, verbose=0, compiled="on")
 
 
+def test_assertions_of_layers_are_kept():
+    """XLA would leave them out."""
+
+    class Positive(L.Layer):
+        def call(self, x):
+            with tf.control_dependencies([tf.debugging.assert_positive(x, message="not positive")]):
+                return tf.identity(x)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    model = classifier(Positive())
+    kerasnn.fit(model, np.abs(X), Y, epochs=1, verbose=0, compiled="on")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not positive"):
+        kerasnn.fit(model, X, Y, epochs=1, verbose=0, compiled="on")
+
+
 def test_ids_within_an_embedding_are_trained():
     assert_same(*both(embedding, IDS, Y))
 
@@ -418,6 +435,13 @@ def test_random_numbers_are_those_of_plain_keras(name):
 )
 def test_generators_of_kernels_fall_back(draw, caplog):
     assert_same(*both(lambda: classifier(Noise(draw)), X, Y))
+    assert "(tf.random) draws other numbers in each graph" in falls_back(caplog)[0]
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_generators_of_kernels_fall_back_whatever_compile_was_given(jit_compile, caplog):
+    model = classifier(Noise(lambda _: tf.random.normal((6,))), jit_compile=jit_compile)
+    kerasnn.fit(model, X, Y, epochs=1, verbose=0)
     assert "(tf.random) draws other numbers in each graph" in falls_back(caplog)[0]
 
 
