@@ -1,7 +1,7 @@
 """A logged value that a callback follows from epoch to epoch."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import keras
@@ -72,25 +72,29 @@ class MonitoredValue:
 
 
 def _declared_direction(model: keras.Model, name: str) -> Direction | None:
-    """The direction of the compiled metric behind a logged name, which may begin with the name of an output."""
-    metric = metric_name(name)
-    directions = dict(_compiled_directions(model))
-    matches = [each for each in directions if metric == each or metric.endswith(f"_{each}")]
-    return directions[max(matches, key=len)] if matches else None
-
-
-def _compiled_directions(model: keras.Model) -> Iterator[tuple[str, Direction | None]]:
-    """Name and better direction of each metric of a model."""
+    """The direction of the model's metric behind a logged name, which may begin with the name of an output."""
     compiled = model._compile_metrics
     # Keras creates the metrics that are given as names or functions with the first batch.
-    given = () if compiled is None else (compiled._user_metrics, compiled._user_weighted_metrics)
-    for metric in keras.tree.flatten((given, [each for each in model.metrics if each is not compiled])):
-        if isinstance(metric, keras.metrics.Metric):
-            declared: Any = {"up": "max", "down": "min"}.get(getattr(metric, "_direction", ""))
-            yield metric.name, declared or known_direction(metric.name)
-        elif isinstance(metric, str):
-            name = catalog.canonical(catalog.METRICS, metric)
-            yield name, known_direction(name)
-        elif callable(metric):
-            name = getattr(metric, "__name__", type(metric).__name__)
-            yield name, "min" if metric in vars(keras.losses).values() else known_direction(name)
+    given = [] if compiled is None else [compiled._user_metrics, compiled._user_weighted_metrics]
+    outputs = [
+        *(getattr(model, "output_names", None) or ()),
+        *(key for part in given if isinstance(part, dict) for key in part),
+    ]
+    metrics = keras.tree.flatten((given, [each for each in model.metrics if each is not compiled]))
+    directions = dict(_name_and_direction(metric) for metric in metrics if metric is not None)
+    for output in ("", *(f"{output}_".lower() for output in outputs)):
+        if direction := directions.get(metric_name(name).removeprefix(output)):
+            return direction
+    return None
+
+
+def _name_and_direction(metric: Any) -> tuple[str, Direction | None]:
+    """Name and better direction of a metric as `compile` takes it."""
+    if isinstance(metric, keras.metrics.Metric):
+        declared: Any = {"up": "max", "down": "min"}.get(getattr(metric, "_direction", ""))
+        return metric_name(metric.name), declared or known_direction(metric.name)
+    if isinstance(metric, str):
+        name = catalog.canonical(catalog.METRICS, metric)
+    else:
+        name = getattr(metric, "__name__", type(metric).__name__)
+    return metric_name(name), "min" if metric in vars(keras.losses).values() else known_direction(name)

@@ -59,7 +59,12 @@ class TracedStep:
             with strategy.scope():
                 model.optimizer.build(model.trainable_variables)
         self._weights = model.trainable_variables
-        self._layers = {_layer_name(model, layer): layer for layer in _seen_layers(model)}
+        self._layers = _named_layers(model)
+        owner_of = {id(weight): name for name, layer in self._layers.items() for weight in layer.weights}
+        # The layer that each weight belongs to.
+        self._owners = [
+            owner_of.get(id(weight)) or variable_path(model, weight).rpartition("/")[0] for weight in self._weights
+        ]
         self._attention = {
             id(part)
             for layer in model._flatten_layers()
@@ -93,9 +98,9 @@ class TracedStep:
             if name in values["statistics"]
         }
         samples = {f"activations/{name}": values["outputs"][name] for name in activations}
-        for weight in self._weights:
-            if (gradient := values["gradients"].get(weight.path)) is not None:
-                samples[f"gradients/{variable_path(self._model, weight)}"] = gradient
+        for owner, weight in zip(self._owners, self._weights, strict=True):
+            if (gradient := values["gradients"].get(_key(weight))) is not None:
+                samples[f"gradients/{owner}/{weight.name}"] = gradient
         return Measurement(self._weight_health(values["squares"].numpy()), activations, samples)
 
     def _trace(self) -> Any:
@@ -113,7 +118,7 @@ class TracedStep:
         for variable, value in zip(self._variables, state, strict=True):
             variable.assign(value)
         squares = [
-            [_square(first["gradients"].get(weight.path, 0.0)) for weight in self._weights],
+            [_square(first["gradients"].get(_key(weight), 0.0)) for weight in self._weights],
             [_square(a) for a in old],
             [_square(b - a) for a, b in zip(old, new, strict=True)],
             [
@@ -169,7 +174,7 @@ class TracedStep:
         def recorded(gradients: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
             gradients, variables = list(gradients), list(trainable_variables or self._model.trainable_variables)
             self._records[threading.get_ident()].gradients |= {
-                variable.path: tf.convert_to_tensor(gradient)
+                _key(variable): tf.convert_to_tensor(gradient)
                 for variable, gradient in zip(variables, gradients, strict=True)
                 if gradient is not None
             }
@@ -204,10 +209,9 @@ class TracedStep:
         return recorded
 
     def _weight_health(self, squares: NDArray[Any]) -> dict[str, WeightHealth]:
-        owners = [variable_path(self._model, weight).rpartition("/")[0] for weight in self._weights]
         by_layer: dict[str, NDArray[Any]] = {}
         identical = set()
-        for owner, square in zip(owners, squares.astype("float64").T, strict=True):
+        for owner, square in zip(self._owners, squares.astype("float64").T, strict=True):
             by_layer[owner] = by_layer.get(owner, np.zeros(3)) + square[:3]
             if square[3] == 0:
                 identical.add(owner)
@@ -242,7 +246,7 @@ class TracedStep:
 
 
 class _Record:
-    """The tensors of one traced step on one replica, by the name of the layer or variable."""
+    """The tensors of one traced step on one replica, by the name of the layer or the key of the variable."""
 
     def __init__(self) -> None:
         self.graph = tf.compat.v1.get_default_graph()
@@ -298,8 +302,20 @@ def _called_models(model: keras.Model) -> list[keras.Model]:
     return [layer for layer in model.layers if isinstance(layer, keras.Model)]
 
 
-def _layer_name(model: keras.Model, layer: keras.layers.Layer) -> str:
-    return variable_path(model, layer.weights[0]).rpartition("/")[0] if layer.weights else str(layer.name)
+def _named_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The seen layers by path; layers of inner models may have the same path and get a number."""
+    layers: dict[str, keras.layers.Layer] = {}
+    for layer in _seen_layers(model):
+        path = variable_path(model, layer.weights[0]).rpartition("/")[0] if layer.weights else str(layer.name)
+        number = 0
+        while layers.setdefault(f"{path}_{number}" if number else path, layer) is not layer:
+            number += 1
+    return layers
+
+
+def _key(variable: keras.Variable) -> str:
+    # Variables of inner models may have the same path.
+    return str(id(variable))
 
 
 def _is_dense(value: Any) -> bool:

@@ -101,6 +101,9 @@ class SReLU(keras.layers.Layer):
 
     Input and output: `(batch, ..., features)`.
 
+    >>> SReLU()(ops.array([[-1.0, 0.5, 2.0]])).numpy().round(1).tolist()[0][1:]
+    [0.5, 2.0]
+
     Reference: Jin et al., Deep Learning with S-shaped Rectified Linear Activation Units, AAAI 2016.
     """
 
@@ -131,6 +134,9 @@ class RReLU(keras.layers.Layer):
             `keras.layers.Dropout`; None draws a seed.
 
     Input and output: `(batch, ...)`.
+
+    >>> RReLU(lower=0.25, upper=0.75)(ops.array([[-2.0, 2.0]])).numpy().tolist()
+    [[-1.0, 2.0]]
 
     Reference: Xu et al., Empirical Evaluation of Rectified Activations in Convolutional Network, 2015;
         `torch.nn.RReLU`.
@@ -166,6 +172,9 @@ class CReLU(keras.layers.Layer):
 
     Input: `(batch, ..., features)`. Output: `(batch, ..., 2 * features)`.
 
+    >>> CReLU()(ops.array([[-1.0, 2.0]])).numpy().tolist()
+    [[0.0, 2.0, 1.0, 0.0]]
+
     Reference: Shang et al., Understanding and Improving Convolutional Neural Networks via Concatenated Rectified Linear
         Units, ICML 2016.
     """
@@ -184,6 +193,9 @@ class Maxout(keras.layers.Layer):
         pieces: number of pieces per unit.
 
     Input: `(batch, ..., pieces * units)`. Output: `(batch, ..., units)`.
+
+    >>> Maxout(pieces=2)(ops.array([[1.0, 2.0, 3.0, -1.0]])).numpy().tolist()
+    [[3.0, 2.0]]
 
     Raises:
         ValueError: when built for a number of features that `pieces` does not divide.
@@ -214,6 +226,9 @@ class GLU(keras.layers.Layer):
     Formula: `y = x[:units] * sigmoid(x[units:])`.
 
     Input: `(batch, ..., 2 * units)`. Output: `(batch, ..., units)`.
+
+    >>> GLU()(ops.array([[3.0, 0.0]])).numpy().tolist()
+    [[1.5]]
 
     Reference: `keras.activations.glu`; in `keras.layers.Activation` it has a wrong output shape.
     """

@@ -31,7 +31,7 @@ def one_of(rule: str, received: object, choices: Iterable[str], meant: str | Non
         rule: subject of the sentence (`"activation"`).
         received: the value received.
         choices: all accepted names.
-        meant: the right name; None takes the choice that is spelled most alike.
+        meant: the right name; None: the choice with the most similar spelling.
 
     >>> one_of("activation", "rellu", ["relu", "tanh"])
     "activation must be one of relu, tanh; received 'rellu' (did you mean 'relu'?)"

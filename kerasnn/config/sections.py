@@ -292,6 +292,8 @@ class TrainingConfig(Schema):
     """Reduction of the learning rate when a value stops improving, in addition to the schedule; null: none."""
     monitor: str | None = None
     """Logged value that decides the best epoch; null: `val_loss`, or `loss` without a validation part."""
+    monitor_mode: Mode = "auto"
+    """Whether a lower or a higher value decides the best epoch; `auto` decides by the name."""
     compiled: Literal["auto", "on", "off"] = "auto"
     """Whether blocks of updates run as one XLA program: `auto` if possible, `on` or an error, `off` is plain fit."""
     lsuv: bool = False

@@ -74,7 +74,8 @@ class Member:
         has_validation = data.x_validation is not None
         config.check_monitors(validation=has_validation)
         self._monitor = config.monitored(validation=has_validation)
-        self._best = BestValue(better_direction(self._monitor, direction))
+        mode = settings.monitor_mode if direction == "auto" else direction
+        self._best = BestValue(better_direction(self._monitor, mode))
         rate = config.optimizer.learning_rate
         if rate is None:
             rate = _default_learning_rate(config.optimizer.name)

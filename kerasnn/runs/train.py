@@ -128,7 +128,8 @@ class _Run:
         self.validation = (data.x_validation, data.y_validation) if has_validation else None
         self.history = keras.callbacks.History()
         self.table = HistoryFile(folder / "history.csv")
-        self.best = BestModel(folder / "best.keras", config.monitored(validation=has_validation), model=self.model)
+        monitor, mode = config.monitored(validation=has_validation), config.training.monitor_mode
+        self.best = BestModel(folder / "best.keras", monitor, mode, model=self.model)
         self.probe = Probe((data.x_train[:PROBE], data.y_train[:PROBE])) if config.report.health else None
         self.health = None if self.probe is None else Health(self.probe)
         self.progress = Progress(config.report.progress if placement.chief else "silent", examples=len(data.x_train))

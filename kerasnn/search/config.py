@@ -127,7 +127,11 @@ class SearchConfig(Description):
     @property
     def direction(self) -> Direction:
         """Whether a lower or a higher objective is better."""
-        return better_direction(self.objective_name, "auto" if self.objective is None else self.objective.direction)
+        return better_direction(self.objective_name, self._mode)
+
+    @property
+    def _mode(self) -> Mode:
+        return self.run.training.monitor_mode if self.objective is None else self.objective.direction
 
     def as_loss(self, objective: float) -> float:
         """The objective with its sign set so that less is better."""
@@ -158,7 +162,8 @@ class SearchConfig(Description):
         """
         # A key comes before those within it: network.hidden before network.hidden.0.
         changes = copy.deepcopy(dict(sorted(values.items())))
-        return replace_at(self.run, {"training.monitor": self.objective_name, **changes})
+        monitored = {"training.monitor": self.objective_name, "training.monitor_mode": self._mode}
+        return replace_at(self.run, monitored | changes)
 
     def runs_with(self, values: Mapping[str, Any]) -> Iterator[RunConfig]:
         """The run of a trial with each of its seeds.
@@ -198,7 +203,7 @@ class SearchConfig(Description):
         return self
 
     def _check_key(self, key: str) -> None:
-        if key == "training.monitor":
+        if key in ("training.monitor", "training.monitor_mode"):
             raise ValueError(f"space must not contain {key}, which the objective decides")
         if key.split(".")[0] in ("report", "devices"):
             raise ValueError(f"space must not contain {key}, which is the same for all trials")

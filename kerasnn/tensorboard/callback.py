@@ -204,7 +204,9 @@ class TensorBoard(keras.callbacks.Callback):
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
-            log.warning("TensorBoard's events can't be written any more, training goes on: %s", short(str(error), 160))
+            log.warning(
+                "TensorBoard's events cannot be written any more, training continues: %s", short(str(error), 160)
+            )
             # Closing would write the rest and fail again.
             self._train = self._validation = None
 

@@ -118,6 +118,12 @@ def test_a_compiled_metric_declares_its_direction(metrics, outputs, name, direct
     assert value.best.direction == direction
 
 
+def test_the_end_of_a_name_does_not_decide_its_direction():
+    value = MonitoredValue("val_neg_mean_squared_error")
+    with pytest.raises(ValueError, match="must be 'min' or 'max' for 'val_neg_mean_squared_error'"):
+        value.begin(compiled(["mse"]))
+
+
 @pytest.mark.parametrize("metrics", [[kappa], [Dice("kappa", None)], None])
 def test_an_unknown_direction_is_an_error_before_the_first_epoch(tmp_path, metrics):
     epochs = []

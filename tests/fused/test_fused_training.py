@@ -362,6 +362,12 @@ def test_states_of_different_epochs_are_refused(data):
         train_fused(configs, data, initial=[member.state for member in begun])
 
 
+def test_the_mode_decides_the_best_epoch(data):
+    changes = {"training.monitor": "accuracy", "training.monitor_mode": "min"}
+    (member,) = train_fused(runs(changes), data)
+    assert member.best_epoch == int(np.argmin(member.history["accuracy"]))
+
+
 def test_best_weights_are_those_of_the_best_epoch(data):
     (member,) = train_fused(runs({"training.monitor": "val_loss"}), data)
     assert member.best_epoch == int(np.argmin(member.history["val_loss"]))

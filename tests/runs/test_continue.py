@@ -284,7 +284,7 @@ def test_events_that_can_not_be_written_are_a_warning(tmp_path, whole, monkeypat
     monkeypatch.setattr(EventFile, "flush", full)
     result = train(CONFIG, tmp_path / "run", DATA)
     assert result.history == whole["history"]
-    assert "TensorBoard's events can't be written any more, training goes on: " in caplog.text
+    assert "TensorBoard's events cannot be written any more, training continues: " in caplog.text
     # Where nothing could be written yet, a run says so before it trains.
     with pytest.raises(ValueError, match=r"log_dir must be writable, received '.*begin' \(No space left on device\)"):
         train(CONFIG, tmp_path / "begin", DATA)

@@ -188,6 +188,14 @@ def test_early_stopping_restores_the_best_epoch(tmp_path):
         np.testing.assert_array_equal(first, second)
 
 
+def test_the_mode_decides_the_best_epoch(tmp_path):
+    config = small(training__epochs=3, training__monitor="accuracy", training__monitor_mode="min")
+    result = train(config, tmp_path / "run")
+    best = json.loads((tmp_path / "run" / "result.json").read_text())["best"]
+    values = result.history["accuracy"]
+    assert best == {"epoch": 1 + values.index(min(values)), "monitor": "accuracy", "value": min(values)}
+
+
 def test_plateau_lowers_the_rate(tmp_path):
     config = small(training__epochs=4, training__plateau={"patience": 1, "min_delta": 100.0, "factor": 0.5})
     rates = train(config, tmp_path / "run").history["learning_rate"]

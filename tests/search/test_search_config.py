@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from kerasnn.config.monitor import better_direction
 from kerasnn.config.run import RunConfig
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.space import DEFAULT_SPACE, Choice, Range, active_values, ordered
@@ -30,7 +31,14 @@ def test_json_gives_the_same_search_back():
 def test_objective_and_its_direction(objective, name, direction):
     config = SearchConfig(objective=objective)
     assert (config.objective_name, config.direction) == (name, direction)
-    assert config.run_with({}).training.monitor == name
+    training = config.run_with({}).training
+    assert (training.monitor, better_direction(training.monitor, training.monitor_mode)) == (name, direction)
+
+
+def test_without_an_objective_the_runs_monitor_and_its_mode_decide():
+    config = SearchConfig(run={"training": {"monitor": "accuracy", "monitor_mode": "min"}})
+    assert (config.objective_name, config.direction) == ("accuracy", "min")
+    assert config.run_with({}).training.monitor_mode == "min"
 
 
 @pytest.mark.parametrize(
