@@ -1,4 +1,4 @@
-"""Keras's callbacks over blocks of steps: which may miss batches, and how the others hear of each."""
+"""Keras's callbacks over blocks of steps: which may be called once a block, and which at every batch."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -18,12 +18,12 @@ _KNOWN = ("keras.", "kerasnn.", "mlflow.", "wandb.")
 
 
 class BlockDriver(keras.callbacks.Callback):
-    """Begins blocks where Keras's loop counts steps: the first callback, wherever Keras takes the list of them.
+    """Begins each block of steps. It is the first callback in the list, so that it works wherever the list goes.
 
     Args:
-        examples: what the run goes over, which hears of every epoch.
-        train: the blocks that train, or None where steps are Keras's own.
-        test: the blocks that evaluate, or None.
+        examples: the examples, whose `epoch` is set when an epoch begins.
+        train: the training blocks; None if Keras's own steps train.
+        test: the evaluation blocks; None if Keras's own steps evaluate.
         learning_rate: the callback that owns the learning rate, or None.
         steps: steps in an epoch, or in an evaluation outside of `fit`.
         validation_steps: steps of an evaluation within `fit`.
@@ -51,7 +51,7 @@ class BlockDriver(keras.callbacks.Callback):
         if self.train is None:
             return
         if not self.hosted:
-            # In a plain list of callbacks, all of them hear of every step.
+            # Keras calls the callbacks of a plain list at every step.
             self.train.length = 1
         if self._learning_rate is not None:
             self._learning_rate.in_graph = True
@@ -90,7 +90,7 @@ class BlockDriver(keras.callbacks.Callback):
 
 
 class BlockCallbacks(keras.callbacks.CallbackList):
-    """Callbacks whose batch methods are called once a block; iterable, as the list that it was made from.
+    """A callback list whose batch methods are called once a block; iterable, like the list that it was made from.
 
     Args:
         callbacks: Keras callbacks, nested as Keras takes them.
@@ -113,7 +113,7 @@ class BlockCallbacks(keras.callbacks.CallbackList):
         return len(self.callbacks)
 
     def append(self, callback: keras.callbacks.Callback) -> None:
-        """Add a callback, as libraries do that log what a `fit` trains."""
+        """Add a callback, as experiment trackers do."""
         self.callbacks.append(callback)
         callback.set_params(self.params)
         callback.set_model(self.model)

@@ -1,4 +1,4 @@
-"""Indices out of range: TensorFlow's kernels refuse them on a CPU, XLA trains on whatever it finds instead."""
+"""Indices out of range: TensorFlow's kernels refuse them on a CPU, XLA reads another row instead."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import tensorflow as tf
 from kerasnn.keras_private import gen_array_ops, gen_nn_ops, gen_resource_variable_ops, original, replaced
 
 FINE = (0, 0)
-"""No check failed: the number of the check that failed, from 1 on, and the index that it found."""
+"""The number of the failed check, counted from 1, and the index that it found; zeros if no check failed."""
 
 
 class Bounds:

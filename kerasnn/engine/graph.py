@@ -1,4 +1,4 @@
-"""What a traced step consists of, and which program runs it best: read off its operations, not off a list of layers."""
+"""The operations of a traced step, which decide whether XLA runs it."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import tensorflow as tf
 LARGE_TABLE = 16_384
 """Rows of an embedding from which on XLA, which knows no sparse gradients, is slower than TensorFlow."""
 
-# Generators in the kernel's memory: another graph draws other numbers.
+# These kernels keep their generator's state: another graph draws other numbers.
 _STATEFUL_DRAWS = {
     "Multinomial",
     "ParameterizedTruncatedNormal",
@@ -21,7 +21,7 @@ _STATEFUL_DRAWS = {
     "RandomUniformInt",
     "TruncatedNormal",
 }
-# Of draws from a key and a counter XLA gives the kernels' bits, but for these it makes other numbers of them.
+# XLA gives the kernels' bits for a key and a counter, but turns them into other numbers, except for `_SAME_DRAWS`.
 _DRAWS = ("StatelessRandom", "StatelessTruncated", "StatelessParameterized", "StatelessMultinomial", "Stateful")
 _SAME_DRAWS = {
     "StatelessRandomGetAlg",
@@ -31,7 +31,7 @@ _SAME_DRAWS = {
     "StatelessRandomUniformIntV2",
     "StatefulPartitionedCall",
 }
-# XLA leaves these out.
+# XLA drops these.
 _CHECKS = {"Assert", "CheckNumerics", "CheckNumericsV2"}
 # About four to twelve times slower under XLA on a CPU.
 _SLOW_ON_CPU = ("Conv2D", "Conv3D", "DepthwiseConv2d", "ResizeBilinear", "ResizeBicubic", "ResizeNearest")
