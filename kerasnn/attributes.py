@@ -1,4 +1,4 @@
-"""Attributes that an object has for a while."""
+"""Attributes of an object: temporary ones, and those that are not its base class's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,3 +33,17 @@ def temporary_attributes(owner: object, **values: Any) -> Iterator[None]:
         for name in values:
             attributes.pop(name, None)
         attributes.update(before)
+
+
+def overridden(owner: object, base: type, *names: str) -> str | None:
+    """The first of some methods that an object, or its class, defines in place of a base class's; None if none is.
+
+    >>> class Louder(str):
+    ...     def upper(self):
+    ...         return super().upper() + "!"
+    >>> overridden(Louder(), str, "lower", "upper"), overridden(Louder(), str, "lower")
+    ('upper', None)
+    """
+    return next(
+        (name for name in names if getattr(type(owner), name) is not getattr(base, name) or name in vars(owner)), None
+    )

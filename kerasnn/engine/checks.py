@@ -12,7 +12,8 @@ import tensorflow as tf
 from kerasnn.callbacks.divergence import is_finite
 from kerasnn.config.schema import one_of, short
 from kerasnn.data.checks import LARGEST
-from kerasnn.engine.targets import check_targets, has_own_loss, has_own_step, is_whole, leaves, loss_name
+from kerasnn.engine.examples import leaves
+from kerasnn.engine.targets import check_targets, has_own_loss, has_own_step, is_whole, loss_name
 from kerasnn.keras_private import Functional
 from kerasnn.models.subclassed import Network
 
@@ -25,8 +26,6 @@ _PROBABILITIES = {
     "softmax": ("categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence"),
     "sigmoid": ("binary_crossentropy", "binary_focal_crossentropy"),
 }
-
-
 MODES = ("error", "warn", "off")
 
 

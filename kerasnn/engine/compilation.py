@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerasnn.attributes import temporary_attributes
+from kerasnn.attributes import overridden, temporary_attributes
 from kerasnn.config.schema import one_of, short
 from kerasnn.engine import replicated
 from kerasnn.engine.examples import Examples, ResidentExamples, StreamedExamples, nbytes
@@ -21,8 +21,11 @@ from kerasnn.keras_private import compile_argument, model_supports_jit
 logger = logging.getLogger("kerasnn")
 
 Compiled = Literal["auto", "on", "off"]
-_LOOP = ("fit", "make_train_function", "_make_function")
-_EVALUATION = ("evaluate", "make_test_function", "_make_function")
+_LOOPS = {
+    "train": ("fit", "make_train_function", "_make_function"),
+    "test": ("evaluate", "make_test_function", "_make_function"),
+}
+"""Methods that make Keras's training or evaluation loop."""
 
 
 def check_options(model: keras.Model, compiled: str, memory_share: float) -> None:
@@ -66,12 +69,9 @@ def fall_back(compiled: Compiled, reason: str) -> None:
         logger.warning("plain Keras runs instead of compiled epochs: %s", reason)
 
 
-def overridden(model: keras.Model, phase: Literal["train", "test"]) -> str | None:
+def own_loop(model: keras.Model, phase: Literal["train", "test"]) -> str | None:
     """The method by which a model runs its own training or evaluation loop instead of Keras's, or None."""
-    for name in _LOOP if phase == "train" else _EVALUATION:
-        if getattr(type(model), name) is not getattr(keras.Model, name) or name in vars(model):
-            return name
-    return None
+    return overridden(model, keras.Model, *_LOOPS[phase])
 
 
 def obstacle(model: keras.Model, arrays: Any) -> str | None:

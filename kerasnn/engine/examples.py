@@ -63,13 +63,13 @@ class Examples(ArrayDataAdapter):
         self.order = order
         self.epoch = 0
         self.size: int = self._num_samples
-        self.arrays = keras.tree.lists_to_tuples(_each(as_array, self._inputs))
+        self.arrays = keras.tree.lists_to_tuples(each(as_array, self._inputs))
 
     @property
     def first_batch(self) -> Any:
         """A batch's structure, shapes and types, to build a model from."""
         size = min(self.batch_size, self.size)
-        return _each(lambda array: tf.TensorSpec((size, *array.shape[1:]), _dtype(array)), self.arrays)
+        return each(lambda array: tf.TensorSpec((size, *array.shape[1:]), _dtype(array)), self.arrays)
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -98,7 +98,7 @@ class PlainExamples(Examples):
             return keras.tree.traverse(lambda part: _take(part, rows), arrays)
 
         rows = tf.data.Dataset.range(1).flat_map(batches)
-        arrays = tf.data.Dataset.from_tensors(_each(_whole, self.arrays)).repeat()
+        arrays = tf.data.Dataset.from_tensors(each(_whole, self.arrays)).repeat()
         dataset = tf.data.Dataset.zip(rows, arrays).map(load, num_parallel_calls=tf.data.AUTOTUNE)
         return dataset.prefetch(tf.data.AUTOTUNE)
 
@@ -112,7 +112,7 @@ class ResidentExamples(Examples):
 
     def __init__(self, *arrays: Any, **options: Any) -> None:
         super().__init__(*arrays, **options)
-        self.data = _each(tf.identity, _each(_whole, self.arrays))
+        self.data = each(tf.identity, each(_whole, self.arrays))
 
     def get_tf_dataset(self) -> "Passes":
         """Not a dataset: Keras iterates over anything that is distributed already."""
@@ -144,7 +144,7 @@ class StreamedExamples(ResidentExamples):
 
     def empty_steps(self) -> list[Steps]:
         rows = self.chunk_steps * self.batch_size
-        data = _each(lambda array: tf.zeros((rows, *array.shape[1:]), _dtype(array)), self.arrays)
+        data = each(lambda array: tf.zeros((rows, *array.shape[1:]), _dtype(array)), self.arrays)
         return [Steps(data, None, 0, 0, size, self.has_partial_batch) for size in self.batch_sizes]
 
     def steps_left(self, step: int) -> int:
@@ -161,18 +161,18 @@ class StreamedExamples(ResidentExamples):
     def _chunks(self, first: int) -> tf.data.Dataset:
         """Chunks of one size, from number `first` on; the last one is padded with its last row."""
         rows = self.chunk_steps * self.batch_size
-        leaves = [leaf for leaf in keras.tree.flatten(self.arrays) if leaf is not None]
+        parts = leaves(self.arrays)
         order = None if self.order is None else self.order(self.epoch)
 
         def read(chunk: np.ndarray) -> list[np.ndarray]:
             positions = np.minimum(np.arange(chunk * rows, (chunk + 1) * rows), self.size - 1)
             taken = positions if order is None else order[positions]
-            return [np.take(leaf, taken, axis=0).astype(_dtype(leaf).as_numpy_dtype, copy=False) for leaf in leaves]
+            return [np.take(leaf, taken, axis=0).astype(_dtype(leaf).as_numpy_dtype, copy=False) for leaf in parts]
 
         @tf.autograph.experimental.do_not_convert
         def load(chunk: tf.Tensor) -> Any:
-            read_arrays = iter(tf.numpy_function(read, [chunk], [_dtype(leaf) for leaf in leaves]))
-            return _each(lambda leaf: tf.ensure_shape(next(read_arrays), (rows, *leaf.shape[1:])), self.arrays)
+            read_arrays = iter(tf.numpy_function(read, [chunk], [_dtype(leaf) for leaf in parts]))
+            return each(lambda leaf: tf.ensure_shape(next(read_arrays), (rows, *leaf.shape[1:])), self.arrays)
 
         return tf.data.Dataset.range(first, -(-self.num_batches // self.chunk_steps)).map(load).prefetch(2)
 
@@ -215,7 +215,7 @@ class Pass:
         (steps,) = self.take(1)
         rows = tf.range(steps.row, steps.row + steps.batch_size)
         rows = rows if steps.order is None else tf.gather(steps.order, rows)
-        return _each(lambda array: tf.gather(array, rows), steps.data)
+        return each(lambda array: tf.gather(array, rows), steps.data)
 
     @property
     def steps_left(self) -> int:
@@ -257,8 +257,7 @@ def as_array(array: Any) -> Any:
 
 def nbytes(structure: Any) -> int:
     """Size in bytes of a structure of arrays on the device."""
-    arrays = [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
-    return sum(int(np.prod(array.shape)) * _dtype(array).size for array in arrays)
+    return sum(int(np.prod(array.shape)) * _dtype(array).size for array in leaves(structure))
 
 
 def _dtype(array: Any) -> tf.DType:
@@ -279,6 +278,11 @@ def _take(part: Any, rows: tf.Tensor) -> Any:
     return tf.gather(part, rows, axis=0) if tf.is_tensor(part) else part
 
 
-def _each(function: Callable[[Any], Any], structure: Any) -> Any:
+def each(function: Callable[[Any], Any], structure: Any) -> Any:
     """Apply a function to every array of a structure; None stays None."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), structure)
+
+
+def leaves(structure: Any) -> list[Any]:
+    """The arrays of a structure, without None."""
+    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]

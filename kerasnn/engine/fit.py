@@ -22,11 +22,11 @@ from kerasnn.engine.compilation import (
     fall_back,
     is_dense,
     logger,
-    overridden,
+    own_loop,
     replica_count,
     running,
 )
-from kerasnn.engine.examples import Examples, PlainExamples, as_array
+from kerasnn.engine.examples import Examples, PlainExamples, as_array, leaves
 from kerasnn.engine.order import draw_seed, epoch_order
 from kerasnn.engine.steps import Blocks, NotCompilableError
 from kerasnn.keras_private import array_slicing, can_convert_arrays
@@ -116,7 +116,7 @@ def fit(
     if steps_per_epoch and replicas == 1 and steps_per_epoch % model.steps_per_execution:
         # Keras's epochs then have more steps than asked for, and later ones fewer.
         off = off or "steps_per_epoch is not a multiple of the model's steps_per_execution"
-    if reason := _reason_for_plain_keras(model, given, arrays, replicas, off):
+    if reason := off or _reason_for_plain_keras(model, given, arrays, replicas, "train"):
         fall_back(compiled, reason)
         options |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
         options |= {"class_weight": class_weight, "sample_weight": sample_weight, "callbacks": callbacks}
@@ -203,7 +203,7 @@ def evaluate(
     checked = Checks(model, checks)
     checked.types(*arrays)
     try:
-        if reason := _reason_for_plain_keras(model, given, arrays, replicas, phase="test"):
+        if reason := _reason_for_plain_keras(model, given, arrays, replicas, "test"):
             raise NotCompilableError(reason)
         if _are_dense(*arrays):
             checked.evaluation(x, y, sample_weight)
@@ -267,19 +267,15 @@ def _as_arrays(x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, .
 
 def _are_dense(*structures: Any) -> bool:
     """Whether there are examples, all of them dense arrays of numbers."""
-    leaves = [leaf for leaf in keras.tree.flatten(structures) if leaf is not None]
-    return bool(leaves) and structures[0] is not None and all(map(is_dense, leaves))
+    arrays = leaves(structures)
+    return bool(arrays) and structures[0] is not None and all(map(is_dense, arrays))
 
 
-def _reason_for_plain_keras(
-    model: keras.Model, given: Any, arrays: Any, replicas: int, off: str | None = None, phase: Any = "train"
-) -> str | None:
+def _reason_for_plain_keras(model: keras.Model, given: Any, arrays: Any, replicas: int, phase: Any) -> str | None:
     """Why plain Keras gets the call as it is, or None."""
-    if off is not None:
-        return off
     if isinstance(given[0], tf.distribute.DistributedDataset):
         return "x is distributed already"
-    if method := overridden(model, phase):
+    if method := own_loop(model, phase):
         return f"the model overrides {method}"
     if replicas > 1:
         return None
@@ -290,15 +286,15 @@ def _reason_for_plain_keras(
 
 
 def _kind(structure: Any) -> str:
-    leaves = keras.tree.flatten(structure)
-    leaf = next((leaf for leaf in leaves if hasattr(leaf, "shape") and not is_dense(leaf)), structure)
+    flat_structure = keras.tree.flatten(structure)
+    leaf = next((leaf for leaf in flat_structure if hasattr(leaf, "shape") and not is_dense(leaf)), structure)
     dtype = getattr(leaf, "dtype", None)
     return type(leaf).__name__ + (f" ({getattr(dtype, 'name', dtype)})" if dtype is not None else "")
 
 
 def _held_out(model: keras.Model, validation_data: Any, replicas: int, checked: Checks) -> tuple[Any, ...]:
     """Validation data that runs in blocks: x, y and sample weights; empty where Keras's own steps evaluate."""
-    if validation_data is None or overridden(model, "test"):
+    if validation_data is None or own_loop(model, "test"):
         return ()
     held_out = _as_arrays(*keras.utils.unpack_x_y_sample_weight(validation_data))
     if not _are_dense(*held_out):
@@ -308,17 +304,19 @@ def _held_out(model: keras.Model, validation_data: Any, replicas: int, checked: 
     return held_out
 
 
-def _block_callbacks(callbacks: Any, driver: BlockDriver, model: keras.Model, verbose: Any, **fit: Any) -> Any:
-    """The callbacks of Keras's loop; `fit` has `epochs` where it trains."""
+def _block_callbacks(
+    callbacks: Any, driver: BlockDriver, model: keras.Model, verbose: Any, epochs: int | None = None
+) -> BlockCallbacks:
+    """The callbacks of Keras's loop; without `epochs` it evaluates."""
     return BlockCallbacks(
         callbacks,
         driver,
-        add_history=bool(fit),
+        add_history=epochs is not None,
         add_progbar=verbose != 0,
         model=model,
         verbose=verbose,
         steps=driver.steps,
-        **{"epochs": 1, **fit},
+        epochs=1 if epochs is None else epochs,
     )
 
 

@@ -14,8 +14,8 @@ from kerasnn.config.schema import short
 from kerasnn.distribute import processes
 from kerasnn.distribute.devices import over_processes, watching_peers
 from kerasnn.distribute.replicas import Slice, alone, as_one_device, optimizers_of, replica_number, sum_of_replicas
-from kerasnn.engine.examples import Pass, Passes, ResidentExamples, Steps, StreamedExamples
-from kerasnn.engine.steps import Blocks, each, logs_are_metrics, of_unknown_size, zeros_like_logs
+from kerasnn.engine.examples import Pass, Passes, ResidentExamples, Steps, StreamedExamples, each
+from kerasnn.engine.steps import Blocks, logs_are_metrics, of_unknown_size, zeros_like_logs
 from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
 from kerasnn.signals import error_of
 

@@ -13,8 +13,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasnn.attributes import overridden
 from kerasnn.engine.bounds import FINE, Bounds
-from kerasnn.engine.examples import Pass, Steps
+from kerasnn.engine.examples import Pass, Steps, each
 from kerasnn.engine.graph import Operations
 from kerasnn.engine.random_numbers import same_numbers
 
@@ -179,12 +180,8 @@ class Program:
 
         # The position is a loop variable: as a constant, XLA would compile again for every position.
         end = first_row + count * batch_size
-        begin = (
-            first_row,
-            first_update,
-            {} if deferred else empty,
-            (tf.constant(FINE[0]), tf.constant(FINE[1], tf.int64)),
-        )
+        fine = (tf.constant(FINE[0]), tf.constant(FINE[1], tf.int64))
+        begin = (first_row, first_update, {} if deferred else empty, fine)
         # Plain Keras under XLA has XLA's random numbers.
         with same_numbers() if self.xla and not model.jit_compile else nullcontext():
             _, _, logs, failure = tf.while_loop(
@@ -301,17 +298,10 @@ def of_unknown_size(array: tf.Tensor) -> tf.Tensor:
 
 def logs_are_metrics(model: keras.Model, step: str) -> bool:
     """Whether a step's logs are the results of the model's metrics, as in Keras's own steps."""
-    return all(
-        getattr(type(model), name) is getattr(keras.Model, name) and name not in vars(model)
-        for name in (step, "compute_metrics", "get_metrics_result")
-    )
+    return overridden(model, keras.Model, step, "compute_metrics", "get_metrics_result") is None
 
 
 def zeros_like_logs(step: Callable[[], Any]) -> Any:
     """Initial logs of a loop: zeros in the structure of the step's logs."""
     outputs = tf.function(step, autograph=False).get_concrete_function()
     return tf.nest.map_structure(lambda log: tf.zeros(log.shape, log.dtype), outputs.structured_outputs)
-
-
-def each(function: Any, structure: Any) -> Any:
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), structure)

@@ -7,6 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasnn.attributes import overridden
+from kerasnn.engine.examples import leaves
+
 _PAIRED = (
     "binary_crossentropy",
     "binary_focal_crossentropy",
@@ -30,8 +33,7 @@ _PAIRED = (
 
 def has_own_step(model: keras.Model) -> bool:
     """Whether a model pairs outputs with targets in its own way."""
-    names = ("train_step", "compute_loss", "_compute_loss")
-    return any(getattr(type(model), name) is not getattr(keras.Model, name) or name in vars(model) for name in names)
+    return overridden(model, keras.Model, "train_step", "compute_loss", "_compute_loss") is not None
 
 
 def has_own_loss(model: keras.Model) -> bool:
@@ -110,11 +112,6 @@ def loss_name(function: Any) -> str | None:
     if isinstance(function, keras.losses.Loss):
         function = getattr(function, "fn", None)
     return getattr(function, "__name__", None)
-
-
-def leaves(structure: Any) -> list[Any]:
-    """The arrays of a structure, without None."""
-    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
 
 
 def is_whole(values: np.ndarray) -> bool:

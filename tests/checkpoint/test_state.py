@@ -20,32 +20,10 @@ from kerasnn.checkpoint.state_file import StateFolder
 from kerasnn.checkpoint.training_state import TrainingState
 from kerasnn.config.schedules import OneCycle
 from kerasnn.signals import TerminatedError
+from tests.checkpoint.killing import Dead, Die
 
 X = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
 Y = (X[:, 0] > 0).astype("int64")
-
-
-class Dead(BaseException):
-    """Stands for a kill: nothing catches it, and all objects are made anew."""
-
-
-class Die(keras.callbacks.Callback):
-    """Ends everything at a batch, counted over the whole process."""
-
-    def __init__(self, at, error=Dead):
-        super().__init__()
-        self.left, self.error = at, error
-
-    def get_state(self):
-        return {}
-
-    def set_state(self, state):
-        pass
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0:
-            raise self.error
 
 
 def network():

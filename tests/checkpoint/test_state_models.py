@@ -11,34 +11,12 @@ import kerasnn
 from kerasnn.checkpoint.state_file import StateFolder
 from kerasnn.checkpoint.training_state import TrainingState
 from kerasnn.checkpoint.variables import training_variables
+from tests.checkpoint.killing import Dead, Die
 from tests.zoo.models import BATCH, ZOO
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
 Y = X[:, :1] * 2
-
-
-class Dead(BaseException):
-    """Stands for a kill."""
-
-
-class Die(keras.callbacks.Callback):
-    """Ends everything at a batch, counted over the whole process."""
-
-    def __init__(self, at):
-        super().__init__()
-        self.left = at
-
-    def get_state(self):
-        return {}
-
-    def set_state(self, state):
-        pass
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0:
-            raise Dead
 
 
 def compiled(model, *arguments, **options):
