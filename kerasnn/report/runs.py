@@ -173,10 +173,12 @@ def _evaluated(run: Run) -> Iterator[tuple[str, Markup]]:
         return
     if evaluation.confusion is not None and evaluation.class_names is not None:
         matrix = figures.to_png(figures.confusion_matrix(evaluation.confusion, evaluation.class_names))
-        mistakes = figures.to_png(_mistakes(evaluation, evaluation.class_names, run.config))
-        shown = [("confusion matrix", matrix), ("the most confident mistakes", mistakes)]
-        yield "Confusion matrix and worst mistakes", html.pictures(shown)
-    elif run.config.task == "regression":
+        shown = [("confusion matrix", matrix)]
+        if evaluation.x is not None:
+            mistakes = figures.to_png(_mistakes(evaluation, evaluation.class_names, run.config))
+            shown.append(("the most confident mistakes", mistakes))
+        yield "Confusion matrix and worst mistakes" if len(shown) > 1 else "Confusion matrix", html.pictures(shown)
+    elif run.config.known_task == "regression":
         scatter = figures.to_png(figures.predicted_against_true(evaluation.y_true, evaluation.y_predicted))
         yield "Predictions", html.pictures([("predicted against true values", scatter)])
     if evaluation.table:
@@ -203,7 +205,7 @@ def _mistakes(evaluation: Evaluation, class_names: Sequence[str], config: RunCon
 
 def _probabilities(outputs: NDArray[Any], config: RunConfig) -> NDArray[Any]:
     """The probability of each class, `(examples, classes)`."""
-    if config.task == "binary":
+    if config.known_task == "binary":
         positive = expit(outputs[:, 0]) if config.loss.from_logits else outputs[:, 0]
         return np.stack([1 - positive, positive], axis=1)
     return softmax(outputs, axis=1) if config.loss.from_logits else outputs

@@ -24,6 +24,7 @@ from kerasnn.checkpoint.state_file import StateFolder, decode, encode
 from kerasnn.checkpoint.training_state import TrainingState
 from kerasnn.config.run import RunConfig
 from kerasnn.data.class_weights import class_weights
+from kerasnn.data.encoding import TableEncoding
 from kerasnn.data.loading import Data, fingerprint, load_data
 from kerasnn.distribute import devices
 from kerasnn.engine.checks import check_scale
@@ -93,6 +94,7 @@ def train(
     """
     config = config or RunConfig()
     data = data or load_data(config.data, config.task)
+    config = config.with_task(data.task)
     _check_fit(config, data)
     class_weight = class_weights(config, data)
     with devices.use(config.devices) as placement, run_folder(run_dir, config, placement) as folder:
@@ -140,6 +142,8 @@ class _Run:
         callbacks = [*self._callbacks(), *extra_callbacks, self.progress]
         arguments = self._resume(callbacks)
         if self.progress.style != "silent":
+            if self.data.about:
+                print(self.data.about)
             print(plan(self.config, self.data, self.network, self.learning_rate, str(self.placement), self.folder))
             if self.state is not None and self.state.resumed:
                 print(f"resumes     after {self.state.epochs:,} epochs")
@@ -222,7 +226,7 @@ class _Run:
         if self.status in ("finished", "interrupted"):
             save_model(self.model, self.folder / "model.keras")
         if self.status == "finished":
-            metrics = _metrics(self.network, self.data, part, self.config.training.batch_size)
+            metrics = self._metrics(part)
         record = {
             "status": self.status,
             "part": part,
@@ -238,10 +242,24 @@ class _Run:
         write_text(self.folder / "result.json", json.dumps(record, indent=2) + "\n")
         return metrics
 
+    def _metrics(self, part: str) -> dict[str, float]:
+        """Loss and metrics on a part, with scaled targets in their own units."""
+        x, y = getattr(self.data, f"x_{part}"), getattr(self.data, f"y_{part}")
+        if x is None:
+            return {}
+        network, preparation = self.network, self.data.preparation
+        if isinstance(preparation, TableEncoding) and preparation.target_scale:
+            with self.placement.scope():
+                rescaling = keras.layers.Rescaling(preparation.target_scale, preparation.target_center, dtype="float32")
+                network = keras.Sequential([keras.Input(self.data.input_shape), self.network, rescaling])
+                compile_model(network, self.config)
+            y = preparation.original_targets(y)
+        batch_size = max(self.config.training.batch_size, 256)
+        values = evaluate(network, x, y, batch_size=batch_size, verbose=0, return_dict=True)
+        return {name: float(value) for name, value in values.items()}
+
 
 def _check_fit(config: RunConfig, data: Data) -> None:
-    if data.task != config.task:
-        raise ValueError(f"data must be for the run's task {config.task!r}, received data for {data.task!r}")
     config.check_monitors(validation=data.x_validation is not None)
     if config.data.scaling == "none":
         try:
@@ -272,14 +290,6 @@ def _tensorboard(
         validation=None if held_out[0] is None else held_out,
         class_names=data.class_names,
         image_shape=data.image_shape,
-        task=config.task,
+        task=config.known_task,
         learning_rate=learning_rate,
     )
-
-
-def _metrics(network: keras.Model, data: Data, part: str, batch_size: int) -> dict[str, float]:
-    x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
-    if x is None:
-        return {}
-    values = evaluate(network, x, y, batch_size=max(batch_size, 256), verbose=0, return_dict=True)
-    return {name: float(value) for name, value in values.items()}
