@@ -182,12 +182,7 @@ def numbered_labels(
     arrays: dict[str, Any], task: str, class_names: Sequence[str] | None
 ) -> tuple[dict[str, Any], Sequence[str] | None]:
     """Arrays by part with labels that are texts as integers, and the names of the classes."""
-    y = arrays.get("y_train")
-    if getattr(getattr(y, "dtype", None), "kind", "") in "biuf" and not hasattr(
-        getattr(y, "dtype", None), "categories"
-    ):
-        return arrays, class_names
-    labels = np.asarray(y)
+    labels = np.asarray(arrays.get("y_train"))
     if (
         labels.dtype.kind not in "OUST"
         or labels.ndim != 1

