@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if workers is not None and options.cluster is None and workers > 1:
         return processes.launch(workers, [*processes.PYTHON_MODULE, "kerasnn.cli", "train", *options.arguments])
     import_tensorflow()
+    from kerasnn.runs.scores import described
     from kerasnn.runs.train import train
 
     if options.cluster is not None and options.cluster.number > 0:
@@ -50,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
     with continued_by("kerasnn train --resume", run_dir) if options.config.training.save_state else nullcontext():
         result = train(options.config, run_dir)
     print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))
+    if result.scores or result.constant:
+        print(described(result.scores, result.constant))
     print(f"run folder  {result.run_dir}")
     print(f"dashboard   tensorboard --logdir {result.run_dir.parent}")
     return DONE

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+RARE = 0.4
+"""A class is rare below this fraction of the share that it had if all classes were equally frequent."""
+
+
 @dataclass(frozen=True, eq=False)
 class TableExamples:
     """The rows of a table.
@@ -115,7 +119,21 @@ def table_examples(
     chosen = "" if config.target is not None else ", the last column"
     why = f", inferred from {reason} (--task chooses another)" if reason else ""
     about.append(f"target      {', '.join(names)}{chosen}: {task}{why}")
+    if task in ("binary", "multiclass") and class_names is not None:
+        about += _balance(y, class_names)
     return TableExamples(raw, y, found, names, task, class_names, about)
+
+
+def _balance(y: np.ndarray, class_names: Sequence[str]) -> list[str]:
+    """A line about the shares of the classes, where one is rare."""
+    shares = np.bincount(y, minlength=len(class_names)) / len(y)
+    rarest, largest = int(shares.argmin()), int(shares.argmax())
+    if shares[rarest] * len(class_names) > RARE:
+        return []
+    return [
+        f"            {class_names[rarest]!r} is {shares[rarest]:.1%} of the rows, {class_names[largest]!r} "
+        f"{shares[largest]:.1%}; --training.class_weight balanced weighs classes equally"
+    ]
 
 
 def labelled_rows(

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from scipy.special import expit, softmax  # type: ignore[import-untyped]
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kerasnn import figures
 from kerasnn.config.run import RunConfig
 from kerasnn.report import html, pictures
 from kerasnn.runs.evaluate import Evaluation, evaluate_run
+from kerasnn.runs.scores import probabilities_of
 
 
 @dataclass(frozen=True)
@@ -197,18 +196,10 @@ def _mistakes(evaluation: Evaluation, class_names: Sequence[str], config: RunCon
         evaluation.x,
         evaluation.y_true.reshape(-1).astype(int),
         evaluation.y_predicted,
-        _probabilities(evaluation.outputs.astype("float64"), config),
+        probabilities_of(config, evaluation.outputs.astype("float64")),
         class_names,
         shape if is_image else None,
     )
-
-
-def _probabilities(outputs: NDArray[Any], config: RunConfig) -> NDArray[Any]:
-    """The probability of each class, `(examples, classes)`."""
-    if config.known_task == "binary":
-        positive = expit(outputs[:, 0]) if config.loss.from_logits else outputs[:, 0]
-        return np.stack([1 - positive, positive], axis=1)
-    return softmax(outputs, axis=1) if config.loss.from_logits else outputs
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from kerasnn.files import inside, write_text
 from kerasnn.models.from_config import compile_model
 from kerasnn.models.loading import load_model
 from kerasnn.models.table_model import TableModel
+from kerasnn.runs.scores import constant_scores, described, scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,8 @@ class Evaluation:
             example has one class.
         table: a row per class or label with precision, recall, f1 and support; empty for regression.
         x: raw examples, `(examples, ...)`; None if they were not kept.
+        scores: further scores: R² of a regression, AUC and F1 of a classifier.
+        constant: the score of the best constant prediction.
     """
 
     metrics: dict[str, float]
@@ -45,9 +48,12 @@ class Evaluation:
     confusion: np.ndarray | None = field(repr=False)
     table: list[dict[str, Any]] = field(repr=False)
     x: np.ndarray | None = field(default=None, repr=False)
+    scores: dict[str, float] = field(default_factory=dict)
+    constant: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = ["  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())]
+        lines += filter(None, [described(self.scores, self.constant)])
         if self.table:
             width = max(5, *(len(row["class"]) for row in self.table))
             lines += ["", f"{'class':>{width}}  precision  recall      f1  support"]
@@ -183,20 +189,21 @@ def describe(
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     predicted = predicted_values(config, outputs)
+    more: dict[str, Any] = {"scores": scores(config, y, outputs), "constant": constant_scores(config, y)}
     if config.known_task == "regression":
-        return Evaluation(metrics, y, predicted, outputs, None, None, [])
+        return Evaluation(metrics, y, predicted, outputs, None, None, [], **more)
     if config.known_task == "multiclass" and y.ndim == 2:
         y = y.argmax(axis=1)
     labels = [0, 1] if config.known_task == "binary" else list(range(outputs.shape[1]))
     names = class_names or tuple(str(label) for label in labels)
     y = y.astype(int)
-    scores = precision_recall_fscore_support(y, predicted, labels=labels, zero_division=0.0)
+    by_class = precision_recall_fscore_support(y, predicted, labels=labels, zero_division=0.0)
     table = [
         {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-        for name, p, r, f, n in zip(names, *scores, strict=True)
+        for name, p, r, f, n in zip(names, *by_class, strict=True)
     ]
     confusion = None if config.known_task == "multilabel" else confusion_matrix(y, predicted, labels=labels)
-    return Evaluation(metrics, y, predicted, outputs, names, confusion, table)
+    return Evaluation(metrics, y, predicted, outputs, names, confusion, table, **more)
 
 
 def _rows(config: RunConfig, data_path: str | Path | None, model: TableModel) -> tuple[dict[str, Any], Any]:

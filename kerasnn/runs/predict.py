@@ -14,6 +14,7 @@ from kerasnn.data.table_examples import read_rows
 from kerasnn.files import write_text
 from kerasnn.models.table_model import TableModel
 from kerasnn.runs.evaluate import load_run_model, predicted_values, safe_cell
+from kerasnn.runs.scores import probabilities_of
 
 
 def predict_file(
@@ -81,16 +82,8 @@ def _columns(
         return {f"predicted_{name}": outputs[:, index] for index, name in enumerate(names)}
     predicted = predicted_values(config, outputs)
     labels = class_names or tuple(str(index) for index in range(2 if config.known_task == "binary" else count))
-    probabilities = _probabilities(config, outputs)
+    probabilities = probabilities_of(config, outputs)
     shown = {f"probability_{name}": probabilities[:, index] for index, name in enumerate(labels)}
     if config.known_task == "multilabel":
         return {**{f"predicted_{name}": predicted[:, index] for index, name in enumerate(labels)}, **shown}
     return {"predicted": np.array(labels, dtype=object)[predicted], **shown}
-
-
-def _probabilities(config: RunConfig, outputs: np.ndarray) -> np.ndarray:
-    """The probability of each class or label, `(examples, classes)`."""
-    if config.loss.from_logits:
-        activation = "softmax" if config.known_task == "multiclass" else "sigmoid"
-        outputs = keras.ops.convert_to_numpy(getattr(keras.ops, activation)(outputs))
-    return np.concatenate([1 - outputs, outputs], axis=1) if config.known_task == "binary" else outputs

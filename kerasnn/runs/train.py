@@ -28,12 +28,13 @@ from kerasnn.data.encoding import TableEncoding
 from kerasnn.data.loading import Data, fingerprint, load_data
 from kerasnn.distribute import devices
 from kerasnn.engine.checks import check_scale
-from kerasnn.engine.fit import evaluate, fit
+from kerasnn.engine.fit import evaluate, fit, predict
 from kerasnn.files import write_text
 from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import PROBE, compile_model, compiled_network
 from kerasnn.runs.record import plan, provenance
 from kerasnn.runs.run_folder import run_folder
+from kerasnn.runs.scores import constant_scores, scores
 from kerasnn.tensorboard.callback import TensorBoard
 
 logger = logging.getLogger("kerasnn")
@@ -51,6 +52,8 @@ class Result:
         history: each logged value by epoch.
         metrics: loss and metrics of the final model on the test part, or on the validation part if there is no other.
         run_dir: the run folder.
+        scores: further scores on the same part: R² of a regression, AUC and F1 of a classifier.
+        constant: the score of the best constant prediction on the same part.
 
     >>> import tempfile
     >>> settings = {"training": {"epochs": 1, "compiled": "off"}, "report": {"progress": "silent"}}
@@ -63,6 +66,8 @@ class Result:
     history: dict[str, list[float]] = field(repr=False)
     metrics: dict[str, float]
     run_dir: Path
+    scores: dict[str, float] = field(default_factory=dict)
+    constant: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -117,6 +122,8 @@ class _Run:
         self.class_weight = class_weight
         self.over_processes = devices.over_processes(placement.strategy)
         self.status = "failed"
+        self.scores: dict[str, float] = {}
+        self.constant: dict[str, float] = {}
         with placement.scope():
             self.network = compiled_network(config, data)
             self.model = with_preprocessing(self.network, data.preprocessing(), data.raw_shape)
@@ -162,7 +169,7 @@ class _Run:
         finally:
             seconds = time.perf_counter() - start if self.state is None else self.state.trained_seconds
             metrics = self._finish(seconds)
-        return Result(self.model, self.history.history, metrics, self.folder)
+        return Result(self.model, self.history.history, metrics, self.folder, self.scores, self.constant)
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
         settings, report = self.config.training, self.config.report
@@ -231,6 +238,8 @@ class _Run:
             "status": self.status,
             "part": part,
             "metrics": metrics,
+            "scores": self.scores,
+            "constant": self.constant,
             "epochs": len(self.table.rows),
             "best": self.best.summary(),
             "alarms": [] if self.health is None else [asdict(alarm) for alarm in self.health.alarms],
@@ -256,6 +265,8 @@ class _Run:
             y = preparation.original_targets(y)
         batch_size = max(self.config.training.batch_size, 256)
         values = evaluate(network, x, y, batch_size=batch_size, verbose=0, return_dict=True)
+        outputs = predict(network, x, batch_size=batch_size, verbose=0)
+        self.scores, self.constant = scores(self.config, y, outputs), constant_scores(self.config, y)
         return {name: float(value) for name, value in values.items()}
 
 
