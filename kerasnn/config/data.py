@@ -43,7 +43,7 @@ class DataConfig(Schema):
     """Whether a table's first line names its columns; null: found from the file's first lines."""
     missing_values: tuple[str, ...] = ()
     """Words for a missing value in a table, in addition to empty cells, `NA`, `NaN`, `null`, `?` and the like."""
-    max_categories: int = Field(default=128, ge=4)
+    max_categories: int = Field(default=64, ge=4)
     """Features that the categories of a column become at most; of more categories, rare ones share features."""
     group: str | None = None
     """Column of a table whose rows of equal value stay in one part (patients, customers); it is no feature."""
