@@ -311,3 +311,21 @@ def test_unknown_command_leads_to_the_right_one(capsys):
         "kerasnn: error: unknown command 'find_learning_rate', did you mean find-learning-rate?",
         f"kerasnn: error: unknown command '-x', the commands are {', '.join(COMMANDS)}",
     ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("LONG", "train --LONG 1", "train LONG", "train --style LONG", "train --seed LONG", "train --config LONG"),
+        *("evaluate LONG", "search --join LONG", "report LONG", "train --data.path LONG --data.name csv"),
+    ],
+)
+def test_long_input_is_echoed_in_part(capsys, line):
+    try:
+        code = main([word.replace("LONG", "A" * 100_000) for word in line.split()])
+    except SystemExit as end:
+        code = end.code
+    assert code in (1, 2)
+    echoed = capsys.readouterr().err
+    assert echoed.count("\n") == 1
+    assert len(echoed) < 500

@@ -9,7 +9,7 @@ from pathlib import Path
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import differences, short
 from kerasnn.data.loading import Data, fingerprint
-from kerasnn.files import dated_path, write_text
+from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
 from kerasnn.search import hparams
 from kerasnn.search.best_models import BestModels
 from kerasnn.search.chief import Chief
@@ -22,6 +22,8 @@ from kerasnn.search.table import trials_csv, trials_table
 from kerasnn.search.trainer import OnEpoch, Trainer, cached_data
 from kerasnn.search.trial import Outcome, Proposal, Trial, ranked
 
+CONTENT = ("config.json", "journal.jsonl", "best_config.json", "trials.csv", ADDRESS, hparams.FILE, "models", "trials")
+"""The files and folders of a search folder."""
 MAY_CHANGE = ("trials", "workers", "listen")
 """Settings that a continued search may change, besides `run.report`."""
 Train = Callable[[int, Sequence[Proposal], OnEpoch], Iterable[list[Outcome]]]
@@ -98,7 +100,9 @@ def search(
             f"search_dir must be new, empty or a search's folder, received {folder}, which is none of them"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder, *CONTENT)
     with Journal(journal_file) as journal:
+        delete_partial_files(folder, folder / "models")
         return _Search(config, folder, journal, data).run()
 
 
@@ -113,6 +117,7 @@ def read_search(search_dir: str | Path) -> SearchResult:
         ValueError: one line, where a file is damaged or no trial has ended.
     """
     folder = Path(search_dir)
+    refuse_links(folder, *CONTENT)
     config, entries = SearchConfig.load(folder), read_journal(folder / "journal.jsonl")
     proposals = {entry["proposal"]: Proposal.from_json(entry) for entry in entries if "proposal" in entry}
     trials = [Trial.from_json(entry, proposals[number]) for number, entry in results_by_number(entries).items()]
@@ -182,7 +187,7 @@ class _Search:
             versions = {"keras_tuner": version("keras-tuner")}
             self._journal.append([{"search": described, "data": self._fingerprint, **versions}])
         header = self._journal.entries[0]
-        if "search" not in header:
+        if header.keys() != {"search", "data", "keras_tuner"}:
             raise ValueError(f"{self._journal.path} must be the journal of a search, received {short(header)}")
         changed = [
             key
