@@ -44,12 +44,12 @@ def run(options: argparse.Namespace) -> int:
     """Search, or train trials of a search in another process."""
     if options.join is not None:
         return _join(options.join)
-    import_tensorflow()
-    from kerasnn.search.run_search import search
-
     folder = Path(options.search_dir or dated_path("search", options.config.run.data.name))
     try:
         with continued_by("kerasnn search --search_dir", folder):
+            import_tensorflow()
+            from kerasnn.search.run_search import search
+
             result = search(options.config, folder)
     except FolderInUseError:
         if not (folder / ADDRESS).is_file() or options.config != SearchConfig.load(folder):
