@@ -188,7 +188,7 @@ def run_search(name: str, folder: Path) -> Hashes:
     """
     run = {"training": {"epochs": 3, "batch_size": 128}, "report": {"progress": "silent", "tensorboard": False}}
     if name == "study":
-        factors = {"network.hidden": [[4], [6]], "initializer.kernel": ["he_normal", "glorot_uniform"]}
+        factors = {"network.hidden": [[4], [6]], "network.kernel_initializer": ["he_normal", "glorot_uniform"]}
         result = study(StudyConfig.model_validate({"run": run, "factors": factors, "seeds": 3}), folder)
         return {"table": result.table()}
     space = {
