@@ -117,7 +117,6 @@ def test_a_value_and_flags_for_its_parts_merge(command, line, changes):
         ("train", "--schedule.gamma 0.1", "schedule: key must be one of name, warmup, .*; received 'gamma'"),
         ("train", "--network.hidden 5 --network.hidden.1.units 5", "position from 0 to 0 at '1'"),
         ("search", "--stopper.min_epochs 2", "stopper.name is required and was not given"),
-        ("search", "--join x --trials 3", "--join takes no other flags, received --trials"),
         (
             "search",
             "--objective val_accuracy --run.training.monitor val_loss",
@@ -317,7 +316,7 @@ def test_unknown_command_leads_to_the_right_one(capsys):
     "line",
     [
         *("LONG", "train --LONG 1", "train LONG", "train --style LONG", "train --seed LONG", "train --config LONG"),
-        *("evaluate LONG", "search --join LONG", "report LONG", "train --data.path LONG --data.name csv"),
+        *("evaluate LONG", "search --search_dir LONG", "report LONG", "train --data.path LONG --data.name csv"),
     ],
 )
 def test_long_input_is_echoed_in_part(capsys, line):

@@ -11,13 +11,7 @@ from typing import Any, Self
 from kerasnn.config.schema import short
 from kerasnn.files import lock
 
-ADDRESS = "address"
-"""Name of the file in a search folder that holds the address at which workers join."""
 _CHECKED = re.compile(rb'(\{.*), "checksum": "([0-9a-f]{16})"\}\n', re.DOTALL)
-
-
-class FolderInUseError(ValueError):
-    """Another process is searching in the folder."""
 
 
 class Journal:
@@ -37,8 +31,7 @@ class Journal:
         path: the file, in a folder that exists; made where it is missing.
 
     Raises:
-        FolderInUseError: one line, where another process has it open.
-        ValueError: one line, where a line before the last is damaged.
+        ValueError: one line, where another process has it open, or a line before the last is damaged.
 
     Reference: write-ahead logging; POSIX's `fsync` and `flock`.
     """
@@ -49,7 +42,7 @@ class Journal:
         self._file = path.open("a+b")
         try:
             if not lock(self._file.fileno(), path):
-                raise FolderInUseError(
+                raise ValueError(
                     f"search_dir must be free, received {path.parent}, in which another process is searching"
                 )
             self._file.seek(0)
