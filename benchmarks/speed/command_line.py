@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.speed.epoch_times import compare, machine, missing, table
 from benchmarks.speed.peers import PEERS
@@ -14,6 +15,8 @@ from kerasnn.commands.execution import DONE, execute
 from kerasnn.files import write_text
 
 PROGRAM = "benchmark.py"
+ZOO = "zoo"
+"""Every model of the tests' zoo, by plain Keras and by kerasnn."""
 
 
 def benchmark(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +32,7 @@ def benchmark(arguments: Sequence[str] | None = None) -> int:
 
 
 def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = [*WORKLOADS, *SEARCHES]
+    names = [*WORKLOADS, *SEARCHES, ZOO]
     parser = Parser(
         PROGRAM,
         "Time epochs of kerasnn beside plain Keras, PyTorch, JAX and NumPy, searches beside keras-tuner "
@@ -62,6 +65,9 @@ def _run(options: argparse.Namespace) -> int:
         if name in WORKLOADS:
             found[name] = compare(WORKLOADS[name], peers, options.repeats)
             lines = table(WORKLOADS[name], found[name])
+        elif name == ZOO:
+            found[name] = _zoo(options.repeats)
+            lines = found[name].pop("table")
         else:
             found[name] = compare_searches(SEARCHES[name], options.trials, options.repeats)
             lines = search_table(SEARCHES[name], found[name])
@@ -69,3 +75,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_text(options.json, json.dumps({**machine(), "workloads": found}, indent=2) + "\n")
     return DONE
+
+
+def _zoo(repeats: int) -> dict[str, Any]:
+    # It imports TensorFlow, which the other workloads leave to their processes.
+    from benchmarks.speed import zoo_times
+
+    found = zoo_times.compare([*zoo_times.LARGER, *zoo_times.models.ZOO], repeats)
+    return {**found, "table": zoo_times.table(found)}
