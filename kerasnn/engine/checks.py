@@ -188,7 +188,7 @@ class Checks:
 def _check_model(model: keras.Model) -> None:
     rate = getattr(model.optimizer, "_learning_rate", None)
     if isinstance(rate, keras.Variable):
-        value = float(keras.ops.convert_to_numpy(rate))
+        value = float(rate.numpy())
         if not (0 <= value < math.inf):
             raise ValueError(f"the optimizer's learning rate must be finite and not negative; received {value:g}")
     outputs = list(_output_layers(model))
