@@ -135,12 +135,21 @@ class BatchProgram:
     def end(self, iterator: Any) -> None:
         """Run the step that plain Keras begins when the data has ended unforeseen.
 
-        It has no batch, but advances seeds and the optimizer's count of updates all the same.
+        It has no batch, but advances seeds and the optimizer's count of updates all the same. Where a batch has a
+        static size, Keras's metrics would count its examples, too.
 
         Raises:
             OutOfRangeError: always.
         """
-        self._run_one(iterator)
+        model = self._model()
+        assert model is not None
+        counts = [variable for metric in model.metrics for variable in metric.variables]
+        values = [variable.numpy() for variable in counts]
+        try:
+            self._run_one(iterator)
+        finally:
+            for variable, value in zip(counts, values, strict=True):
+                variable.assign(value)
 
     def _one_step(self, iterator: Any) -> Any:
         return self._model_step(self._model())(iterator.get_next())
