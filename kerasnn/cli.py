@@ -10,6 +10,7 @@ import kerasnn
 COMMANDS = {
     "train": "train a network and leave a run folder",
     "evaluate": "evaluate a run folder",
+    "predict": "predict for unlabelled rows with a run folder",
     "find-learning-rate": "suggest a learning rate",
     "search": "search hyperparameters",
     "study": "compare settings over several seeds",

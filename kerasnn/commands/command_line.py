@@ -19,7 +19,7 @@ class _Once(argparse.Action):
     """Stores a value; refuses a second one, which would replace the first."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        if option_string in parser.given:
+        if option_string is not None and option_string in parser.given:
             parser.error(f"{option_string} is given twice")
         parser.given.add(option_string)
         setattr(namespace, self.dest, values)

@@ -45,12 +45,15 @@ def run(options: argparse.Namespace) -> int:
     resumable = is_chief and options.config.training.save_state
     with continued_by("kerasnn train --resume", run_dir) if resumable else nullcontext():
         import_tensorflow()
+        from kerasnn.runs.scores import described
         from kerasnn.runs.train import train
 
         result = train(options.config, run_dir)
     if not is_chief:
         return DONE
     print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))
+    if result.scores or result.constant:
+        print(described(result.scores, result.constant))
     print(f"run folder  {result.run_dir}")
     print(f"dashboard   tensorboard --logdir {result.run_dir.parent}")
     return DONE

@@ -126,9 +126,11 @@ class _Search:
     """A running search: its proposals, its results so far, and its folder."""
 
     def __init__(self, config: SearchConfig, folder: Path, journal: Journal, data: Data | None) -> None:
-        self._config, self._folder, self._journal = config, folder, journal
         self._data_of = cached_data(data)
-        self._fingerprint = fingerprint(self._data_of(config.run_with({})))
+        loaded = self._data_of(config.run_with({}))
+        config = config.model_copy(update={"run": config.run.with_task(loaded.task)})
+        self._config, self._folder, self._journal = config, folder, journal
+        self._fingerprint = fingerprint(loaded)
         self._begin()
         self._proposed = {entry["proposal"]: entry for entry in journal.entries if "proposal" in entry}
         self._results = results_by_number(journal.entries)
