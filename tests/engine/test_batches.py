@@ -229,7 +229,7 @@ def test_learning_rates_of_every_update():
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:`shuffle=True` was passed")
 def test_batches_of_static_size_and_unknown_number_are_not_counted_twice():
     x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
     y = x[:, :1] * 2 + np.arange(40, dtype="float32")[:, None]
