@@ -13,8 +13,8 @@ import tensorflow as tf
 from kerasnn.callbacks.divergence import DivergenceError, is_finite
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.checkpoint.callback_state import (
+    HistoryState,
     callback_states,
-    history_state,
     prepare_callbacks,
     restore_callbacks,
     restore_history,
@@ -108,6 +108,7 @@ class TrainingState(keras.callbacks.Callback):
         self._running = False
         self._reader = VariableReader()
         self._unsaved = UnsavedState()
+        self._history = HistoryState()
         self._writer = StateWriter(self.files.write)
         self._earlier_seconds = self._start = self._last_saved = 0.0
 
@@ -238,7 +239,7 @@ class TrainingState(keras.callbacks.Callback):
         self._start = self._last_saved = time.monotonic()
         self._skipping = False
         self._running = True
-        self._unsaved = UnsavedState()
+        self._unsaved, self._history = UnsavedState(), HistoryState()
         if self._tree is None:
             self._save(0, 0)
             return
@@ -328,7 +329,7 @@ class TrainingState(keras.callbacks.Callback):
             "shuffle_seed": self.shuffle_seed,
             "variables": arrays,
             "random": random_state(),
-            "history": history_state(self.model.history, ended, logs or {}),
+            "history": self._history.read(self.model.history, ended, logs or {}),
             "callbacks": callback_states(self._callbacks),
         }
         self._writer.put(tree)

@@ -14,8 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from kerasnn import figures
 from kerasnn.config.run import RunConfig
+from kerasnn.files import refuse_links
 from kerasnn.report import html, pictures
 from kerasnn.runs.evaluate import Evaluation, evaluate_run
+from kerasnn.runs.run_folder import CONTENT
 from kerasnn.runs.scores import probabilities_of
 
 
@@ -45,6 +47,7 @@ def read_run(folder: Path) -> Run:
         FileNotFoundError: where the folder holds no run.
         ValueError: one line, for a damaged file.
     """
+    refuse_links(folder, *CONTENT)
     config = RunConfig.load(folder)
     result: dict[str, Any] = {}
     if (path := folder / "result.json").is_file():

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from kerasnn import figures
-from kerasnn.callbacks.best_model import BestModel, save_model
+from kerasnn.callbacks.best_model import BestModel
 from kerasnn.callbacks.divergence import DivergenceError, StopOnDivergence
 from kerasnn.callbacks.early_stopping import early_stopping
 from kerasnn.callbacks.health import Health
@@ -32,6 +32,7 @@ from kerasnn.engine.fit import evaluate, fit, predict
 from kerasnn.files import write_text
 from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import PROBE, compile_model, compiled_network
+from kerasnn.models.saving import save_model
 from kerasnn.runs.record import plan, provenance
 from kerasnn.runs.run_folder import run_folder
 from kerasnn.runs.scores import constant_scores, scores
