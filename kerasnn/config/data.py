@@ -1,8 +1,9 @@
 """The data section of a run: source, reading, preparation and split."""
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from kerasnn.config.schema import Schema
 
@@ -18,13 +19,18 @@ class DataConfig(Schema):
     'table'
     """
 
-    name: Literal["digits", "mnist", "fashion_mnist", "table", "npz", "arrays"] = "digits"
-    """Data set: scikit-learn's 8x8 `digits` (no download), `mnist`, `fashion_mnist`, a `table` (csv, parquet, …) or
-    `npz` file (meant wherever `path` names one), or `arrays` passed to `train` in Python."""
+    name: Literal["digits", "mnist", "fashion_mnist", "table", "images", "npz", "arrays"] = "digits"
+    """Data set: scikit-learn's 8x8 `digits` (no download), `mnist`, `fashion_mnist`, a `table` (csv, parquet, …),
+    a folder of `images` or an `npz` file (meant wherever `path` names one), or `arrays` passed to `train` in Python."""
     path: str | None = None
-    """File for table and npz; folder of IDX or npz files for mnist and fashion_mnist (null: Keras's cache)."""
+    """File for table and npz; for images a folder with a subfolder for each class; for mnist and fashion_mnist a folder
+    of IDX or npz files (null: Keras's cache)."""
     test_path: str | None = None
     """Separate test file for table and npz; null: `test_share` of the examples."""
+    image_size: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width in pixels to which a folder's images are resized; null: the first image's."""
+    color: Literal["rgb", "grayscale"] = "rgb"
+    """Colours of a folder's images."""
     target: str | tuple[str, ...] | None = None
     """Target column or columns of a table; null: the last column."""
     columns: dict[str, Kind] = Field(default={})
@@ -74,7 +80,8 @@ class DataConfig(Schema):
             return value
         name, path = value.get("name", "digits"), value.get("path")
         if name == "digits" and isinstance(path, str):
-            name = "npz" if path.endswith(".npz") else "table"
+            suffix = PurePath(path).suffix
+            name = {".npz": "npz", "": "images"}.get(suffix, "table")
         return {**value, "name": "table" if name == "csv" else name}
 
     def __hash__(self) -> int:
@@ -84,6 +91,6 @@ class DataConfig(Schema):
     def _file_given(self) -> Self:
         if (given := [key for key in ("group", "time", "split") if getattr(self, key) is not None])[1:]:
             raise ValueError(f"one of group, time and split may be given, received {' and '.join(given)}")
-        if self.name in ("table", "npz") and self.path is None:
+        if self.name in ("table", "images", "npz") and self.path is None:
             raise ValueError(f"path must name the file when name is {self.name!r}, received null")
         return self

@@ -139,9 +139,11 @@ def _useless(values: "pd.Series[Any]", found: FoundColumn, texts: Texts | None) 
         return "no values"
     if found.distinct == 1 and not found.missing:
         return "the same value in every row"
-    if found.distinct < len(values) or len(values) < MANY_ROWS or found.kind in ("date", "boolean"):
-        return ""
     named = bool(_ROW_ID.fullmatch(found.name) or _CAMEL_ID.fullmatch(found.name))
+    # Identifiers may repeat where a few rows were entered twice.
+    most = 0.9 if named else 1
+    if found.distinct < most * len(values) or len(values) < MANY_ROWS or found.kind in ("date", "boolean"):
+        return ""
     if texts is None and not (values % 1 == 0).all():
         return ""
     if named or found.name.startswith(UNNAMED):

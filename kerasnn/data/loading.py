@@ -12,6 +12,7 @@ from kerasnn.data.checks import as_numbers, check_examples
 from kerasnn.data.encoding import Raw, TableEncoding, take_rows
 from kerasnn.data.examples import Data as Data
 from kerasnn.data.examples import fingerprint as fingerprint
+from kerasnn.data.folders import read_image_folder
 from kerasnn.data.images import CLASS_NAMES, read_images
 from kerasnn.data.npz import read_npz_parts, read_npz_test
 from kerasnn.data.parts import check_like_train, final_targets, output_count, split_rows
@@ -47,6 +48,7 @@ SOURCE_KEYS = {
     "mnist": ("path",),
     "fashion_mnist": ("path",),
     "table": ("path", "test_path", *TABLE_KEYS),
+    "images": ("path", "image_size", "color"),
     "npz": ("path", "test_path"),
     "arrays": TABLE_KEYS,
 }
@@ -76,7 +78,7 @@ def load_data(config: DataConfig, task: str = "auto") -> Data:
     check_source(config)
     if config.name == "table":
         return _table_data(read_table_examples(config, task), config)
-    task = "multiclass" if task == "auto" else task
+    given, task = task, "multiclass" if task == "auto" else task
     names: Sequence[str] | None = None
     full_scale = None
     match config.name:
@@ -89,6 +91,10 @@ def load_data(config: DataConfig, task: str = "auto") -> Data:
         case "mnist" | "fashion_mnist":
             arrays = read_images(config.name, config.path)
             names = CLASS_NAMES[config.name]
+        case "images":
+            assert config.path is not None
+            arrays, names = read_image_folder(config.path, config.image_size, config.color)
+            task = "binary" if given == "auto" and len(names) == 2 else task
         case "npz":
             assert config.path is not None
             arrays, names = read_npz_parts(config.path, config.test_path)
@@ -101,7 +107,7 @@ def load_data(config: DataConfig, task: str = "auto") -> Data:
 
 def check_source(config: DataConfig) -> None:
     """Refuse a key that the data source does not use."""
-    for key in ("path", "test_path", *TABLE_KEYS):
+    for key in ("path", "test_path", "image_size", "color", *TABLE_KEYS):
         value = getattr(config, key)
         if value != DataConfig.model_fields[key].default and key not in SOURCE_KEYS[config.name]:
             users = ", ".join(name for name, keys in SOURCE_KEYS.items() if key in keys)

@@ -16,6 +16,9 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import Data
 
+FEW_UPDATES = 1000
+"""Updates below which a network has hardly learned a table."""
+
 
 def plan(
     config: RunConfig, data: Data, network: keras.Model, learning_rate: LearningRate, device: str, folder: Path
@@ -37,12 +40,15 @@ def plan(
     iterations = math.ceil(len(data.x_train) / settings.batch_size)
     parts = {"training": data.x_train, "validation": data.x_validation, "test": data.x_test}
     examples = ", ".join(f"{len(x):,} {name}" for name, x in parts.items() if x is not None)
+    updates = iterations * settings.epochs
+    few = data.about and updates < FEW_UPDATES
+    more = f"; few, --training.epochs {math.ceil(FEW_UPDATES / iterations)} is better" if few else ""
     return "\n".join(
         [
             f"network     {_shape(network)}, {config.style}, {network.count_params():,} parameters",
             f"examples    {config.data.name}: {examples}",
             f"iterations  {iterations:,} an epoch of batch size {settings.batch_size:,}, "
-            f"{iterations * settings.epochs:,} in {settings.epochs:,} epochs",
+            f"{updates:,} in {settings.epochs:,} epochs{more}",
             f"optimizer   {config.optimizer.name}, learning rate {_rates(config, learning_rate)}",
             f"device      {device}",
             f"run folder  {folder}",
