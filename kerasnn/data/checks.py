@@ -110,8 +110,9 @@ def check_features(x: np.ndarray, name: str = "x") -> None:
 
 def _check_finite(values: np.ndarray, name: str) -> None:
     if values.dtype.kind == "f":
-        # In this form the condition is also true for NaN.
-        _refuse(~(np.abs(values) <= LARGEST), values, name, f"must be finite and at most {LARGEST:g} in absolute value")
+        # In this form the condition is also true for NaN. Half precision does not hold the limit itself.
+        limit = min(LARGEST, float(np.finfo(values.dtype).max))
+        _refuse(~(np.abs(values) <= limit), values, name, f"must be finite and at most {LARGEST:g} in absolute value")
 
 
 def _check_integral(y: np.ndarray, name: str) -> None:

@@ -182,6 +182,35 @@ def predicted_against_true(y_true: ArrayLike, y_predicted: ArrayLike) -> Figure:
     return figure
 
 
+def calibration(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> Figure:
+    """How often predictions of each confidence are right; those of a calibrated classifier lie on the diagonal.
+
+    The title gives the expected calibration error, `Σ |accuracy - mean confidence| · share` over the bins.
+
+    Args:
+        confidence: probability of the predicted class, in [0, 1], `(examples,)`.
+        right: whether the prediction is right, `(examples,)`.
+        bins: intervals of equal width.
+
+    Reference: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    confidence, right = np.asarray(confidence, "float64"), np.asarray(right, "float64")
+    numbers = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    counts = np.bincount(numbers, minlength=bins)
+    found = counts > 0
+    means, accuracies = (
+        np.bincount(numbers, values, minlength=bins)[found] / counts[found] for values in (confidence, right)
+    )
+    error = float(np.sum(np.abs(accuracies - means) * counts[found]) / max(len(confidence), 1))
+    figure, axes = single_axes(5, 5)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+    axes.bar(means, accuracies, width=0.7 / bins, color=BLUE, alpha=0.4)
+    axes.scatter(means, accuracies, s=10 + 200 * counts[found] / max(counts.max(), 1), color=BLUE, linewidths=0)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title(f"{len(confidence):,} examples, expected calibration error {error:.4f}")
+    return figure
+
+
 def _grid(x: NDArray[Any], captions: Sequence[str], image_shape: tuple[int, ...], title: str) -> Figure:
     size = math.prod(x.shape[1:])
     if math.prod(image_shape) != size:

@@ -117,6 +117,10 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
     part = run.result.get("part", "test")
     tiles = [("status", str(run.result.get("status", "not ended")))]
     tiles += [(f"{part} {name}", _number(value)) for name, value in run.result.get("metrics", {}).items()]
+    tiles += [(f"{part} {name}", _number(value)) for name, value in run.result.get("scores", {}).items()]
+    tiles += [
+        (f"{name} of the best constant", _number(value)) for name, value in run.result.get("constant", {}).items()
+    ]
     best = run.result.get("best") or {}
     if best.get("epoch"):
         tiles.append((f"best {best.get('monitor', 'epoch')}, epoch {best['epoch']}", _number(best.get("value"))))
@@ -179,7 +183,13 @@ def _evaluated(run: Run) -> Iterator[tuple[str, Markup]]:
         if evaluation.x is not None:
             mistakes = figures.to_png(_mistakes(evaluation, evaluation.class_names, run.config))
             shown.append(("the most confident mistakes", mistakes))
-        yield "Confusion matrix and worst mistakes" if len(shown) > 1 else "Confusion matrix", html.pictures(shown)
+        probabilities = probabilities_of(run.config, evaluation.outputs.astype("float64"))
+        if probabilities.min() >= 0 and probabilities.max() <= 1 + 1e-6:
+            right = evaluation.y_predicted == evaluation.y_true.reshape(-1)
+            confidence = probabilities[range(len(right)), evaluation.y_predicted]
+            shown.append(("accuracy by confidence", figures.to_png(figures.calibration(confidence, right))))
+        heading = "Confusion matrix" if evaluation.x is None else "Confusion matrix and worst mistakes"
+        yield heading, html.pictures(shown)
     elif run.config.known_task == "regression":
         scatter = figures.to_png(figures.predicted_against_true(evaluation.y_true, evaluation.y_predicted))
         yield "Predictions", html.pictures([("predicted against true values", scatter)])

@@ -281,3 +281,11 @@ assert not {"matplotlib.pyplot", "tensorflow", "keras"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     assert matplotlib.rcParams["svg.hashsalt"] is None
+
+
+def test_calibration() -> None:
+    confidence = np.repeat([0.55, 0.95], [10, 30])
+    right = np.r_[np.arange(10) < 5, np.arange(30) < 27]
+    axes = figures.calibration(confidence, right).axes[0]
+    assert axes.get_title() == "40 examples, expected calibration error 0.0500"
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), [[0.55, 0.5], [0.95, 0.9]])
