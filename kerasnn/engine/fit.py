@@ -71,9 +71,9 @@ def fit(
 
     Args:
         model: any compiled Keras model.
-        x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, class_weight, sample_weight,
-            initial_epoch, steps_per_epoch, validation_steps, validation_batch_size, validation_freq: as in
-            `keras.Model.fit`.
+        x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data: as in `keras.Model.fit`.
+        class_weight, sample_weight, initial_epoch, steps_per_epoch: likewise.
+        validation_steps, validation_batch_size, validation_freq: likewise.
         shuffle: whether an epoch's order of examples is `epoch_order`'s, or the arrays' own.
         seed: seed of the orders, 0 or above. None draws one from NumPy's global generator, so that every call has
             orders of its own, which `keras.utils.set_random_seed` repeats.
