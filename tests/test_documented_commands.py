@@ -138,7 +138,8 @@ def documented():
 def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    for path, seed in (("logs/first/config.json", 1), ("logs/<search>/best_config.json", 2), ("logs/search/best_config.json", 2)):
+    best = [(f"logs/{name}/best_config.json", 2) for name in ("<search>", "search")]
+    for path, seed in (("logs/first/config.json", 1), *best):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(json.dumps({"seed": seed}))
 

@@ -53,8 +53,8 @@ class TrainingState(keras.callbacks.Callback):
 
     `resume` returns the arguments with which `fit` resumes the run, or begins it. The same program, started again after
     a kill at any moment, ends with the bits that it would have ended with. This needs an order of examples that does
-    not depend on earlier epochs. `kerasnn.fit` derives each epoch's order from its seed, Keras's own `fit` does so after
-    `keras.utils.set_random_seed`; give a tf.data dataset to `resume` too.
+    not depend on earlier epochs. `kerasnn.fit` derives each epoch's order from its seed, Keras's own `fit` does so
+    after `keras.utils.set_random_seed`; give a tf.data dataset to `resume` too.
 
     Of Keras's callbacks, EarlyStopping, ReduceLROnPlateau, ModelCheckpoint, CSVLogger and SwapEMAWeights resume. A
     callback of your own does if it has `get_state() -> dict`, of JSON values and numpy arrays, and `set_state(state)`,
