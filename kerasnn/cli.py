@@ -14,6 +14,7 @@ COMMANDS = {
     "find-learning-rate": "suggest a learning rate",
     "search": "search hyperparameters",
     "study": "compare settings over several seeds",
+    "compare": "compare a network with scikit-learn's models on a table",
     "report": "write an HTML page about a run, a search or a study",
     "gallery": "draw activations, losses, optimizers, schedules and more",
     "doctor": "check devices, versions and compilers",

@@ -70,6 +70,11 @@ MEANT = {
         "predictions": "predictions.csv",
         "confusion": "confusion.png",
     },
+    "train --data.path titanic.csv --data.target survived": {
+        "data": {"name": "table", "path": "titanic.csv", "target": "survived"}
+    },
+    "predict logs/first new.csv": {"run_dir": "logs/first", "data": "new.csv"},
+    "compare titanic.csv --target survived": {"table": "titanic.csv", "target": "survived", "seeds": 3},
     "evaluate logs/first --data new.csv": {"run_dir": "logs/first", "data": "new.csv"},
     "study": {},
     'study --factors \'{"network.activation": ["relu", "gelu"], "optimizer.learning_rate": [0.001, 0.01]}\' '
@@ -82,6 +87,7 @@ MEANT = {
     "doctor": {"replicas": None},
 }
 FLAGS = {
+    '--data.delimiter ";"': ("train", {"data": {"delimiter": ";"}}),
     "--schedule cosine": ("train", {"schedule": {"name": "cosine"}}),
     "--schedule.warmup 2": ("train", {"schedule": {"name": "constant", "warmup": 2}}),
     "--data.name csv --data.path table.csv --data.target price --task regression": (

@@ -43,8 +43,14 @@ class DataConfig(Schema):
     """Whether a table's first line names its columns; null: found from the file's first lines."""
     missing_values: tuple[str, ...] = ()
     """Words for a missing value in a table, in addition to empty cells, `NA`, `NaN`, `null`, `?` and the like."""
-    max_categories: int = Field(default=128, ge=4)
+    max_categories: int = Field(default=64, ge=4)
     """Features that the categories of a column become at most; of more categories, rare ones share features."""
+    group: str | None = None
+    """Column of a table whose rows of equal value stay in one part (patients, customers); it is no feature."""
+    time: str | None = None
+    """Column of a table whose latest rows become the test part, and the latest of the rest the validation part."""
+    split: str | None = None
+    """Column of a table that says `train`, `validation` or `test` in each row; it is no feature."""
     scaling: Literal["none", "unit", "standardize"] = "unit"
     """`unit` scales features to [0, 1], `standardize` to mean 0 and standard deviation 1 over the training part."""
     target_scaling: Literal["none", "standardize"] | None = None
@@ -76,6 +82,8 @@ class DataConfig(Schema):
 
     @model_validator(mode="after")
     def _file_given(self) -> Self:
+        if (given := [key for key in ("group", "time", "split") if getattr(self, key) is not None])[1:]:
+            raise ValueError(f"one of group, time and split may be given, received {' and '.join(given)}")
         if self.name in ("table", "npz") and self.path is None:
             raise ValueError(f"path must name the file when name is {self.name!r}, received null")
         return self

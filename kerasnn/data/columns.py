@@ -58,7 +58,8 @@ def find_columns(frame: "pd.DataFrame", config: DataConfig, targets: Sequence[st
 
 
 def _check_names(frame: "pd.DataFrame", config: DataConfig, targets: Sequence[str]) -> None:
-    for key, names in (("data.columns", config.columns), ("data.drop", config.drop)):
+    given = {f"data.{key}": [getattr(config, key)] for key in ("group", "time", "split") if getattr(config, key)}
+    for key, names in {"data.columns": config.columns, "data.drop": config.drop, **given}.items():
         for name in names:
             if name not in frame.columns:
                 raise ValueError(one_of(f"a column of {key}", name, map(str, frame.columns)))
@@ -73,8 +74,11 @@ def _find(values: "pd.Series[Any]", name: str, config: DataConfig) -> FoundColum
     missing, given = int(values.isna().sum()), config.columns.get(name)
     if name in config.drop or given == "drop":
         return FoundColumn(name, "drop", "as data.drop says", missing, int(values.nunique()), _example(values))
+    if name in (config.group, config.split):
+        why = f"data.{'group' if name == config.group else 'split'}"
+        return FoundColumn(name, "drop", why, missing, int(values.nunique()), _example(values))
     if dtype.kind == "c" or (
-        dtype.kind == "O" and values.map(lambda value: isinstance(value, (list, dict, set))).any()
+        dtype.kind == "O" and any(isinstance(each, list | dict | set) for each in values.iloc[:100])
     ):
         raise ValueError(f"column {name!r} must hold numbers, texts or dates; received {short(_example(values))}")
     texts = None

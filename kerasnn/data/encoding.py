@@ -9,13 +9,15 @@ from pydantic import Field
 
 from kerasnn.config.schema import Schema, short
 from kerasnn.data.columns import FoundColumn
-from kerasnn.data.features import Column, encode_column, fit_column
+from kerasnn.data.features import Column, encoder_of, fit_column
 from kerasnn.data.values import PLAIN, Texts, as_dates, as_floats, as_texts, style_of
 
 if TYPE_CHECKING:
     import keras
     import pandas as pd
 
+BLOCK = 4096
+"""Rows that are encoded at a time."""
 Raw = dict[str, np.ndarray | Texts]
 """Values by column: float64 numbers and booleans, datetime64 dates, NaN and NaT where they are missing, and `Texts`."""
 
@@ -86,10 +88,13 @@ class TableEncoding(Schema):
     def __call__(self, raw: Raw) -> np.ndarray:
         """Encode raw values: float32 `(rows, width)`."""
         features = np.zeros((row_count(raw), *self.input_shape), np.float32)
-        start = 0
-        for column in self.columns:
-            encode_column(column, raw[column.name], features[:, start : start + column.width])
-            start += column.width
+        encoders = [encoder_of(column, raw[column.name]) for column in self.columns]
+        # Blocks that fit into the processor's cache are many times faster than whole columns.
+        for first in range(0, len(features), BLOCK):
+            rows, start = slice(first, first + BLOCK), 0
+            for column, encode in zip(self.columns, encoders, strict=True):
+                encode(rows, features[rows, start : start + column.width])
+                start += column.width
         return features
 
     def layers(self) -> "list[keras.layers.Layer]":

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -124,30 +125,52 @@ def circle(cycle: str) -> np.ndarray:
     return np.stack([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
-def encode_column(column: Column, values: np.ndarray | Texts, features: np.ndarray) -> None:
-    """Write a column's features into an array of zeros, float32 `(rows, column.width)`."""
+def encoder_of(column: Column, values: np.ndarray | Texts) -> Callable[[slice, np.ndarray], None]:
+    """A function that writes the features of some rows of a column into an array of zeros.
+
+    Args:
+        column: the column.
+        values: its raw values.
+
+    Returns:
+        A function of a slice of rows and of an array, float32 `(rows, column.width)`.
+    """
     if isinstance(values, Texts):
-        missing = values.codes < 0
-        places = dict(zip(column.levels, column.places, strict=True))
-        if column.kind == "category":
-            place = np.array([*(places.get(text, -1) for text in values.distinct), -1])[values.codes]
-            rows = np.flatnonzero(place >= 0)
-            features[rows, place[rows]] = 1
-        else:
-            found = [[places[word] for word in words_of(text) if word in places] for text in values.distinct]
-            for row in np.flatnonzero(~missing).tolist():
-                features[row, found[values.codes[row]]] = 1
-    else:
-        missing = np.isnat(values) if column.kind == "date" else np.isnan(values)
-        numbers = values
+        return _text_encoder(column, values)
+
+    def encode(rows: slice, features: np.ndarray) -> None:
+        numbers = values[rows]
+        missing = np.isnat(numbers) if column.kind == "date" else np.isnan(numbers)
         if column.kind == "date":
-            parts = calendar(np.where(missing, np.datetime64(0, "s"), values))
+            parts = calendar(np.where(missing, np.datetime64(0, "s"), numbers))
             numbers = parts["day"].astype(np.float32) + parts["second"].astype(np.float32) / np.float32(86400)
             for position, cycle in enumerate(column.cycles):
                 points = circle(cycle)[parts[cycle]]
                 features[:, 1 + 2 * position : 3 + 2 * position] = np.where(missing[:, None], 0, points)
-        features[:, 0] = np.where(missing, np.float32(column.fill), numbers)
-        features[:, 0] -= np.float32(column.center)
-        features[:, 0] *= np.float32(column.factor)
-    if column.indicator:
-        features[:, -1] = missing
+        scaled = np.where(missing, np.float32(column.fill), numbers.astype(np.float32))
+        features[:, 0] = (scaled - np.float32(column.center)) * np.float32(column.factor)
+        if column.indicator:
+            features[:, -1] = missing
+
+    return encode
+
+
+def _text_encoder(column: Column, values: Texts) -> Callable[[slice, np.ndarray], None]:
+    places = dict(zip(column.levels, column.places, strict=True))
+    if column.kind == "category":
+        place = np.array([*(places.get(text, -1) for text in values.distinct), -1])
+    else:
+        found = [[places[word] for word in words_of(text) if word in places] for text in values.distinct]
+
+    def encode(rows: slice, features: np.ndarray) -> None:
+        codes = values.codes[rows]
+        if column.kind == "category":
+            known = np.flatnonzero(place[codes] >= 0)
+            features[known, place[codes[known]]] = 1
+        else:
+            for row in np.flatnonzero(codes >= 0).tolist():
+                features[row, found[codes[row]]] = 1
+        if column.indicator:
+            features[:, -1] = codes < 0
+
+    return encode

@@ -1,9 +1,6 @@
 """Data sets, files and arrays as `Data`: checked, split into parts and prepared."""
 
-import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +10,13 @@ from kerasnn.config.data import DataConfig
 from kerasnn.config.schema import short
 from kerasnn.data.checks import as_numbers, check_examples
 from kerasnn.data.encoding import Raw, TableEncoding, take_rows
+from kerasnn.data.examples import Data as Data
+from kerasnn.data.examples import fingerprint as fingerprint
 from kerasnn.data.images import CLASS_NAMES, read_images
 from kerasnn.data.npz import read_npz_parts, read_npz_test
 from kerasnn.data.parts import check_like_train, final_targets, output_count, split_rows
 from kerasnn.data.preparation import Preparation
+from kerasnn.data.splits import leaks, split_table
 from kerasnn.data.table_examples import (
     TableExamples,
     joined,
@@ -28,7 +28,6 @@ from kerasnn.data.table_examples import (
 )
 
 if TYPE_CHECKING:
-    import keras
     import pandas as pd
 
 TABLE_KEYS: tuple[str, ...] = (
@@ -42,7 +41,7 @@ TABLE_KEYS: tuple[str, ...] = (
     "header",
     "missing_values",
 )
-TABLE_KEYS += ("max_categories", "target_scaling")
+TABLE_KEYS += ("max_categories", "target_scaling", "group", "time", "split")
 SOURCE_KEYS = {
     "digits": (),
     "mnist": ("path",),
@@ -52,85 +51,6 @@ SOURCE_KEYS = {
     "arrays": TABLE_KEYS,
 }
 """The keys of `DataConfig` that each source uses."""
-
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """Examples in three parts, prepared for a network.
-
-    Args:
-        x_train, x_validation, x_test: features, float32 `(examples, *input_shape)`; None for a part without examples.
-        y_train, y_validation, y_test: targets. Multiclass: int32 `(examples,)`, or float32 `(examples, classes)` if
-            one-hot. Binary: float32 `(examples,)`. Multilabel and regression: float32 `(examples, outputs)`.
-        task: binary, multiclass, multilabel or regression.
-        outputs: number of output units: 1 for binary, else the number of classes, labels or values.
-        class_names: names of the classes (binary: of 0 and 1) or labels, or None.
-        preparation: the preparation of the features, fitted to the training part.
-        about: what was found in a table, as lines of text.
-    """
-
-    x_train: np.ndarray = field(repr=False)
-    y_train: np.ndarray = field(repr=False)
-    x_validation: np.ndarray | None = field(repr=False)
-    y_validation: np.ndarray | None = field(repr=False)
-    x_test: np.ndarray | None = field(repr=False)
-    y_test: np.ndarray | None = field(repr=False)
-    task: str
-    outputs: int
-    class_names: tuple[str, ...] | None
-    preparation: Preparation | TableEncoding = field(repr=False)
-    about: str = field(default="", repr=False)
-
-    @property
-    def raw_shape(self) -> tuple[int, ...]:
-        """Shape of one raw example."""
-        return self.preparation.raw_shape
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one prepared example."""
-        return self.preparation.input_shape
-
-    @property
-    def image_shape(self) -> tuple[int, ...] | None:
-        """`(height, width)` or `(height, width, channels)` if raw examples are images, else None."""
-        grey = len(self.raw_shape) == 2
-        coloured = len(self.raw_shape) == 3 and self.raw_shape[2] in (1, 3, 4)
-        return self.raw_shape if grey or coloured else None
-
-    def prepare(self, x: Any) -> np.ndarray:
-        """Prepare raw examples: float32 of shape `(examples, *input_shape)`.
-
-        Args:
-            x: raw examples `(examples, *raw_shape)`; a data frame where the data is a table.
-
-        Raises:
-            ValueError: one line: another shape, no examples, NaN or infinity.
-            TypeError: one line, if the examples are not numbers.
-        """
-        if isinstance(self.preparation, TableEncoding):
-            return self.preparation(self.preparation.raw(x, "x"))
-        return self.preparation(x)
-
-    def preprocessing(self) -> "list[keras.layers.Layer]":
-        """New Keras layers with the effect of `prepare`, for a model that takes raw examples."""
-        return self.preparation.layers()
-
-
-def fingerprint(data: Data, some: int | None = None) -> str:
-    """A digest of the training and validation examples, their shapes and dtypes.
-
-    Args:
-        data: the data.
-        some: approximate number of bytes to read of each larger array, at equal intervals; None reads all.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for part in ("x_train", "y_train", "x_validation", "y_validation"):
-        array = getattr(data, part)
-        if array is not None:
-            stride = 1 if some is None else max(1, math.ceil(array.nbytes / some))
-            digest.update(str((array.dtype.name, array.shape)).encode() + array[::stride].tobytes())
-    return digest.hexdigest()
 
 
 def load_data(config: DataConfig, task: str = "auto") -> Data:
@@ -273,9 +193,9 @@ def read_test_table(config: DataConfig, task: str, encoding: TableEncoding) -> t
         return raw, final_targets(y, task, "test")
     examples = read_table_examples(config, task)
     targets = final_targets(examples.y, task, "test")
-    if config.test_share == 0:
+    taken = split_table(examples, targets, config).get("test")
+    if taken is None:
         return None
-    _, taken = split_rows("test", config.test_share, targets, config.seed, task)
     if missing := [column.name for column in encoding.columns if column.name not in examples.raw]:
         raise ValueError(f"{config.path} must be the table of the training; it lacks the column {missing[0]!r}")
     return take_rows(examples.raw, taken), targets[taken]
@@ -300,28 +220,25 @@ def _table_data(
         raise ValueError(f"data.one_hot is for task multiclass; received task {task!r}")
     count = _count(examples.class_names, task)
     check_examples(np.zeros((len(examples.y), 1)), examples.y, task, count)
-    raw = {"train": examples.raw}
-    targets = {"train": final_targets(examples.y, task, "train")}
+    y = final_targets(examples.y, task, "train")
     frames = dict(frames or {})
-    given = ["test"] if config.test_path is not None else list(frames)
-    for part, share in (("test", config.test_share), ("validation", config.validation_share)):
-        if part not in given and share:
-            rest, taken = split_rows(part, share, targets["train"], config.seed, task)
-            raw[part], raw["train"] = take_rows(raw["train"], taken), take_rows(raw["train"], rest)
-            targets[part], targets["train"] = targets["train"][taken], targets["train"][rest]
+    rows = split_table(examples, y, config.model_copy(update={f"{part}_share": 0.0 for part in frames}))
+    raw = {part: take_rows(examples.raw, taken) for part, taken in rows.items()}
+    targets = {part: y[taken] for part, taken in rows.items()}
     encoding = examples.encoding(raw["train"], targets["train"], config)
     if config.test_path is not None:
         frames["test"] = read_rows(config.test_path, config, encoding)
     for part, frame in frames.items():
         source = Path(config.test_path).name if config.test_path is not None else f"x_{part}"
-        raw[part], y = labelled_rows(frame, encoding, task, source)
-        targets[part] = final_targets(y, task, part)
+        raw[part], labels = labelled_rows(frame, encoding, task, source)
+        targets[part] = final_targets(labels, task, part)
     x_parts = {part: encoding(raw.pop(part)) for part in list(raw)}
     if encoding.target_scale:
         center, scale = (np.asarray(each, np.float32) for each in (encoding.target_center, encoding.target_scale))
         targets = {part: (y - center) / scale for part, y in targets.items()}
+    about = examples.report(encoding, leaks(examples, rows))
     outputs = targets["train"].shape[1] if task in ("regression", "multilabel") else len(examples.class_names or ())
-    return _made(x_parts, targets, config, task, outputs, examples.class_names, encoding, examples.report(encoding))
+    return _made(x_parts, targets, config, task, outputs, examples.class_names, encoding, about)
 
 
 def _data(

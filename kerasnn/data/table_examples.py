@@ -1,6 +1,6 @@
 """Examples of a table: its rows as raw values, its targets as numbers, and what was found in it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from kerasnn.data.columns import FoundColumn, columns_table, find_columns
 from kerasnn.data.encoding import Raw, TableEncoding, raw_values
 from kerasnn.data.tables import read_table
 from kerasnn.data.targets import infer_task, target_names, target_values
+from kerasnn.data.values import Texts, as_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,7 @@ class TableExamples:
         task: binary, multiclass, multilabel or regression.
         class_names: names of classes or labels; None for a regression.
         about: lines about source, target and task.
+        grouping: texts of the column of groups or parts.
         decimal: the decimal mark of its file.
     """
 
@@ -44,7 +46,12 @@ class TableExamples:
     class_names: tuple[str, ...] | None
     about: list[str]
 
+    grouping: Mapping[str, Texts]
     decimal: str = "."
+
+    def texts_of(self, column: str) -> Texts:
+        """The texts of the column of groups or parts."""
+        return self.grouping[column]
 
     @property
     def features(self) -> list[FoundColumn]:
@@ -70,9 +77,9 @@ class TableExamples:
             raise ValueError("the table must have a column to learn from; no category in it occurs twice")
         return encoding
 
-    def report(self, encoding: TableEncoding) -> str:
-        """What was found in the table, as lines of text."""
-        lines = list(self.about)
+    def report(self, encoding: TableEncoding, warnings: Sequence[str] = ()) -> str:
+        """What was found in the table, as lines of text, with warnings."""
+        lines = [*self.about, *(f"warning     {line}" for line in warnings)]
         if encoding.target_scale:
             center, scale = encoding.target_center[0], encoding.target_scale[0]
             lines.append(f"            losses while training are of (target - {center:.4g}) / {scale:.4g}")
@@ -121,7 +128,8 @@ def table_examples(
     about.append(f"target      {', '.join(names)}{chosen}: {task}{why}")
     if task in ("binary", "multiclass") and class_names is not None:
         about += _balance(y, class_names)
-    return TableExamples(raw, y, found, names, task, class_names, about)
+    grouping = {name: as_texts(frame[name]) for name in (config.group, config.split) if name is not None}
+    return TableExamples(raw, y, found, names, task, class_names, about, grouping)
 
 
 def _balance(y: np.ndarray, class_names: Sequence[str]) -> list[str]:

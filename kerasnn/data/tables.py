@@ -33,6 +33,7 @@ SAMPLE = 2**16
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", r"\s+": "spaces"}
 _NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s*")
+_SINGLE_QUOTED = re.compile(r"\s*'[^']*'\s*[,;\t| ]\s*'[^']*'")
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?(\d+|\d{1,3}(\.\d{3})+)?,(\d{1,2}|\d{4,})\s*")
 _DECIMAL_POINT = re.compile(r"\s*[-+]?(\d+|\d{1,3}(,\d{3})+)?\.(\d{1,2}|\d{4,})\s*")
 
@@ -46,6 +47,7 @@ class Format(NamedTuple):
         decimal: the decimal mark.
         skip: lines before the header or the first row.
         names: column names; None: the first line that is not skipped has them.
+        quote: what stands around cells that hold a delimiter.
     """
 
     encoding: str
@@ -53,6 +55,7 @@ class Format(NamedTuple):
     decimal: str
     skip: int
     names: tuple[str, ...] | None
+    quote: str = '"'
 
     def __str__(self) -> str:
         parts = [f"delimiter {_DELIMITERS.get(self.delimiter, repr(self.delimiter))}", self.encoding]
@@ -157,7 +160,12 @@ def _parse(file: Path, found: Format, config: DataConfig) -> "pd.DataFrame":
     import pandas as pd
 
     options: dict[str, Any] = {"sep": found.delimiter, "decimal": found.decimal, "encoding": found.encoding}
-    options |= {"header": 0 if found.names is None else None, "names": found.names, "skiprows": found.skip}
+    options |= {
+        "quotechar": found.quote,
+        "header": 0 if found.names is None else None,
+        "names": found.names,
+        "skiprows": found.skip,
+    }
     with _opened(file) as stream, warnings.catch_warnings():
         # Pandas would cut off cells beyond the header; two types in a column are looked at later.
         warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -200,8 +208,9 @@ def sniff(file: Path, config: DataConfig) -> Format:
     lines = [line for line in lines[skip:] if line.strip()][:200]
     if not lines:
         raise _UnreadableError("is empty")
-    delimiter = config.delimiter or _delimiter(lines)
-    rows = _cells(lines, delimiter)
+    quote = "'" if _SINGLE_QUOTED.match(lines[0]) else '"'
+    delimiter = config.delimiter or _delimiter(lines, quote)
+    rows = _cells(lines, delimiter, quote)
     width = max((len(row) for row in rows[1:]), default=len(rows[0]))
     header = _has_header(rows) if config.header is None else config.header
     names: tuple[str, ...] | None = None
@@ -211,7 +220,7 @@ def sniff(file: Path, config: DataConfig) -> Format:
         # R writes row names without a header of their own.
         names, skip = (f"{UNNAMED}0", *rows[0]), skip + 1
     decimal = config.decimal or _decimal([cell for row in rows for cell in row], delimiter)
-    return Format(encoding, delimiter, decimal, skip, names)
+    return Format(encoding, delimiter, decimal, skip, names, quote)
 
 
 def _encoding(sample: bytes) -> str:
@@ -220,20 +229,20 @@ def _encoding(sample: bytes) -> str:
     return "utf-8-sig" if sample.startswith(b"\xef\xbb\xbf") else "utf-8"
 
 
-def _cells(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+def _cells(lines: Sequence[str], delimiter: str, quote: str) -> list[list[str]]:
     if delimiter == r"\s+":
         return [line.split() for line in lines]
     if len(delimiter) != 1:
         raise _UnreadableError(rf"needs a data.delimiter of one character or '\s+', received {delimiter!r}")
-    return [row for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True) if row]
+    return [row for row in csv.reader(lines, delimiter=delimiter, quotechar=quote, skipinitialspace=True) if row]
 
 
-def _delimiter(lines: Sequence[str]) -> str:
+def _delimiter(lines: Sequence[str], quote: str) -> str:
     """The delimiter that gives most rows the same number of cells above one; of several, that with most cells."""
     best, score = ",", (0.0, 0)
     for delimiter in _DELIMITERS:
         try:
-            widths = [len(row) for row in _cells(lines[:50], delimiter)]
+            widths = [len(row) for row in _cells(lines[:50], delimiter, quote)]
         except csv.Error:
             continue
         common = max(set(widths), key=widths.count)

@@ -69,10 +69,12 @@ def with_preprocessing(
     """
     if not preprocessing:
         return model
-    if isinstance(preprocessing[0], TableEncoder):
-        return TableModel(preprocessing[0], model, name=model.name)
     style = {keras.Sequential: "sequential", Network: "subclassed"}.get(type(model), "functional")
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    if isinstance(preprocessing[0], TableEncoder):
+        # A network of its own, not compiled: Keras would save a shared optimizer with it instead of with the whole.
+        network = _BUILDERS[style](layers, tuple(model.input_shape[1:]), model.name)
+        return TableModel(preprocessing[0], network, name=f"table_{model.name}")
     return _BUILDERS[style]([*preprocessing, *layers], tuple(raw_shape), model.name)
 
 

@@ -81,8 +81,6 @@ class TableModel(keras.Model):
         """The encoder and the network."""
         parts = {"encoder": self.encoder, "network": self.network}
         described = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
-        # This model is compiled; the network need not be.
-        described["network"].pop("compile_config", None)
         return {**super().get_config(), **described}
 
     @classmethod
