@@ -231,6 +231,19 @@ def memory_limit() -> int:
     return int(next(device.memory_limit for device in devices if device.device_type == "GPU"))
 
 
+def __getattr__(name: str) -> Any:
+    """keras-tuner's errors and its reading of results, which are imported where they are used."""
+    if name == "tuner_errors":
+        from keras_tuner.src import errors as tuner_errors
+
+        return tuner_errors
+    if name == "tuner_utils":
+        from keras_tuner.src.engine import tuner_utils
+
+        return tuner_utils
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def tuner_service() -> tuple[Any, Any, Any]:
     """keras-tuner's gRPC messages, its client and the service of its chief."""
     from keras_tuner.src import protos
