@@ -132,8 +132,8 @@ class FusedTuner(keras_tuner.Tuner):
         self._proposed = {entry["proposal"]: entry for entry in entries if "proposal" in entry}
         self._results = results_by_number(entries)
         while self._asked in self._proposed:
-            batch = self._proposed[self._asked]["batch"]
-            self._ask(sum(entry["batch"] == batch for entry in self._proposed.values()))
+            # A crash may have left only the first of a batch's proposals.
+            self._ask(self._proposed[self._asked]["batch"])
             self._check()
             if not all(number in self._results for number, _ in self._batch):
                 break
@@ -155,12 +155,11 @@ class FusedTuner(keras_tuner.Tuner):
 
     def _entries(self) -> dict[int, dict[str, Any]]:
         """The journal's entries of the batch, by number."""
-        first = self._batch[0][0]
         entries = {}
         for number, trial in self._batch:
             values = dict(trial.hyperparameters.values)
             proposal = Proposal(number, values, epochs=values.get("tuner/epochs", 0))
-            entries[number] = {**proposal.to_json(), "trial": trial.trial_id, "batch": first}
+            entries[number] = {**proposal.to_json(), "trial": trial.trial_id, "batch": len(self._batch)}
         return entries
 
     def _check(self) -> None:
@@ -185,9 +184,9 @@ class FusedTuner(keras_tuner.Tuner):
         batch, self._batch = self._batch, []
         for number, trial in batch:
             entry = self._results[number]
-            if entry.get("grew") and number not in self._sizes:
+            if "space" in entry:
                 # What the model asked for when it was built is a part of the space from here on.
-                self.hypermodel.build(trial.hyperparameters)
+                trial.hyperparameters = keras_tuner.HyperParameters.from_config(entry["space"])
             trial.status, trial.message = entry["status"], entry.get("error")
             with quiet(self.oracle):
                 if trial.status == "COMPLETED":
@@ -309,7 +308,7 @@ class FusedTuner(keras_tuner.Tuner):
             entry = {"status": "COMPLETED", "metrics": finite, "step": int(step)}
         entry["seconds"] = round(max(seconds, time.perf_counter() - start), 3)
         if len(trial.hyperparameters.space) > self._sizes[number]:
-            entry["grew"] = True
+            entry["space"] = trial.hyperparameters.get_config()
         return entry
 
     def seed_of(self, trial: Any, execution: int) -> int:
