@@ -327,7 +327,8 @@ class FusedTuner(keras_tuner.Tuner):
 
     # Models
 
-    def _weights_file(self, trial_id: str) -> Path:
+    def weights_file(self, trial_id: str) -> Path:
+        """Where the weights of a trial's best epoch are."""
         return Path(self.get_trial_dir(trial_id)) / "best_weights.npz"
 
     def _keep_weights(self, trial: Any, executions: "Sequence[Execution]") -> None:
@@ -338,12 +339,12 @@ class FusedTuner(keras_tuner.Tuner):
                 best = one
         if best.best.weights is not None:
             config = json.dumps(best.model.get_build_config())
-            with replacing(self._weights_file(trial.trial_id)) as path, path.open("wb") as file:
+            with replacing(self.weights_file(trial.trial_id)) as path, path.open("wb") as file:
                 np.savez(file, *best.best.weights, config=np.frombuffer(config.encode(), np.uint8))
 
-    def _restore(self, model: keras.Model, trial_id: str) -> None:
+    def restore(self, model: keras.Model, trial_id: str) -> None:
         """Give a model the weights that a trial kept."""
-        with np.load(self._weights_file(trial_id), allow_pickle=False) as kept:
+        with np.load(self.weights_file(trial_id), allow_pickle=False) as kept:
             config = json.loads(kept["config"].tobytes().decode())
             if config and not model.built:
                 model.build_from_config(config)
@@ -351,10 +352,10 @@ class FusedTuner(keras_tuner.Tuner):
 
     def load_model(self, trial: Any) -> keras.Model:
         """The model of a trial with the weights of its best epoch."""
-        if not self._weights_file(trial.trial_id).exists():
+        if not self.weights_file(trial.trial_id).exists():
             return super().load_model(trial)
         model = keras_tuner.Tuner._build_hypermodel(self, trial.hyperparameters)
-        self._restore(model, trial.trial_id)
+        self.restore(model, trial.trial_id)
         return model
 
 
@@ -395,59 +396,6 @@ class Execution:
             self.best_value = value
             return True
         return False
-
-
-class RandomSearch(FusedTuner, keras_tuner.RandomSearch):
-    """keras-tuner's `RandomSearch`, with trials that train together and a search that resumes exactly.
-
-    Args:
-        trials_at_once: trials proposed before the result of the first of them is known.
-
-    Reference: `keras_tuner.RandomSearch`, whose arguments and methods it has.
-
-    >>> import tempfile
-    >>> def build(hp):
-    ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    ...     model.compile(keras.optimizers.SGD(hp.Float("rate", 0.01, 0.1)), "mse")
-    ...     return model
-    >>> tuner = RandomSearch(build, "loss", max_trials=3, seed=1, directory=tempfile.mkdtemp())
-    >>> tuner.search(np.ones((4, 2)), np.ones(4), epochs=2, verbose=0)
-    >>> len(tuner.oracle.trials), list(tuner.get_best_hyperparameters()[0].values)
-    (3, ['rate'])
-    """
-
-
-class BayesianOptimization(FusedTuner, keras_tuner.BayesianOptimization):
-    """keras-tuner's `BayesianOptimization`, with trials that train together and a search that resumes exactly.
-
-    Args:
-        trials_at_once: trials proposed before the result of the first of them is known: with fewer, the model of the
-            objective learns sooner.
-
-    Reference: `keras_tuner.BayesianOptimization`, whose arguments and methods it has.
-    """
-
-    default_trials_at_once = 8
-
-
-class Hyperband(FusedTuner, keras_tuner.Hyperband):
-    """keras-tuner's `Hyperband`, with trials that train together and a search that resumes exactly.
-
-    Reference: `keras_tuner.Hyperband`, whose arguments and methods it has.
-    """
-
-    def _build_hypermodel(self, hp: Any) -> keras.Model:
-        model = keras_tuner.Tuner._build_hypermodel(self, hp)
-        if "tuner/trial_id" in hp.values and self._weights_file(hp.values["tuner/trial_id"]).exists():
-            self._restore(model, hp.values["tuner/trial_id"])
-        return model
-
-
-class GridSearch(FusedTuner, keras_tuner.GridSearch):
-    """keras-tuner's `GridSearch`, with trials that train together and a search that resumes exactly.
-
-    Reference: `keras_tuner.GridSearch`, whose arguments and methods it has.
-    """
 
 
 def _histories(executions: Any) -> list[keras.callbacks.History]:
