@@ -228,3 +228,16 @@ def memory_limit() -> int:
 
     devices = device_lib.list_local_devices()
     return int(next(device.memory_limit for device in devices if device.device_type == "GPU"))
+
+
+def __getattr__(name: str) -> Any:
+    """keras-tuner's errors and its reading of results, which are imported where they are used."""
+    if name == "tuner_errors":
+        from keras_tuner.src import errors as tuner_errors
+
+        return tuner_errors
+    if name == "tuner_utils":
+        from keras_tuner.src.engine import tuner_utils
+
+        return tuner_utils
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -73,7 +73,6 @@ MEANT = {
     "train --data.path titanic.csv --data.target survived": {
         "data": {"name": "table", "path": "titanic.csv", "target": "survived"}
     },
-    "predict logs/first new.csv": {"run_dir": "logs/first", "data": "new.csv"},
     "compare titanic.csv --target survived": {"table": "titanic.csv", "target": "survived", "seeds": 3},
     "evaluate logs/first --data new.csv": {"run_dir": "logs/first", "data": "new.csv"},
     "study": {},
