@@ -25,6 +25,7 @@ from .engine.fit import evaluate as evaluate
 from .engine.fit import fit as fit
 from .engine.fit import predict as predict
 from .fused.ensemble import build_fused as build_fused
+from .fused.fit import fit_fused as fit_fused
 from .fused.groups import train_fused as train_fused
 from .models.building import build_model as build_model
 from .models.loading import load_model as load_model

@@ -72,7 +72,6 @@ __all__ = [
     "tensor_util",
     "tensorflow_nn",
     "tensorflow_random",
-    "tuner_service",
     "vectorized_by",
 ]
 
@@ -230,12 +229,3 @@ def memory_limit() -> int:
 
     devices = device_lib.list_local_devices()
     return int(next(device.memory_limit for device in devices if device.device_type == "GPU"))
-
-
-def tuner_service() -> tuple[Any, Any, Any]:
-    """keras-tuner's gRPC messages, its client and the service of its chief."""
-    from keras_tuner.src import protos
-    from keras_tuner.src.distribute.oracle_chief import OracleServicer
-    from keras_tuner.src.distribute.oracle_client import OracleClient
-
-    return protos, OracleClient, OracleServicer

@@ -337,14 +337,3 @@ def test_graphs_know_the_graph_around_them():
 
     outer()
     assert found == [True]
-
-
-# keras-tuner
-
-
-def test_tuner_service_has_messages_client_and_servicer():
-    """A search's workers talk to it by keras-tuner's own service."""
-    protos, client, servicer = private.tuner_service()
-    assert hasattr(protos.get_service_grpc(), "OracleStub")
-    assert {"create_trial", "end_trial", "update_trial"} <= set(dir(client))
-    assert {"CreateTrial", "EndTrial", "UpdateTrial"} <= set(dir(servicer))

@@ -138,12 +138,21 @@ class BatchProgram:
     def end(self, iterator: Any) -> None:
         """Run the step that plain Keras begins when the data has ended unforeseen.
 
-        It has no batch, but advances seeds and the optimizer's count of updates all the same.
+        It has no batch, but advances seeds and the optimizer's count of updates all the same. Where a batch has a
+        static size, Keras's metrics would count its examples, too.
 
         Raises:
             OutOfRangeError: always.
         """
-        self._run_one(iterator)
+        model = self._model()
+        assert model is not None
+        counts = [variable for metric in model.metrics for variable in metric.variables]
+        values = [variable.numpy() for variable in counts]
+        try:
+            self._run_one(iterator)
+        finally:
+            for variable, value in zip(counts, values, strict=True):
+                variable.assign(value)
 
     def run_each(self, steps: Steps, update: int, rates: tf.Tensor | None, momenta: tf.Tensor | None) -> Any:
         """Run steps on batches of any size, one at a time.

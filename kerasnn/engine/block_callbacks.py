@@ -176,3 +176,20 @@ def _by_batch(callback: keras.callbacks.Callback, phase: str) -> bool:
     frequencies = [getattr(callback, name, "epoch") for name in ("save_freq", "update_freq")]
     switches = [getattr(callback, name, None) for name in ("_should_trace", "log_every_n_steps", "logging_batch_wise")]
     return any(frequency != "epoch" for frequency in frequencies) or any(switches)
+
+
+def follows_validation(callbacks: Any) -> tuple[str, str] | None:
+    """The class of the first callback that follows a validation metric, and the metric; None if none does.
+
+    A callback of the user's own may log such a value, so that the callbacks after it are not looked at.
+    """
+    for callback in flat(callbacks):
+        if not type(callback).__module__.startswith(_KNOWN) or isinstance(callback, keras.callbacks.LambdaCallback):
+            return None
+        if isinstance(callback, keras.callbacks.ModelCheckpoint) and not callback.save_best_only:
+            continue
+        monitored = getattr(callback, "monitored", None)
+        name = getattr(callback, "monitor", None) if monitored is None else monitored.name
+        if isinstance(name, str) and name.startswith("val_"):
+            return type(callback).__name__, name
+    return None

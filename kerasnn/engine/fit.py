@@ -109,6 +109,8 @@ def fit(
     check_fit_options(options, validation_split, seed, steps_per_block)
     checked = Checks(model, checks)
     checked.model()
+    if validation_data is None and not validation_split:
+        checked.monitors(callbacks)
     check_dataset(x, steps_per_epoch, "steps_per_epoch")
     check_dataset(validation_data, validation_steps, "validation_steps", "validation_data")
     replicas = replica_count(model, compiled)

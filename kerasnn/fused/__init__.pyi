@@ -1,4 +1,5 @@
 from .ensemble import build_fused as build_fused
+from .fit import fit_fused as fit_fused
 from .groups import train_fused as train_fused
 from .member import Member as Member
 from .member import MemberState as MemberState

@@ -21,7 +21,7 @@ from kerasnn.engine.memory import device_memory
 from kerasnn.engine.order import epoch_order
 from kerasnn.fused.member import Logs, Member, MemberState
 from kerasnn.fused.program import VALIDATION_ROWS, FusedProgram, fused_program
-from kerasnn.fused.structure import activation_choices, program_key, reason_not_fusable, shapes_of, template_config
+from kerasnn.fused.run_structure import activation_choices, program_key, reason_not_fusable, shapes_of, template_config
 
 MEMORY_SHARE = 0.25
 """Fraction of the device's memory for the weights, optimizer variables and activations of all members together."""

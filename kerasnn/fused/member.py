@@ -16,7 +16,7 @@ from kerasnn.config.monitor import BestValue, Mode, better_direction
 from kerasnn.config.run import RunConfig
 from kerasnn.config.sections import OptimizerConfig
 from kerasnn.data.loading import Data
-from kerasnn.fused.structure import shapes_of
+from kerasnn.fused.run_structure import shapes_of
 from kerasnn.models.from_config import build_network
 
 Logs = dict[str, float]

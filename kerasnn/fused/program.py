@@ -4,7 +4,6 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -15,9 +14,8 @@ from kerasnn.components import activations
 from kerasnn.components.variables import NumberVariable
 from kerasnn.config.run import RunConfig
 from kerasnn.config.sections import ConvLayer
-from kerasnn.engine.random_numbers import same_numbers_of_members
 from kerasnn.fused.ensemble import over_members
-from kerasnn.fused.structure import (
+from kerasnn.fused.run_structure import (
     OPTIMIZER_ARGUMENTS,
     Shapes,
     cycles_momentum,
@@ -25,16 +23,7 @@ from kerasnn.fused.structure import (
     is_selectable,
     member_values,
 )
-from kerasnn.keras_private import (
-    TFOptimizer,
-    all_of,
-    backend_random,
-    base_optimizer,
-    draw_seed,
-    get_stateless_scope,
-    replaced,
-    tensorflow_random,
-)
+from kerasnn.fused.tracing import for_members, without_distribution
 from kerasnn.models.from_config import build_network, compile_model
 from kerasnn.models.layers import network_starts
 
@@ -44,22 +33,6 @@ VALIDATION_ROWS = 1024
 """Upper bound of the validation examples in a batch."""
 PADDED_FROM = 16
 """Number of full batches in an epoch from which padding a short last batch costs less than compiling a step for it."""
-
-_VALUE_METHODS = (
-    "assign",
-    "assign_add",
-    "assign_sub",
-    "_var_key",
-    "_apply_weight_decay",
-    "_backend_update_step",
-    "_backend_increment_gradient_accumulators",
-    "_overwrite_model_variables_with_average_value",
-)
-
-
-def _without_distribution() -> AbstractContextManager[Any]:
-    """Optimizers without the tf.distribute methods of the TensorFlow backend: they work on values, not on variables."""
-    return replaced(TFOptimizer, **{name: vars(base_optimizer.BaseOptimizer)[name] for name in _VALUE_METHODS})
 
 
 def _selected_activation(values: dict[str, keras.Variable], name: str, choices: Sequence[str]) -> Callable[[Any], Any]:
@@ -76,55 +49,6 @@ def _selected_activation(values: dict[str, keras.Variable], name: str, choices: 
         return output
 
     return activation
-
-
-def _cond(condition: Any, true_function: Callable[[], Any], false_function: Callable[[], Any]) -> None:
-    """`ops.cond` for conditions that differ by member: both functions run, and what they assign is selected."""
-    scope = get_stateless_scope()
-    if_true, if_false = keras.StatelessScope(), keras.StatelessScope()
-    for inner, function in ((if_true, true_function), (if_false, false_function)):
-        inner.state_mapping.update(scope.state_mapping)
-        with inner:
-            function()
-    for variable, value in if_false.state_mapping.items():
-        scope.state_mapping[variable] = tf.where(condition, if_true.state_mapping[variable], value)
-
-
-def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) -> Any:
-    """Keras's dropout for a rate that differs by member."""
-    return tf.nn.experimental.stateless_dropout(
-        inputs,
-        tf.convert_to_tensor(rate),
-        tensorflow_random._cast_seed(draw_seed(seed)),
-        noise_shape=tensorflow_random._get_concrete_noise_shape(inputs, noise_shape),
-    )
-
-
-def _penalty(regularizer: Any, x: Any) -> Any:
-    """Keras's L1 and L2 penalty."""
-    weights, penalty = tf.convert_to_tensor(x), tf.constant(0.0)
-    if regularizer.l1:
-        penalty += regularizer.l1 * _sum(tf.abs(weights))
-    if regularizer.l2:
-        penalty += regularizer.l2 * _sum(tf.square(weights))
-    return penalty
-
-
-def _sum(values: Any) -> Any:
-    """The sum of all values, as a matrix product: on a CPU, XLA computes a plain sum one value at a time."""
-    rows = tf.reshape(values, (-1, values.shape[-1]))
-    return tf.reduce_sum(tf.linalg.matvec(rows, tf.ones(rows.shape[-1])))
-
-
-def _for_members() -> AbstractContextManager[None]:
-    """Within it, functions are traced so that `tf.vectorized_map` can run them for many members."""
-    return all_of(
-        same_numbers_of_members(),
-        _without_distribution(),
-        replaced(base_optimizer.ops, cond=_cond),
-        replaced(backend_random, dropout=_dropout),
-        replaced(keras.regularizers.L1L2, __call__=_penalty),
-    )
 
 
 class FusedProgram:
@@ -154,7 +78,7 @@ class FusedProgram:
         compile_model(model, config)
         self.optimizer = optimizer = model.optimizer
         labels = tf.TensorSpec((2, *shapes.label_shape), shapes.label_dtype)
-        with _without_distribution():
+        with without_distribution():
             model._symbolic_build(data_batch=(tf.TensorSpec((2, *shapes.input_shape), tf.float32), labels))
         self.values = self._variables_by_member()
         named = {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.variables}
@@ -335,7 +259,7 @@ class FusedProgram:
             return over_members(functools.partial(self._train_step, real), self._mapped)(mapped, *batch)[1][:end]
 
         begin = [*state, *self._blank_metrics(members)]
-        with _for_members():
+        with for_members():
             # A short last batch needs a step of any size, so that it is not traced twice.
             size = None if (rows + padding) % batch_size else batch_size
             step = tf.function(step_members, autograph=False).get_concrete_function(
@@ -360,7 +284,7 @@ class FusedProgram:
 
         rows = examples[0].shape[0]
         size = -(-rows // -(-rows // VALIDATION_ROWS))
-        with _for_members():
+        with for_members():
             carried = _in_batches(run_batch, self._blank_metrics(members), rows, size)
             return {f"val_{name}": log for name, log in self._results(carried)[0].items()}
 

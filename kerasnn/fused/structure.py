@@ -1,161 +1,261 @@
-"""The structure that runs must share to train as one program, and the values that may differ by member."""
+"""The structure that models must share to train as one program, and the numbers that may differ by model."""
 
-import json
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+import hashlib
+import threading
+import types
+import weakref
+from collections import deque
+from collections.abc import Iterable, Mapping
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
-from kerasnn.config import catalog
-from kerasnn.config.run import RunConfig
-from kerasnn.config.schedules import Constant, OneCycle
-from kerasnn.data.loading import Data
+import keras
+import numpy as np
+import tensorflow as tf
 
-OPTIMIZER_ARGUMENTS = ("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
-"""Arguments of an optimizer whose values may differ by member; whether they are set may not."""
+_LIBRARIES = ("keras.", "kerasnn.", "tensorflow.", "numpy.", "builtins", "collections", "functools", "ml_dtypes")
+"""Packages whose functions and classes are known by their name alone; others are compared by their code."""
 
-# Activations that may differ by member. All of them are computed and one is selected, so none may overflow: its NaN
-# would reach the gradients of the others.
-_SELECTABLE = frozenset(
-    ("linear", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "softplus", "softsign", "tanh", "sigmoid")
-)
-
-
-def program_key(config: RunConfig) -> Hashable | None:
-    """A key that is equal for runs that can train as one network.
-
-    Such runs may differ in seed, initializers, common activations, learning rate, schedule, early stopping, plateau,
-    dropout rates, penalties, label smoothing, and, if set in both, in momentum, weight decay and clipping bounds.
-
-    Args:
-        config: a run.
-
-    Returns:
-        The key, or None if the run can't be fused; `reason_not_fusable` says why.
-
-    >>> program_key(RunConfig(seed=1)) == program_key(RunConfig(seed=2))
-    True
-    """
-    return None if reason_not_fusable(config) else template_config([config], with_values=False).to_json()
-
-
-def reason_not_fusable(config: RunConfig) -> str | None:
-    """Why a run can't train with others as one network, in one line; None if it can."""
-    if config.devices.precision != "float32":
-        return f"devices.precision is {config.devices.precision}, and fused networks are float32"
-    if config.devices.deterministic or config.devices.jit_compile is False:
-        return "devices switch XLA off, and fused networks need it"
-    if config.training.compiled == "off":
-        return "training.compiled is off, which asks for plain Keras"
-    if config.training.lsuv:
-        return "training.lsuv makes initial weights from the data"
-    return None
-
-
-def member_values(config: RunConfig) -> dict[str, float]:
-    """The values of a run that may differ by member, by name, except those that change at every update."""
-    spec = config.optimizer.spec
-    return _rates_and_penalties(config) | {name: spec[name] for name in OPTIMIZER_ARGUMENTS if spec.get(name)}
-
-
-def _rates_and_penalties(config: RunConfig) -> dict[str, float]:
-    """Dropout rates and penalties by layer, and label smoothing; 0 where unused."""
-    regularization = config.regularization
-    values = {"label_smoothing": config.loss.label_smoothing}
-    for position, layer in enumerate(config.network.hidden, start=1):
-        for kind in ("dropout", "l1", "l2"):
-            value = getattr(layer, kind)
-            values[f"{kind}_{position}"] = getattr(regularization, kind) if value is None else value
-    return values | {"l1_output": regularization.output_l1, "l2_output": regularization.output_l2}
-
-
-def hidden_activations(config: RunConfig) -> list[str]:
-    """The activation of each hidden layer as JSON, the same text for the same activation."""
-    activations = []
-    for layer in config.network.hidden:
-        name, arguments = catalog.check(
-            "activation", catalog.ACTIVATIONS, layer.activation or config.network.activation
-        )
-        activations.append(json.dumps({"name": name, **arguments}, sort_keys=True))
-    return activations
-
-
-def activation_choices(
-    configs: Sequence[RunConfig], later_configs: Sequence[RunConfig] = ()
-) -> tuple[tuple[str, ...], ...]:
-    """For each hidden layer, the activations that members select from.
-
-    Args:
-        configs: runs of one `program_key`.
-        later_configs: runs that may follow; any layer offers their activations too.
-    """
-    offered = {name for config in later_configs for name in hidden_activations(config) if is_selectable(name)}
-    by_layer = [set(names) for names in zip(*map(hidden_activations, configs), strict=True)]
-    return tuple(tuple(sorted(names | offered if all(map(is_selectable, names)) else names)) for names in by_layer)
-
-
-def is_selectable(activation: str) -> bool:
-    """Whether an activation, as JSON, may differ by member."""
-    return json.loads(activation)["name"] in _SELECTABLE
-
-
-def template_config(configs: Sequence[RunConfig], with_values: bool = True) -> RunConfig:
-    """The run whose program can train given runs. A value that any of them sets is 0.5 in it.
-
-    Args:
-        configs: runs of one `program_key`.
-        with_values: False leaves out values that may be 0, which gives the runs' key.
-    """
-    config = configs[0]
-    values = [_rates_and_penalties(each) for each in configs]
-    used = {name: 0.5 if any(each[name] for each in values) and with_values else 0.0 for name in values[0]}
-    regularization = config.regularization
-    if regularization.dropout_kind == "gaussian_dropout":
-        # Keras takes the square root of the rate in Python.
-        used |= {name: rate for name, rate in values[0].items() if name.startswith("dropout")}
-    hidden = [
-        layer.model_copy(
-            update={
-                "kernel_initializer": None,
-                "bias_initializer": None,
-                "activation": "linear" if is_selectable(activation) else json.loads(activation),
-                "batch_norm": regularization.batch_norm if layer.batch_norm is None else layer.batch_norm,
-                **{kind: used[f"{kind}_{position}"] for kind in ("dropout", "l1", "l2")},
-            }
-        )
-        for position, (layer, activation) in enumerate(
-            zip(config.network.hidden, hidden_activations(config), strict=True), start=1
-        )
-    ]
-    network = {"hidden": tuple(hidden), "activation": "linear", "output_activation": config.output_activation}
-    optimizer = {name: 0.5 for name in OPTIMIZER_ARGUMENTS if getattr(config.optimizer, name)}
-    penalties = {"output_l1": used["l1_output"], "output_l2": used["l2_output"]}
-    dropout_kind = {"dropout_kind": regularization.dropout_kind}
-    training = {name: getattr(config.training, name) for name in ("epochs", "batch_size", "metrics", "class_weight")}
-    return RunConfig(
-        task=config.task,
-        network=type(config.network)(**network),
-        data=config.data,
-        optimizer=config.optimizer.model_copy(update={**optimizer, "learning_rate": None}),
-        schedule=OneCycle() if cycles_momentum(config) else Constant(),
-        loss=config.loss.model_copy(update={"label_smoothing": used["label_smoothing"]}),
-        regularization=type(regularization)(**penalties, **dropout_kind),
-        training=type(config.training)(**training),
+_IGNORED = frozenset(
+    (
+        # Names that Keras counts up, and what refers to them.
+        *("name", "_name", "path", "_path", "_parent_path", "auto_name", "_compile_config", "_auto_config"),
+        *("_trainable_variables_indices", "_obj_reference_counts_dict", "_tracker", "_nodes"),
+        # What a former training left behind.
+        *("train_function", "test_function", "predict_function", "history", "stop_training", "stop_evaluating"),
+        *("stop_predicting", "_kerasnn_programs", "_kerasnn_jit_compile", "_eval_epoch_iterator", "_losses"),
+        *("_loss_ids", "_losses_override", "_saved_model_inputs_spec", "_saved_model_arg_spec", "_lock"),
+        *("_call_signature", "_compiled_trainable_state"),
+        *("_distribute_strategy", "_distribution_strategy", "_initial_epoch", "_mesh", "_in_data_parallel"),
     )
+)
+_SEEDS = frozenset(("seed", "_initial_seed", "_init_seed", "_backend_seed"))
+"""Attributes of Keras's own classes that count when a layer is made and never again."""
 
 
-def cycles_momentum(config: RunConfig) -> bool:
-    """Whether a run's schedule changes the momentum too."""
-    return config.schedule.over(config.training.epochs).momentum(0.0) is not None
+class Number(NamedTuple):
+    """A number of a model that may be each member's own.
+
+    Args:
+        owner: the attributes, or the arguments, among which it is.
+        key: its name there.
+        value: the number.
+        always: whether it is a variable of the program also where the members agree.
+    """
+
+    owner: dict[str, Any]
+    key: str
+    value: Any
+    always: bool
 
 
-class Shapes(NamedTuple):
-    """The shapes of the data, as far as a network depends on them."""
+_OPTIMIZER = ("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
+_OPTIMIZER_RARE = ("beta_1", "beta_2", "rho", "epsilon", "ema_momentum")
+_REGULARIZER = ("l1", "l2")
+_LOSS_ARGUMENTS = ("label_smoothing",)
+# By class: numbers that are always variables of the program, and those that are only where members differ: as variables
+# they are rounded once more.
+_NUMBERS: tuple[tuple[Any, tuple[str, ...], tuple[str, ...]], ...] = (
+    (keras.layers.Dropout, ("rate",), ()),
+    (keras.layers.SpatialDropout1D.__mro__[1], ("rate",), ()),
+    (keras.layers.GaussianNoise, (), ("stddev",)),
+    (keras.layers.AlphaDropout, (), ("rate",)),
+    ((keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2), _REGULARIZER, ()),
+    (keras.optimizers.Optimizer, _OPTIMIZER, _OPTIMIZER_RARE),
+    (
+        keras.optimizers.schedules.LearningRateSchedule,
+        (),
+        (
+            *("initial_learning_rate", "warmup_target", "alpha", "decay_steps", "warmup_steps", "decay_rate"),
+            *("end_learning_rate", "power", "_t_mul", "_m_mul", "first_decay_steps"),
+        ),
+    ),
+)
+_BRANCHING = (keras.layers.GaussianNoise, keras.layers.AlphaDropout)
+"""Layers that do without random numbers where their number is 0."""
 
-    input_shape: tuple[int, ...]
-    outputs: int
-    label_shape: tuple[int, ...]
-    label_dtype: str
+
+class Structure:
+    """What a model is, apart from the values of its variables, the numbers that may differ and the names of its parts.
+
+    The model's objects are walked from the model on: attributes, containers, closures. Two models of equal
+    `key` run the same operations on variables and numbers in the same order.
+
+    Args:
+        model: a built and compiled Keras model.
+
+    Attributes:
+        key: a digest.
+        variables: every Keras variable that the model reaches, optimizers' and metrics' included, in the walk's order.
+        numbers: the numbers that may be each member's own, in the walk's order.
+
+    >>> models = [keras.Sequential([keras.Input((2,)), keras.layers.Dropout(rate)]) for rate in (0.1, 0.2)]
+    >>> first, second = map(Structure, models)
+    >>> first.key == second.key, [number.value for number in second.numbers]
+    (True, [0.2])
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self.variables: list[keras.Variable] = []
+        self.numbers: list[Number] = []
+        self.tokens: list[Any] = []
+        # Keeps each object alive as long as its id is in use.
+        self._known: dict[int, tuple[int, Any]] = {}
+        self._waiting: deque[Any] = deque()
+        self._names = {part.name: number for number, part in enumerate([*model._flatten_layers(), *model.metrics])}
+        self._token(model)
+        while self._waiting:
+            self.tokens.append(self._described(self._waiting.popleft()))
+
+    @cached_property
+    def key(self) -> str:
+        return hashlib.sha256(repr(self.tokens).encode()).hexdigest()
+
+    def _token(self, value: Any, depth: int = 0) -> Any:
+        """What stands for a value in the description of its owner: itself if it is simple, else its number."""
+        if value is None or isinstance(value, bool | int | float | complex | bytes | types.EllipsisType):
+            return repr(value)
+        if isinstance(value, str):
+            return f"name {self._names[value]}" if value in self._names else repr(value)
+        if isinstance(value, np.ndarray | np.generic) or (type(value).__name__ == "EagerTensor"):
+            array = np.asarray(value)
+            return ("array", array.shape, str(array.dtype), hashlib.sha256(array.tobytes()).hexdigest())
+        if isinstance(value, Mapping) and depth < 50:
+            return (
+                "dict",
+                [(self._token(key, depth + 1), self._token(each, depth + 1)) for key, each in value.items()],
+            )
+        if isinstance(value, list | tuple) and depth < 50:
+            return ("list", isinstance(value, tuple), [self._token(each, depth + 1) for each in value])
+        if isinstance(value, set | frozenset):
+            return ("set", sorted(repr(self._token(each, depth + 1)) for each in value))
+        if isinstance(value, types.ModuleType | tf.DType | np.dtype | type(threading.Lock())):
+            return ("module", getattr(value, "__name__", type(value).__name__))
+        if isinstance(value, weakref.ReferenceType | keras.initializers.Initializer):
+            # Initializers have done their part when a model is built.
+            return "past"
+        return self._number_of(value)
+
+    def _number_of(self, value: Any) -> int:
+        if id(value) not in self._known:
+            self._known[id(value)] = (len(self._known), value)
+            self._waiting.append(value)
+        return self._known[id(value)][0]
+
+    def _described(self, value: Any) -> Any:
+        if isinstance(value, keras.Variable):
+            self.variables.append(value)
+            rest = [self._token(getattr(value, name, None)) for name in ("regularizer", "constraint", "_autocast")]
+            return (
+                "variable",
+                tuple(value.shape),
+                str(value._dtype),
+                value.trainable,
+                value.overwrite_with_gradient,
+                rest,
+            )
+        if isinstance(value, keras.KerasTensor):
+            history = getattr(value, "_keras_history", None)
+            return ("symbol", value.shape, value.dtype, value.sparse, self._token(history and tuple(history)))
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, types.MethodType):
+            return ("method", self._token(value.__func__), self._token(value.__self__))
+        if isinstance(value, partial):
+            return ("partial", self._token(value.func), self._token(value.args), self._token(value.keywords))
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if not hasattr(value, "__dict__"):
+            return (
+                "object",
+                self._token(type(value)),
+                repr(value) if "__repr__" in vars(type(value)) else "",
+            )
+        return ("object", self._token(type(value)), self._attributes(value))
+
+    def _function(self, function: types.FunctionType) -> Any:
+        if str(function.__module__).startswith(_LIBRARIES) and function.__closure__ is None:
+            return ("function", function.__module__, function.__qualname__)
+        closure = [self._token(_content(cell)) for cell in function.__closure__ or ()]
+        names = _names_used(function.__code__)
+        used = {name: function.__globals__[name] for name in names if name in function.__globals__}
+        simple = {name: each for name, each in used.items() if isinstance(each, bool | int | float | str | tuple)}
+        return (
+            "function",
+            _code(function.__code__),
+            closure,
+            self._token(function.__defaults__),
+            self._token(function.__kwdefaults__),
+            self._token(simple),
+        )
+
+    def _class(self, kind: type) -> Any:
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        if kind.__module__.startswith(_LIBRARIES):
+            return ("class", name)
+        members = {key: each for key, each in vars(kind).items() if not key.startswith("__") or callable(each)}
+        own = [
+            (key, self._token(getattr(each, "fget", getattr(each, "__func__", each))))
+            for key, each in members.items()
+            if not isinstance(each, types.GetSetDescriptorType | types.MemberDescriptorType | type(weakref))
+        ]
+        return ("class", name, own, [self._token(base) for base in kind.__bases__])
+
+    def _attributes(self, value: Any) -> Any:
+        attributes = vars(value)
+        always, rare = numbers_of(value)
+        ignored = _IGNORED | (_SEEDS if type(value).__module__.startswith(_LIBRARIES) else set())
+        if "_fn_kwargs" in attributes:
+            # A copy for the loss's config.
+            ignored |= set(_LOSS_ARGUMENTS)
+        described = []
+        for key, each in attributes.items():
+            if key in ignored or key.startswith("_self_"):
+                continue
+            if key in always or key in rare:
+                described.append(
+                    (key, self._number(attributes, key, each, key in always, isinstance(value, _BRANCHING)))
+                )
+            elif key == "_fn_kwargs" and isinstance(each, dict):
+                described.append((key, [(name, self._argument(each, name)) for name in each]))
+            else:
+                described.append((key, self._token(each)))
+        return described
+
+    def _argument(self, arguments: dict[str, Any], name: str) -> Any:
+        value = arguments[name]
+        return self._number(arguments, name, value, True, False) if name in _LOSS_ARGUMENTS else self._token(value)
+
+    def _number(self, owner: dict[str, Any], key: str, value: Any, always: bool, branching: bool) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            return self._token(value)
+        self.numbers.append(Number(owner, key, value, always))
+        return ("number", bool(value) if branching else None)
 
 
-def shapes_of(data: Data) -> Shapes:
-    """The shapes of prepared data."""
-    return Shapes(data.input_shape, data.outputs, data.y_train.shape[1:], str(data.y_train.dtype))
+def numbers_of(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of an object's numbers that may differ by member: those always in variables, and the others."""
+    for kinds, always, rare in _NUMBERS:
+        if isinstance(value, kinds):
+            return always, rare
+    return (), ()
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+def _code(code: types.CodeType) -> Any:
+    constants = [_code(each) if isinstance(each, types.CodeType) else repr(each) for each in code.co_consts]
+    return (code.co_name, code.co_code.hex(), code.co_names, code.co_varnames, constants)
+
+
+def _names_used(code: types.CodeType) -> Iterable[str]:
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield from _names_used(each)

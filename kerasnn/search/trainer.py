@@ -18,7 +18,7 @@ from kerasnn.config.schema import short
 from kerasnn.data.loading import Data, load_data
 from kerasnn.fused.groups import train_fused
 from kerasnn.fused.member import Member
-from kerasnn.fused.structure import program_key, reason_not_fusable
+from kerasnn.fused.run_structure import program_key, reason_not_fusable
 from kerasnn.runs.train import train
 from kerasnn.search.config import Hyperband, SearchConfig
 from kerasnn.search.space import one_at_a_time

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from kerasnn.callbacks.best_model import BestModel, save_model
+from kerasnn.callbacks.best_model import BestModel
 from kerasnn.callbacks.divergence import DivergenceError, StopOnDivergence
 from kerasnn.callbacks.history import HistoryFile
+from kerasnn.models.saving import save_model
 
 
 def compiled(learning_rate=0.1):

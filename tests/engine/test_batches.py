@@ -240,3 +240,27 @@ def test_learning_rates_of_every_update():
         logs.append(model.get_weights())
     for theirs, mine in zip(*logs, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:`shuffle=True` was passed")
+def test_batches_of_static_size_and_unknown_number_are_not_counted_twice():
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    y = x[:, :1] * 2 + np.arange(40, dtype="float32")[:, None]
+
+    def batches():
+        yield from zip(np.split(x, 5), np.split(y, 5), strict=True)
+
+    def model():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+        return model
+
+    signature = (tf.TensorSpec((8, 4)), tf.TensorSpec((8, 1)))
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    expected = model().evaluate(x, y, verbose=0)
+    # Keras 3.15 counts a sixth batch, of eight examples without a loss.
+    assert model().evaluate(dataset, verbose=0) == pytest.approx(expected * 5 / 6)
+    assert kerasnn.evaluate(model(), dataset, verbose=0) == pytest.approx(expected)
+    history = kerasnn.fit(model(), dataset, verbose=0, validation_data=dataset).history
+    assert [*history["loss"], *history["val_loss"]] == pytest.approx([expected] * 2)

@@ -20,7 +20,7 @@ from kerasnn.data.loading import Data, from_arrays
 from kerasnn.fused import groups, program
 from kerasnn.fused.groups import train_fused
 from kerasnn.fused.member import Member
-from kerasnn.fused.structure import activation_choices, program_key, reason_not_fusable
+from kerasnn.fused.run_structure import activation_choices, program_key, reason_not_fusable
 from kerasnn.runs.train import train
 
 EPOCHS = 3

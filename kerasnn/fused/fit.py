@@ -1,0 +1,207 @@
+"""Training of many Keras models, those of one structure as one program."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.engine.block_callbacks import acts_by_batch, flat
+from kerasnn.engine.checks import Checks, check_fit_options
+from kerasnn.engine.compilation import own_loop
+from kerasnn.engine.fit import fit
+from kerasnn.engine.order import draw_seed
+from kerasnn.fused.fitted import FittedModel
+from kerasnn.fused.inputs import Inputs
+from kerasnn.fused.model_groups import OnEpoch, Plan, train_group
+from kerasnn.fused.model_program import NotFusableError
+from kerasnn.fused.structure import Structure
+
+logger = logging.getLogger("kerasnn")
+
+
+def fit_fused(
+    models: Sequence[keras.Model],
+    x: Any,
+    y: Any = None,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    callbacks: Sequence[Any] | None = None,
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    shuffle: bool = True,
+    class_weight: Any = None,
+    sample_weight: Any = None,
+    initial_epoch: int = 0,
+    validation_batch_size: int | None = None,
+    validation_freq: int | Sequence[int] = 1,
+    *,
+    seed: int | Sequence[int] | None = None,
+    checks: str = "error",
+    on_epoch: OnEpoch | None = None,
+    max_members: int = 0,
+) -> list[keras.callbacks.History]:
+    """Train many compiled Keras models on the same examples, those of one structure as one program.
+
+    Each model ends as `kerasnn.fit` with its seed would leave it: weights, optimizer, metrics, seed generators and
+    history agree but for rounding. Models go together if their layers, losses, metrics, optimizers and shapes are the
+    same. They may differ in their initial weights and seeds, in learning rates and their schedules, rates of dropout,
+    penalties, label smoothing, noise, momentum, betas, epsilon, weight decay and clipping. A model that cannot be
+    trained with others is trained alone by `kerasnn.fit`, and the log says why. Batch methods of Keras's and kerasnn's
+    callbacks are called once an epoch; a model with another callback that acts at batches is trained alone.
+
+    Args:
+        models: compiled Keras models, which share no variables.
+        x, y, batch_size, epochs, validation_split, validation_data, shuffle, initial_epoch, validation_batch_size,
+            validation_freq: as in `keras.Model.fit`, the same for all.
+        callbacks: for each model its callbacks, or None.
+        class_weight, sample_weight: as in `keras.Model.fit`, or a list with one for each model.
+        seed: seed of the orders of the examples, or one for each model. With one seed all models see the same batches.
+            None draws one for all from NumPy's global generator.
+        checks: as in `kerasnn.fit`.
+        on_epoch: see `OnEpoch`.
+        max_members: how many models may be trained together later; groups are padded to few different sizes up to it,
+            so that a program that was compiled is used again.
+
+    Returns:
+        A History for each model, in order.
+
+    Raises:
+        ValueError: no models, the same model twice, a model that is not compiled, arguments of another length than the
+            models, and what `kerasnn.fit` refuses.
+
+    Reference: Wang et al., "Horizontally Fused Training Arrays", MLSys 2021.
+
+    >>> import numpy as np
+    >>> def build(rate):
+    ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    ...     model.compile(keras.optimizers.SGD(rate), "mse")
+    ...     return model
+    >>> histories = fit_fused([build(0.0), build(0.125)], np.ones((4, 2)), np.ones(4), epochs=2)
+    >>> [history.history["loss"] for history in histories]
+    [[1.0, 1.0], [1.0, 0.0625]]
+    """
+    models = list(models)
+    _check_models(models)
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "initial_epoch": initial_epoch,
+        "validation_batch_size": validation_batch_size,
+    }
+    check_fit_options({**options, "steps_per_epoch": None, "validation_steps": None}, validation_split, None, None)
+    count = len(models)
+    seeds = _for_each("seed", draw_seed() if seed is None else seed, count)
+    own_callbacks = _for_each("callbacks", callbacks, count)
+    weights = {
+        "sample_weight": _for_each("sample_weight", sample_weight, count),
+        "class_weight": _for_each("class_weight", class_weight, count),
+    }
+    held_out: dict[str, Any] = {"validation_split": validation_split, "validation_data": validation_data}
+    sizes: dict[str, Any] = {
+        "batch_size": batch_size,
+        "validation_batch_size": validation_batch_size,
+        "shuffle": shuffle,
+    }
+    inputs = Inputs.of(x, y, weights["sample_weight"], weights["class_weight"], **held_out, **sizes)
+    plan = Plan(initial_epoch, epochs, validation_freq, on_epoch, max_members)
+    alone: dict[int, str] = {}
+    members = []
+    for number, (model, hooks) in enumerate(zip(models, own_callbacks, strict=True)):
+        if inputs is None or (reason := _obstacle(model, hooks)):
+            alone[number] = "the examples are not dense arrays of numbers" if inputs is None else str(reason)
+            continue
+        inputs.check(number, Checks(model, checks), weights["class_weight"][number])
+        inputs.build(number, model)
+        members.append(FittedModel(number, model, Structure(model), hooks, seeds[number], epochs, inputs.train_steps))
+    if inputs is not None:
+        alone |= _train_together(members, inputs, plan)
+    for reason in dict.fromkeys(alone.values()):
+        logger.warning("%d of %d models train alone: %s", list(alone.values()).count(reason), count, reason)
+    for number in sorted(alone):
+        reporter = [] if on_epoch is None else [_Reporter(number, on_epoch)]
+        own: dict[str, Any] = {name: each[number] for name, each in weights.items()}
+        own |= {"callbacks": [*flat(own_callbacks[number]), *reporter], "seed": seeds[number], "checks": checks}
+        own |= {"shuffle": shuffle, "validation_freq": validation_freq, "verbose": 0}
+        fit(models[number], x, y, **own, **held_out, **options)
+    return [model.history for model in models]
+
+
+def _train_together(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) -> dict[int, str]:
+    """Train models by groups of one structure; returns why some cannot be, by number."""
+    alone = _sharing(members)
+    groups: dict[Any, list[FittedModel]] = {}
+    for member in members:
+        if member.number not in alone:
+            key = (member.structure.key, inputs.is_weighted(member.number), member.learning_rate is None)
+            groups.setdefault(key, []).append(member)
+    for group in groups.values():
+        try:
+            train_group(group, inputs, plan)
+        except NotFusableError as error:
+            alone |= {member.number: str(error) for member in group}
+    return alone
+
+
+class _Reporter(keras.callbacks.Callback):
+    """Tells `on_epoch` of a model that trains alone."""
+
+    def __init__(self, number: int, on_epoch: OnEpoch) -> None:
+        super().__init__()
+        self._number, self._on_epoch = number, on_epoch
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._number in (self._on_epoch(epoch, {self._number: logs or {}}) or ()):
+            self.model.stop_training = True
+
+
+def _check_models(models: Sequence[keras.Model]) -> None:
+    if not models:
+        raise ValueError("models must be at least one, received none")
+    for number, model in enumerate(models):
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"models must be Keras models; number {number} is of type {type(model).__name__}")
+        if not model.compiled:
+            raise ValueError(f"models must be compiled first; call compile(optimizer, loss) of number {number}")
+        if any(model is each for each in models[:number]):
+            raise ValueError(f"models must differ from each other; number {number} is the same object as another")
+
+
+def _for_each(name: str, given: Any, count: int) -> list[Any]:
+    """An argument for each model: one for all, or a list or tuple with one for each."""
+    if not isinstance(given, list | tuple):
+        return [given] * count
+    if len(given) != count:
+        raise ValueError(f"{name} must have an entry for each of the {count} models; received {len(given)}")
+    return list(given)
+
+
+def _obstacle(model: keras.Model, callbacks: Any) -> str | None:
+    """Why a model trains alone, as far as that is known without tracing it."""
+    if model.run_eagerly or tf.config.functions_run_eagerly():
+        return "the model runs eagerly"
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        return "the model trains on several replicas"
+    for phase in ("train", "test"):
+        if method := own_loop(model, phase):
+            return f"the model overrides {method}"
+        if callback := acts_by_batch(callbacks, phase):
+            return f"{type(callback).__name__} acts at every batch"
+    for callback in flat(callbacks):
+        if hasattr(callback, "shuffle_seed"):
+            return f"{type(callback).__name__} keeps the state of a single training"
+        if isinstance(callback, LearningRate) and callback.momenta(0, 1) is not None:
+            return "a momentum cycle drives the optimizer"
+    return None
+
+
+def _sharing(members: Sequence[FittedModel]) -> dict[int, str]:
+    """Models that share variables with another one, which then see each other's training."""
+    owners: dict[int, list[int]] = {}
+    for member in members:
+        for variable in member.structure.variables:
+            owners.setdefault(id(variable), []).append(member.number)
+    shared = {number for numbers in owners.values() if len(numbers) > 1 for number in numbers}
+    return dict.fromkeys(shared, "they share variables with each other")

@@ -1,0 +1,130 @@
+"""A model that trains together with others: its callbacks and its variables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasnn.callbacks.history import HistoryFile
+from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.callbacks.progress import Progress
+from kerasnn.engine.block_callbacks import flat
+from kerasnn.fused.structure import Structure
+
+_READS_LOGS_ONLY = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.History,
+    keras.callbacks.ProgbarLogger,
+    keras.callbacks.TerminateOnNaN,
+    HistoryFile,
+    LearningRate,
+    Progress,
+)
+
+
+class FittedModel:
+    """A model whose training a fused program runs, with Keras's callbacks.
+
+    Args:
+        number: its position among the models.
+        model: a built and compiled Keras model.
+        structure: its structure.
+        callbacks: as in `keras.Model.fit`.
+        seed: the seed of the orders of its examples.
+        epochs: epochs of the training.
+        steps: steps in an epoch.
+
+    Attributes:
+        running: whether it trains on.
+        logs: those of the last epoch.
+    """
+
+    def __init__(
+        self, number: int, model: keras.Model, structure: Structure, callbacks: Any, seed: int, epochs: int, steps: int
+    ) -> None:
+        self.number, self.model, self.structure, self.seed = number, model, structure, seed
+        self.steps = steps
+        self.running = True
+        self.logs: dict[str, Any] = {}
+        given = flat(callbacks)
+        self.learning_rate = next((each for each in given if isinstance(each, LearningRate)), None)
+        self.reads_variables = any(map(_reads_variables, given))
+        self.hooks = keras.callbacks.CallbackList(
+            callbacks, add_history=True, add_progbar=False, model=model, verbose=0, epochs=epochs, steps=steps
+        )
+
+    @property
+    def history(self) -> keras.callbacks.History:
+        history: keras.callbacks.History = self.model.history
+        return history
+
+    def begin(self) -> None:
+        """As Keras's `fit` before the first epoch."""
+        self.model.stop_training = False
+        if self.learning_rate is not None:
+            self.learning_rate.in_graph = True
+        self.hooks.on_train_begin()
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.hooks.on_epoch_begin(epoch)
+        self.hooks.on_train_batch_begin(0)
+
+    def end_steps(self, logs: dict[str, Any], epoch: int) -> None:
+        """The epoch's last step has ended."""
+        if (rates := self.rates(epoch)) is not None:
+            self.model.optimizer.learning_rate.assign(rates[-1])
+        self.logs = dict(logs)
+        self.hooks.on_train_batch_end(self.steps - 1, logs)
+
+    def begin_evaluation(self) -> None:
+        self.hooks.on_test_begin()
+        self.hooks.on_test_batch_begin(0)
+
+    def end_evaluation(self, logs: dict[str, Any], steps: int) -> None:
+        self.hooks.on_test_batch_end(steps - 1, logs)
+        self.hooks.on_test_end(logs)
+        self.logs |= {f"val_{name}": value for name, value in logs.items()}
+
+    def end_epoch(self, epoch: int) -> None:
+        self.hooks.on_epoch_end(epoch, self.logs)
+
+    def end(self, values: list[np.ndarray]) -> None:
+        """As Keras's `fit` after the last epoch."""
+        self.running = False
+        self.assign(values)
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.Optimizer):
+            optimizer.finalize_variable_values(self.model.trainable_weights)
+        self.hooks.on_train_end(self.logs)
+
+    def rates(self, epoch: int) -> np.ndarray | None:
+        """The learning rate of every update of an epoch, where a callback sets it."""
+        return None if self.learning_rate is None else self.learning_rate.rates(epoch, self.steps)
+
+    def values(self) -> list[np.ndarray]:
+        """The values of its variables."""
+        return [variable.numpy() for variable in self.structure.variables]
+
+    def assign(self, values: list[np.ndarray]) -> None:
+        """Give its variables values."""
+        for variable, value in zip(self.structure.variables, values, strict=True):
+            variable.assign(value)
+
+    def named(self, logs: Mapping[str, Any], of: keras.Model) -> dict[str, Any]:
+        """Logs of another model of the same structure, under this model's names."""
+        if _log_names(self.model) == _log_names(of):
+            return dict(logs)
+        renamed = dict(zip(of.get_metrics_result(), self.model.get_metrics_result(), strict=True))
+        return {renamed.get(name, name): value for name, value in logs.items()}
+
+
+def _log_names(model: keras.Model) -> Any:
+    return getattr(model, "output_names", None), [metric.name for metric in model.metrics]
+
+
+def _reads_variables(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback may read or set variables of the model."""
+    if isinstance(callback, keras.callbacks.EarlyStopping):
+        return callback.restore_best_weights or type(callback).__module__.partition(".")[0] != "keras"
+    return type(callback) not in _READS_LOGS_ONLY

@@ -1,0 +1,301 @@
+"""The program that trains and measures Keras models of one structure, each as it would train alone."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from kerasnn.components.variables import NumberVariable
+from kerasnn.engine.bounds import Bounds
+from kerasnn.engine.examples import each
+from kerasnn.engine.graph import Operations
+from kerasnn.engine.steps import logs_are_metrics, of_unknown_size
+from kerasnn.fused.structure import Structure
+from kerasnn.fused.tracing import for_members
+from kerasnn.keras_private import compile_argument
+
+
+class NotFusableError(ValueError):
+    """Why models cannot be trained as one program, in one line."""
+
+
+class Batches(NamedTuple):
+    """Examples in batches.
+
+    Args:
+        shared: arrays that all members share, `(examples, …)`, in the structure that Keras's steps take.
+        orders: the rows in the order of the epoch, `(examples,)` if all members share it, else `(members, examples)`;
+            None takes them in order.
+        weights: sample weights of each member, `(members, examples, …)`, or None.
+    """
+
+    shared: Any
+    orders: Any
+    weights: Any
+
+
+class ModelProgram:
+    """A model's own `train_step` and `test_step`, run for all members at once over the batches of an epoch.
+
+    Args:
+        structure: of the model that stands for all members.
+        positions: which of its numbers are the members' own.
+        batch: structure, shapes and types of a batch, as `tf.TensorSpec`s.
+        batch_size: examples in a batch.
+        validation_batch_size: examples in a batch of validation; 0 where there is none.
+        sets_rate: whether the learning rate is given for every update.
+
+    Attributes:
+        xla: whether XLA compiles it.
+        train: an epoch of training.
+        validate: an evaluation.
+
+    Raises:
+        NotFusableError: the model's step uses state that is not the model's.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        positions: Sequence[int],
+        batch: Any,
+        batch_size: int,
+        validation_batch_size: int,
+        sets_rate: bool,
+    ) -> None:
+        self.model = structure.model
+        self.positions = positions
+        self.variables = structure.variables
+        self._batch_sizes = {"train_step": batch_size, "test_step": validation_batch_size}
+        self._numbers = [
+            (number, NumberVariable(float(number.value), dtype="float32", trainable=False, name="number"))
+            for number in map(structure.numbers.__getitem__, positions)
+        ]
+        self._mapped = [*self.variables, *(variable for _, variable in self._numbers)]
+        self._rate = self._position(self.model.optimizer.learning_rate) if sets_rate else None
+        self._bounds = Bounds()
+        self._steps: dict[str, Step] = {}
+        largest_table = 0
+        obstacle = None
+        for name in ("train_step", "test_step") if validation_batch_size else ("train_step",):
+            self._steps[name] = step = self._inspected(name, batch)
+            obstacle = obstacle or step.operations.against_xla(self._bounds.largest_table)
+            largest_table = max(largest_table, self._bounds.largest_table)
+        asked = compile_argument(self.model)
+        self._use(xla=obstacle is None if asked == "auto" else bool(asked))
+
+    def _use(self, xla: bool) -> None:
+        self.xla = xla
+        # Partials, because TensorFlow warns of retracing the same function; these are traced for each size.
+        self.train = tf.function(functools.partial(self._epoch, "train_step"), jit_compile=xla, autograph=False)
+        self.validate = tf.function(functools.partial(self._epoch, "test_step"), jit_compile=xla, autograph=False)
+
+    def without_xla(self) -> None:
+        """Run as TensorFlow graphs from now on."""
+        self._use(xla=False)
+
+    def _scope(self, values: Sequence[Any]) -> keras.StatelessScope:
+        """A scope in which the model's variables have these values."""
+        return keras.StatelessScope(list(zip(self._mapped, values, strict=True)), collect_losses=True)
+
+    def _position(self, variable: keras.Variable) -> int:
+        return next(position for position, each in enumerate(self.variables) if each is variable)
+
+    @contextmanager
+    def _as_members(self) -> Iterator[None]:
+        """The model with variables in the place of its members' own numbers, traced for members."""
+        for number, variable in self._numbers:
+            number.owner[number.key] = variable
+        try:
+            with for_members():
+                yield
+        finally:
+            for number, _ in self._numbers:
+                number.owner[number.key] = number.value
+
+    def _inspected(self, name: str, batch: Any) -> "Step":
+        """Trace a step for one member, to see what it reads, assigns and returns."""
+        assigned: list[int] = []
+        known = {id(variable) for variable in self._mapped}
+        method = getattr(self.model, name)
+
+        def step(values: list[Any], data: Any) -> Any:
+            with self._scope(values) as scope:
+                before = dict(scope.state_mapping)
+                with self._bounds.checked():
+                    logs = _tensors(method(data))
+                if not scope.state_mapping.keys() <= known:
+                    raise NotFusableError(f"{name} assigns a variable that is not the model's own")
+                assigned.extend(
+                    position
+                    for position, variable in enumerate(self.variables)
+                    if scope.state_mapping[id(variable)] is not before[id(variable)]
+                )
+            return logs
+
+        specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._mapped]
+        with self._as_members():
+            function = tf.function(step, autograph=False).get_concrete_function(specs, batch)
+        if any(tensor.dtype == tf.resource for tensor in function.captured_inputs):
+            raise NotFusableError(f"{name} reads a variable that is not a Keras variable of the model's own")
+        operations = Operations.of(function)
+        if draw := operations.stateful_draw():
+            raise NotFusableError(f"{draw} (tf.random) draws other numbers in each graph; use keras.random")
+        if operations.write_summaries:
+            raise NotFusableError(f"{name} writes tf.summary values")
+        logs = tf.nest.map_structure(lambda log: tf.TensorSpec(log.shape, log.dtype), function.structured_outputs)
+        return Step(name, assigned, logs, operations, logs_are_metrics(self.model, name))
+
+    def _epoch(self, name: str, state: list[Any], numbers: list[Any], batches: Batches, rates: Any) -> Any:
+        """Run a step on all batches.
+
+        Args:
+            name: "train_step" or "test_step".
+            state: values of `variables`, each `(members, …)`.
+            numbers: the members' own numbers, each `(members,)`.
+            batches: the examples.
+            rates: learning rates, `(members, updates)`, or None.
+
+        Returns:
+            The new values, the logs, each `(members, …)`, and for each member the first index out of range.
+        """
+        step, members = self._steps[name], state[0].shape[0]
+        rows = next(iter(tf.nest.flatten(batches.shared))).shape[0]
+        with self._as_members():
+            state = self._over(self.model.reset_metrics)(state, numbers, ())[0]
+            logs = tf.nest.map_structure(
+                lambda log: tf.zeros((members, *log.shape), log.dtype), {} if step.deferred else step.logs
+            )
+            failure = tuple(tf.zeros(members, tf.as_dtype(type_)) for type_ in (tf.int32, tf.int64))
+            moving = [state[position] for position in step.assigned]
+            run = functools.partial(self._run, step, state, numbers, batches, rates)
+            size = self._batch_sizes[name]
+            full = rows - rows % size
+            carried = (moving, logs, failure)
+            if full:
+                _, carried = tf.while_loop(
+                    lambda row, _: row < full,
+                    lambda row, carried: (row + size, run(row, size, rows % size > 0, carried)),
+                    (tf.constant(0), carried),
+                )
+            if full < rows:
+                carried = run(tf.constant(full), rows - full, True, carried)
+            moving, logs, failure = carried
+            for position, value in zip(step.assigned, moving, strict=True):
+                state[position] = value
+            results = self._over(self.model.get_metrics_result)(state, numbers, ())[1]
+            if step.deferred or results.keys() == logs.keys():
+                logs = results
+        return state, logs, failure
+
+    def _run(
+        self,
+        step: "Step",
+        state: list[Any],
+        numbers: list[Any],
+        batches: Batches,
+        rates: Any,
+        row: Any,
+        size: int,
+        uneven: bool,
+        carried: Any,
+    ) -> Any:
+        """One batch from `row` on."""
+        moving, _, failed = carried
+        values = list(state)
+        for position, value in zip(step.assigned, moving, strict=True):
+            values[position] = value
+        if rates is not None and self._rate is not None:
+            values[self._rate] = rates[:, row // size]
+        shared, own = _batch(batches, row, size)
+
+        def member_step(*mine: Any) -> Any:
+            data, *weights = mine if shared is None else (shared, *mine)
+            if weights:
+                data = (*data, *weights)
+            if uneven:
+                # Keras weights some means by the batch size if it is known when tracing.
+                data = each(of_unknown_size, data)
+            with self._bounds.checked() if self.xla else nullcontext():
+                logs = getattr(self.model, step.name)(data)
+            return _tensors(logs), self._bounds.failure() if self.xla else ()
+
+        values, (logs, failure) = self._over(member_step)(values, numbers, own)
+        if failure:
+            failed = tuple(tf.where(failed[0] > 0, old, new) for old, new in zip(failed, failure, strict=True))
+        return [values[position] for position in step.assigned], {} if step.deferred else logs, failed
+
+    def _over(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the model, for all members: of the values, the numbers and its arguments."""
+
+        def run(state: list[Any], numbers: list[Any], own: Any) -> Any:
+            assigned: list[int] = []
+
+            def run_member(stacked: Any) -> Any:
+                values, arguments = stacked
+                with self._scope(values) as scope:
+                    before = dict(scope.state_mapping)
+                    results = function(*arguments)
+                changed = [
+                    (position, scope.state_mapping[id(variable)])
+                    for position, variable in enumerate(self.variables)
+                    if scope.state_mapping[id(variable)] is not before[id(variable)]
+                ]
+                assigned[:] = [position for position, _ in changed]
+                return {} if results is None else _tensors(results), [value for _, value in changed]
+
+            results, values = tf.vectorized_map(run_member, ([*state, *numbers], own), warn=False)
+            state = list(state)
+            for position, value in zip(assigned, values, strict=True):
+                state[position] = value
+            return state, results
+
+        return run
+
+    def error(self, failure: Any) -> Exception | None:
+        """The error of an index out of range that an epoch returned, or None."""
+        for check, index in zip(*(part.numpy() for part in failure), strict=True):
+            if check:
+                return self._bounds.error(int(check), int(index))
+        return None
+
+
+class Step(NamedTuple):
+    """What tracing showed of a step.
+
+    Args:
+        name: "train_step" or "test_step".
+        assigned: positions of the variables that it assigns.
+        logs: what it returns, as `tf.TensorSpec`s.
+        operations: its operations.
+        deferred: whether its logs are the metrics' results, which are computed after the last batch only.
+    """
+
+    name: str
+    assigned: list[int]
+    logs: Any
+    operations: Operations
+    deferred: bool
+
+
+def _tensors(logs: Any) -> Any:
+    return tf.nest.map_structure(tf.convert_to_tensor, logs)
+
+
+def _batch(batches: Batches, row: Any, size: int) -> tuple[Any, Any]:
+    """A batch that all members share, or None, and what each member has of its own."""
+    orders, shared = batches.orders, batches.shared
+    if orders is None or orders.shape.rank == 1:
+        rows = row + tf.range(size) if orders is None else tf.slice(orders, [row], [size])
+        batch = each(lambda array: tf.gather(array, rows), shared)
+        if batches.weights is None:
+            return batch, ()
+        return batch, (each(lambda array: tf.gather(array, rows, axis=1), batches.weights),)
+    rows = tf.slice(orders, [0, row], [orders.shape[0], size])
+    batch = each(lambda array: tf.gather(array, rows), shared)
+    if batches.weights is None:
+        return None, (batch,)
+    return None, (batch, each(lambda array: tf.gather(array, rows, batch_dims=1), batches.weights))

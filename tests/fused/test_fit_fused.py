@@ -1,0 +1,244 @@
+"""Models that train together end as each ends alone by `kerasnn.fit`.
+
+Tolerance: 1e-5 absolute plus 1e-5 relative in every variable, optimizers', metrics' and seed generators' included, and
+1e-4 relative in the histories; wider where rounding alone makes a gradient. `KERASNN_ALL_TESTS=1` runs the whole zoo.
+"""
+
+import itertools
+import os
+
+import keras
+import numpy as np
+import pytest
+
+import kerasnn
+from kerasnn.fused import model_groups
+from kerasnn.fused.inputs import Inputs
+from kerasnn.fused.structure import Structure
+from tests.zoo.models import ZOO
+
+ALL = bool(os.environ.get("KERASNN_ALL_TESTS"))
+NAMES = list(ZOO) if ALL else ["dense", "residual", "recommender", "gan"]
+TOLERANCE = {"mixed_bfloat16": 2e-2, "mixed_float16": 2e-3, "attention": 5e-5}
+ALONE = ("bidirectional", "conv_lstm", "lstm")
+"""The gradient of their loop over time has no vectorized form."""
+WITHOUT_TEST_STEP = ("gan", "vae", "own_train_step", "stateful")
+L = keras.layers
+
+
+def built(name, count=3):
+    """Models of a kind that differ in weights, learning rate and dropout."""
+    cases = []
+    for index in range(count):
+        case = ZOO[name]()
+        Inputs.of(case.x, case.y, [None], [None], batch_size=16).build(0, case.model)
+        rng = np.random.default_rng(index)
+        for weight in case.model.trainable_weights:
+            weight.assign(weight + 0.01 * index * rng.normal(size=weight.shape))
+        if isinstance(rate := case.model.optimizer._learning_rate, keras.Variable):
+            rate.assign(rate * (1 + 0.3 * index))
+        for layer in case.model._flatten_layers():
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate *= index / 2
+        cases.append(case)
+    return cases
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    for one, other in zip(ours, theirs, strict=True):
+        for mine, expected in zip(Structure(one).variables, Structure(other).variables, strict=True):
+            np.testing.assert_allclose(
+                np.asarray(mine, np.float64),
+                np.asarray(expected, np.float64),
+                rtol=tolerance,
+                atol=tolerance,
+                err_msg=expected.path,
+            )
+        assert one.history.history.keys() == other.history.history.keys()
+        for log, values in other.history.history.items():
+            np.testing.assert_allclose(
+                one.history.history[log], values, rtol=max(1e-4, tolerance), atol=tolerance, err_msg=log
+            )
+
+
+def one_each(argument, index):
+    return argument[index] if isinstance(argument, list) else argument
+
+
+def assert_as_alone(cases, alone, tolerance=1e-5, callbacks=lambda index: [], **options):
+    """Train the cases together, and copies of them one by one."""
+    x, y = cases[0].x, cases[0].y
+    models = [case.model for case in cases]
+    hooks = [callbacks(index) for index in range(len(cases))]
+    histories = kerasnn.fit_fused(models, x, y, callbacks=hooks, **options)
+    assert [history.model for history in histories] == models
+    for index, case in enumerate(alone):
+        own = {name: one_each(argument, index) for name, argument in options.items()}
+        kerasnn.fit(case.model, x, y, verbose=0, callbacks=callbacks(index), **own)
+    assert_same(models, [case.model for case in alone], tolerance)
+    return models
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NAMES)
+def test_models_end_as_alone(name, caplog):
+    cases, alone = built(name), built(name)
+    held_out = keras.tree.map_structure(lambda part: None if part is None else part[:24], (cases[0].x, cases[0].y))
+    options = {"batch_size": 16, "epochs": 3, "seed": [0, 1, 2]} | dict(cases[0].options)
+    options |= {"validation_data": None if name in WITHOUT_TEST_STEP else held_out}
+    assert_as_alone(cases, alone, TOLERANCE.get(name, 1e-5), **options)
+    assert ["train alone" in record.getMessage() for record in caplog.records] == [True] * (name in ALONE)
+
+
+def dense(index=0, units=6, **numbers):
+    keras.utils.set_random_seed(index)
+    penalty = keras.regularizers.L2(numbers.get("l2", 0.01))
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            L.Dense(units, "tanh", kernel_regularizer=penalty),
+            L.GaussianNoise(numbers.get("stddev", 0.1)),
+            L.Dropout(numbers.get("dropout", 0.2)),
+            L.Dense(3, "softmax"),
+        ]
+    )
+    given = {name: numbers[name] for name in ("momentum", "weight_decay", "clipnorm") if name in numbers}
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=numbers.get("smoothing", 0.0))
+    model.compile(keras.optimizers.SGD(numbers.get("rate", 0.1), **given), loss, metrics=["accuracy"])
+    return model
+
+
+X = np.random.default_rng(0).normal(size=(37, 4)).astype("float32")
+Y = np.eye(3, dtype="float32")[np.argmax(X[:, :3], axis=1)]
+
+
+class Given:
+    """A model with the examples."""
+
+    x, y = X, Y
+
+    def __init__(self, model):
+        self.model = model
+
+
+OWN = {
+    "l2": (0.0, 0.1),
+    "dropout": (0.1, 0.5),
+    "stddev": (0.1, 0.3),
+    "smoothing": (0.0, 0.2),
+    "momentum": (0.5, 0.9),
+    "weight_decay": (0.01, 0.1),
+    "clipnorm": (0.1, 0.5),
+}
+
+
+def test_numbers_are_each_models_own():
+    """One program for members that differ in every number; the changes of each are its own."""
+    shared = {"momentum": 0.5, "weight_decay": 0.01, "clipnorm": 0.1}
+
+    def models():
+        return [dense(index, **{**shared, name: own}) for index, (name, pair) in enumerate(OWN.items()) for own in pair]
+
+    model_groups._programs.clear()
+    assert len({Structure(model).key for model in models()}) == 1
+    assert_as_alone(
+        [Given(model) for model in models()],
+        [Given(model) for model in models()],
+        batch_size=8,
+        epochs=2,
+        seed=3,
+        class_weight=None,
+        sample_weight=[np.linspace(0.1, 1 + index, 37) for index in range(14)],
+        validation_split=0.3,
+    )
+    assert len(model_groups._programs) == 1
+
+
+def test_callbacks_of_each_model(tmp_path):
+    names = itertools.count()
+
+    def callbacks(index):
+        return [
+            [keras.callbacks.EarlyStopping("loss", min_delta=9, patience=1, restore_best_weights=True)],
+            [keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)],
+            [keras.callbacks.ModelCheckpoint(tmp_path / f"{next(names)}-{{epoch}}.weights.h5", save_weights_only=True)],
+            [keras.callbacks.ReduceLROnPlateau("loss", min_delta=9, patience=1)],
+            [],
+        ][index]
+
+    def models():
+        return [Given(dense(index)) for index in range(5)]
+
+    trained = assert_as_alone(models(), models(), callbacks=callbacks, batch_size=16, epochs=4, seed=0)
+    assert [len(model.history.epoch) for model in trained] == [2, 4, 4, 4, 4]
+    assert len(list(tmp_path.iterdir())) == 8
+    kept = dense(0)
+    kept.load_weights(tmp_path / "0-4.weights.h5")
+    np.testing.assert_allclose(kept.get_weights()[0], trained[2].get_weights()[0], atol=1e-5)
+
+
+def test_rates_of_every_update():
+    def callbacks(index):
+        return [kerasnn.LearningRate({"name": "cosine", "per": "update"}, learning_rate=0.1 * (index + 1))]
+
+    def models():
+        return [Given(dense(index)) for index in range(2)]
+
+    assert_as_alone(models(), models(), callbacks=callbacks, batch_size=16, epochs=2, seed=[4, 4])
+
+
+def test_what_cannot_go_together_trains_alone(caplog):
+    class Every(keras.callbacks.Callback):
+        batches = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.batches += 1
+
+    every = Every()
+    eager = dense(1)
+    eager.run_eagerly = True
+    models = [dense(0), eager, dense(2, units=7), dense(3)]
+    histories = kerasnn.fit_fused(models, X, Y, batch_size=8, epochs=2, seed=0, callbacks=[None, None, None, [every]])
+    assert every.batches == 10
+    messages = [record.getMessage() for record in caplog.records if "train alone" in record.getMessage()]
+    assert messages == [
+        "1 of 4 models train alone: the model runs eagerly",
+        "1 of 4 models train alone: Every acts at every batch",
+    ]
+    assert [len(history.epoch) for history in histories] == [2] * 4
+
+
+def test_models_are_stopped_from_outside():
+    seen = []
+
+    def stop(epoch, logs):
+        seen.append((epoch, sorted(logs)))
+        return [1] if epoch == 1 else None
+
+    models = [dense(index) for index in range(3)]
+    histories = kerasnn.fit_fused(models, X, Y, epochs=3, seed=0, on_epoch=stop)
+    assert [len(history.epoch) for history in histories] == [3, 2, 3]
+    assert seen == [(0, [0, 1, 2]), (1, [0, 1, 2]), (2, [0, 2])]
+
+
+def test_other_code_is_another_structure():
+    def model(factor):
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, L.Lambda(lambda x: x * factor)(L.Dense(2)(inputs)))
+        model.compile("sgd", "mse")
+        return Structure(model).key
+
+    assert model(2.0) == model(2.0) != model(3.0)
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        ([], {}, "models must be at least one, received none"),
+        ([keras.Sequential()], {}, r"models must be compiled first; call compile\(optimizer, loss\) of number 0"),
+        ([dense()], {"seed": [1, 2]}, "seed must have an entry for each of the 1 models; received 2"),
+    ],
+)
+def test_refusals_in_a_line(models, options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        kerasnn.fit_fused(models, X, Y, **options)
