@@ -28,8 +28,8 @@ MEANT = {
         "optimizer": {"name": "sgd", "momentum": 0.9, "learning_rate": 0.05},
         "schedule": {"name": "cosine", "warmup": 2},
     },
-    "train --data.name csv --data.path table.csv --data.target price --run_dir logs/first": {
-        "data": {"name": "csv", "path": "table.csv", "target": "price"},
+    "train --data.path table.csv --data.target price --run_dir logs/first": {
+        "data": {"name": "table", "path": "table.csv", "target": "price"},
         "run_dir": "logs/first",
     },
     "train --config logs/search/best_config.json": {"seed": 2},
