@@ -91,6 +91,7 @@ class FusedTuner(keras_tuner.Tuner):
             fit_args, fit_kwargs: arguments of `keras.Model.fit`.
         """
         verbose = fit_kwargs.get("verbose", "auto")
+        self._journal_file.parent.mkdir(parents=True, exist_ok=True)
         with Journal(self._journal_file) as journal:
             if not journal.entries:
                 journal.append([{"tuner": self._described(), "keras_tuner": version("keras-tuner")}])
