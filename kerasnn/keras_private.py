@@ -23,7 +23,7 @@ from keras.src.losses import loss as loss_module
 from keras.src.models import Functional
 from keras.src.optimizers import base_optimizer
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, draw_seed, global_seed_generator
-from keras.src.trainers.data_adapters import array_slicing, get_data_adapter
+from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils, get_data_adapter
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.trainer import model_supports_jit
@@ -50,6 +50,7 @@ __all__ = [
     "base_optimizer",
     "can_convert_arrays",
     "compile_argument",
+    "data_adapter_utils",
     "distributed_values",
     "draw_seed",
     "gen_array_ops",
@@ -228,3 +229,16 @@ def memory_limit() -> int:
 
     devices = device_lib.list_local_devices()
     return int(next(device.memory_limit for device in devices if device.device_type == "GPU"))
+
+
+def __getattr__(name: str) -> Any:
+    """keras-tuner's errors and its reading of results, which are imported where they are used."""
+    if name == "tuner_errors":
+        from keras_tuner.src import errors as tuner_errors
+
+        return tuner_errors
+    if name == "tuner_utils":
+        from keras_tuner.src.engine import tuner_utils
+
+        return tuner_utils
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,6 +28,17 @@ MEANT = {
         "optimizer": {"name": "sgd", "momentum": 0.9, "learning_rate": 0.05},
         "schedule": {"name": "cosine", "warmup": 2},
     },
+    "train --data.path table.csv --data.target price --run_dir logs/first": {
+        "data": {"name": "table", "path": "table.csv", "target": "price"},
+        "run_dir": "logs/first",
+    },
+    "train --config logs/search/best_config.json": {"seed": 2},
+    "search --trials 60 --objective val_accuracy --search_dir logs/search": {
+        "trials": 60,
+        "objective": {"name": "val_accuracy"},
+        "search_dir": "logs/search",
+    },
+    "predict logs/first new.csv": {"run_dir": "logs/first", "data": "new.csv"},
     "train --config logs/first --training.epochs 50": {"seed": 1, "training.epochs": 50},
     "train --config 'logs/<search>/best_config.json'": {"seed": 2},
     "train --resume logs/first": {"seed": 1, "run_dir": "logs/first"},
@@ -62,7 +73,6 @@ MEANT = {
     "train --data.path titanic.csv --data.target survived": {
         "data": {"name": "table", "path": "titanic.csv", "target": "survived"}
     },
-    "predict logs/first new.csv": {"run_dir": "logs/first", "data": "new.csv"},
     "compare titanic.csv --target survived": {"table": "titanic.csv", "target": "survived", "seeds": 3},
     "evaluate logs/first --data new.csv": {"run_dir": "logs/first", "data": "new.csv"},
     "study": {},
@@ -133,7 +143,8 @@ def documented():
 def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    for path, seed in (("logs/first/config.json", 1), ("logs/<search>/best_config.json", 2)):
+    best = [(f"logs/{name}/best_config.json", 2) for name in ("<search>", "search")]
+    for path, seed in (("logs/first/config.json", 1), *best):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(json.dumps({"seed": seed}))
 

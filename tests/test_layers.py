@@ -27,6 +27,7 @@ LEVELS = {
     "kerasnn.runs": 12,
     "kerasnn.search": 13,
     "kerasnn.gallery": 13,
+    "kerasnn.tuners": 14,
     "kerasnn.study": 14,
     "kerasnn.report": 15,
     "kerasnn.commands": 16,

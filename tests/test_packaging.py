@@ -91,4 +91,4 @@ def test_a_wheel_brings_no_development_tools(metadata):
     always = {distribution(line) for line in required if "extra ==" not in line}
     assert always == {distribution(name) for name in PROJECT["dependencies"]}
     assert not always & {"pytest", "pytest-xdist", "ruff", "mypy", "setuptools", "torch", "jax", "optuna"}
-    assert set(metadata.get_all("Provides-Extra")) == {"tests", "lint", "peers", *EXTRAS}
+    assert set(metadata.get_all("Provides-Extra")) == {"docs", "tests", "lint", "peers", *EXTRAS}

@@ -49,15 +49,12 @@ class TrainingState(keras.callbacks.Callback):
     The state holds every variable that Keras tracks or that attributes of the model lead to (weights, all optimizers,
     metrics, seed generators, TensorFlow's variables), the counters of all callbacks, the history, the position, and the
     state of Python's and NumPy's random number generators. Variables that it can't find but sees change are logged. A
-    thread writes it beside training, as a temporary file that is synced, checksummed with SHA-256 and renamed. `resume`
-    returns the arguments with which `fit` resumes the run, or begins it:
+    thread writes it beside training, as a temporary file that is synced, checksummed with SHA-256 and renamed.
 
-        state = TrainingState("run/state")
-        model.fit(x, y, epochs=20, **state.resume(model, [early_stopping, plateau]))
-
-    The same program, started again after a kill at any moment, ends with the bits that it would have ended with. This
-    needs an order of examples that does not depend on earlier epochs. `kerasnn.fit` derives each epoch's order from its
-    seed, Keras's own `fit` does so after `keras.utils.set_random_seed`; give a tf.data dataset to `resume` too.
+    `resume` returns the arguments with which `fit` resumes the run, or begins it. The same program, started again after
+    a kill at any moment, ends with the bits that it would have ended with. This needs an order of examples that does
+    not depend on earlier epochs. `kerasnn.fit` derives each epoch's order from its seed, Keras's own `fit` does so
+    after `keras.utils.set_random_seed`; give a tf.data dataset to `resume` too.
 
     Of Keras's callbacks, EarlyStopping, ReduceLROnPlateau, ModelCheckpoint, CSVLogger and SwapEMAWeights resume. A
     callback of your own does if it has `get_state() -> dict`, of JSON values and numpy arrays, and `set_state(state)`,

@@ -1,5 +1,6 @@
 """Batches that are not known before training: tf.data, `PyDataset`, generators, loaders; many steps as one program."""
 
+import operator
 import weakref
 from functools import partial
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kerasnn.engine.examples import Steps, each
 from kerasnn.engine.graph import Operations
 from kerasnn.engine.steps import BLOCK_SECONDS, Blocks, NotCompilableError, is_built, logs_are_metrics, zeros_like_logs
 from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
@@ -92,6 +94,7 @@ class BatchProgram:
         self.traces = 0
         self._run = tf.function(partial(self._loop), autograph=False)
         self._run_one = tf.function(partial(self._one_step), autograph=False)
+        self._run_batch = tf.function(partial(self._step_on), autograph=False, reduce_retracing=True)
 
     def with_momentum(self, momentum: keras.Variable) -> "BatchProgram":
         """The same program, which also sets the optimizer's momentum at every update."""
@@ -151,8 +154,33 @@ class BatchProgram:
             for variable, value in zip(counts, values, strict=True):
                 variable.assign(value)
 
+    def run_each(self, steps: Steps, update: int, rates: tf.Tensor | None, momenta: tf.Tensor | None) -> Any:
+        """Run steps on batches of any size, one at a time.
+
+        Args:
+            steps: the steps, whose data is in order.
+            update, rates, momenta: as in the call.
+
+        Returns:
+            The logs after the last step, tensors.
+        """
+        model: Any = self._model()
+        logs = None
+        for number in range(steps.batches):
+            first = steps.row + number * steps.batch_size
+            if rates is not None:
+                model.optimizer.learning_rate.assign(rates[update + number])
+            if self._momentum is not None and momenta is not None:
+                self._momentum.assign(momenta[update + number])
+            rows = slice(first, first + steps.batch_size)
+            logs = self._run_batch(each(operator.itemgetter(rows), steps.data))
+        return logs
+
     def _one_step(self, iterator: Any) -> Any:
-        return self._model_step(self._model())(iterator.get_next())
+        return self._step_on(iterator.get_next())
+
+    def _step_on(self, batch: Any) -> Any:
+        return self._model_step(self._model())(batch)
 
     def _model_step(self, model: Any) -> Any:
         step = model._autoconvert_optionals(getattr(model, self._step))

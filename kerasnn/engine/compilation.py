@@ -14,6 +14,7 @@ from kerasnn.attributes import overridden, temporary_attributes
 from kerasnn.config.schema import one_of, short
 from kerasnn.engine import replicated
 from kerasnn.engine.batches import BatchBlocks, Batches, BatchProgram
+from kerasnn.engine.chunks import ChunkBlocks, ChunkedBatches
 from kerasnn.engine.examples import Examples, ResidentExamples, StreamedExamples, leaves, nbytes
 from kerasnn.engine.memory import device_memory
 from kerasnn.engine.steps import Blocks, NotCompilableError, Program
@@ -150,9 +151,7 @@ def blocks_of(
         if isinstance(examples, Batches):
             if model._distribute_strategy is not None:
                 raise NotCompilableError(f"x is {type(examples.source).__name__} under a strategy of one replica")
-            program = _program(model, step, BatchProgram, "on batches")
-            program.prepare(examples, rates)
-            return BatchBlocks(program, length, by_execution)
+            return _batch_blocks(model, step, examples, length, by_execution, rates)
         _build(model, examples)
         program = _program(model, step, _array_program)
         for steps in examples.empty_steps():
@@ -162,6 +161,21 @@ def blocks_of(
         name = "" if isinstance(error, NotCompilableError) else f"{type(error).__name__}: "
         raise NotCompilableError(short(f"{name}{lines[0]}", 200)) from error
     return Blocks(program, length, by_execution)
+
+
+def _batch_blocks(
+    model: keras.Model, step: str, batches: Batches, length: int | None, by_execution: bool, rates: tf.Tensor | None
+) -> Blocks:
+    batch_program = _program(model, step, BatchProgram, "on batches")
+    # Longer blocks of a fixed length may end within a chunk.
+    if isinstance(batches, ChunkedBatches) and batches.size and length in (None, 1) and obstacle(model, ()) is None:
+        program = _program(model, step, _array_program)
+        for steps in batches.empty_steps():
+            program.prepare(steps, rates)
+        batches.in_chunks = True
+        return ChunkBlocks(program, batch_program, length)
+    batch_program.prepare(batches, rates)
+    return BatchBlocks(batch_program, length, by_execution)
 
 
 def _build(model: keras.Model, examples: Examples) -> None:

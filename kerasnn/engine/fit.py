@@ -15,6 +15,7 @@ from kerasnn.engine import replicated
 from kerasnn.engine.batches import Batches
 from kerasnn.engine.block_callbacks import BlockCallbacks, BlockDriver, acts_by_batch, flat
 from kerasnn.engine.checks import Checks, check_counts, check_dataset, check_fit_options
+from kerasnn.engine.chunks import batches_of
 from kerasnn.engine.compilation import (
     Compiled,
     blocks_of,
@@ -71,9 +72,9 @@ def fit(
 
     Args:
         model: any compiled Keras model.
-        x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, class_weight, sample_weight,
-            initial_epoch, steps_per_epoch, validation_steps, validation_batch_size, validation_freq: as in
-            `keras.Model.fit`.
+        x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data: as in `keras.Model.fit`.
+        class_weight, sample_weight, initial_epoch, steps_per_epoch: likewise.
+        validation_steps, validation_batch_size, validation_freq: likewise.
         shuffle: whether an epoch's order of examples is `epoch_order`'s, or the arrays' own.
         seed: seed of the orders, 0 or above. None draws one from NumPy's global generator, so that every call has
             orders of its own, which `keras.utils.set_random_seed` repeats.
@@ -137,13 +138,14 @@ def fit(
     arrangement: dict[str, Any] = {"batch_size": batch_size, "class_weight": class_weight, "steps": steps_per_epoch}
     examples: Any = None
     if not are_arrays and replicas == 1:
-        examples = Batches(*arrays, shuffle=shuffle, **arrangement)
+        reads = steps_per_epoch and steps_per_epoch * max(0, epochs - initial_epoch)
+        examples = batches_of(*arrays, reads=reads, shuffle=shuffle, **arrangement)
     elif shuffle and are_arrays:
         count = keras.tree.flatten(arrays[0])[0].shape[0]
         arrangement["order"] = partial(epoch_order, count, _order_seed(callbacks, seed))
     validation: Any = None
     if held_out and not _are_dense(*held_out) and replicas == 1:
-        validation = Batches(*held_out, batch_size=validation_batch_size or batch_size, steps=validation_steps)
+        validation = batches_of(*held_out, batch_size=validation_batch_size or batch_size, steps=validation_steps)
         validation_data = (validation,)
     owner = next((callback for callback in flat(callbacks) if isinstance(callback, LearningRate)), None)
     train = test = None
@@ -224,7 +226,7 @@ def evaluate(
         if _are_dense(*arrays):
             checked.evaluation(x, y, sample_weight)
         elif replicas == 1:
-            batches = Batches(*given, batch_size=batch_size, steps=steps)
+            batches = batches_of(*given, reads=steps, batch_size=batch_size, steps=steps)
         kind = examples_kind(model, compiled, () if batches else arrays, memory_share)
         examples = batches or kind(x, y, sample_weight, batch_size=batch_size, steps=steps)
         test = blocks_of(model, "test_step", examples, _block_length(model, callbacks, "test", steps_per_block))

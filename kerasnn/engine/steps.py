@@ -252,7 +252,7 @@ class Blocks:
             start = time.perf_counter()
             step = self._step
             for steps in iterator.take(count):
-                logs = self.program(steps, step, self._rates, self._momenta)
+                logs = self._run(steps, step)
                 step += steps.batches
             # Reading the logs waits for the block.
             self._logs = keras.tree.map_structure(lambda log: log.numpy(), logs)
@@ -260,6 +260,9 @@ class Blocks:
             self.left = count
         self.left -= 1
         return self._logs
+
+    def _run(self, steps: Steps, step: int) -> Any:
+        return self.program(steps, step, self._rates, self._momenta)
 
     def _agreed(self, seconds: float) -> float:
         """Seconds for a step, on which the length of blocks is based."""

@@ -1,6 +1,6 @@
 """A model that trains together with others: its callbacks and its variables."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -12,7 +12,31 @@ from kerasnn.callbacks.progress import Progress
 from kerasnn.engine.block_callbacks import flat
 from kerasnn.fused.structure import Structure
 
+
+class BestWeights(keras.callbacks.Callback):
+    """Keep the weights of the best epoch.
+
+    Args:
+        is_better: given an epoch's logs, says whether it is the best so far; called once an epoch.
+
+    Attributes:
+        weights: those of the best epoch, in the order of `get_weights()`; None before there is one.
+        read: returns the present weights.
+    """
+
+    def __init__(self, is_better: Callable[[dict[str, Any]], bool]) -> None:
+        super().__init__()
+        self._is_better = is_better
+        self.weights: list[np.ndarray] | None = None
+        self.read: Callable[[], list[np.ndarray]] = lambda: self.model.get_weights()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._is_better(logs or {}):
+            self.weights = self.read()
+
+
 _READS_LOGS_ONLY = (
+    BestWeights,
     keras.callbacks.CSVLogger,
     keras.callbacks.History,
     keras.callbacks.ProgbarLogger,
@@ -50,6 +74,9 @@ class FittedModel:
         given = flat(callbacks)
         self.learning_rate = next((each for each in given if isinstance(each, LearningRate)), None)
         self.reads_variables = any(map(_reads_variables, given))
+        self._best = [each for each in given if isinstance(each, BestWeights)]
+        positions = {id(variable): position for position, variable in enumerate(structure.variables)}
+        self._weights = [positions[id(weight)] for weight in model.weights]
         self.hooks = keras.callbacks.CallbackList(
             callbacks, add_history=True, add_progbar=False, model=model, verbose=0, epochs=epochs, steps=steps
         )
@@ -86,7 +113,10 @@ class FittedModel:
         self.hooks.on_test_end(logs)
         self.logs |= {f"val_{name}": value for name, value in logs.items()}
 
-    def end_epoch(self, epoch: int) -> None:
+    def end_epoch(self, epoch: int, values: Callable[[], list[np.ndarray]]) -> None:
+        """Let the callbacks decide, given the epoch and a function that returns the present values."""
+        for callback in self._best:
+            callback.read = lambda: list(map(values().__getitem__, self._weights))
         self.hooks.on_epoch_end(epoch, self.logs)
 
     def end(self, values: list[np.ndarray]) -> None:

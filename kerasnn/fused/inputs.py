@@ -22,17 +22,17 @@ class Inputs:
 
     Args:
         train: the training arrays of each model; models with the same weights share one object.
-        validation: the validation arrays of all models, or None.
+        validation: the validation arrays of each model, likewise; empty where there are none.
         shuffle: whether each epoch of training has an order of its own.
     """
 
-    def __init__(self, train: Sequence[Examples], validation: Examples | None, shuffle: bool) -> None:
+    def __init__(self, train: Sequence[Examples], validation: Sequence[Examples], shuffle: bool) -> None:
         self._train, self._validation, self._shuffle = train, validation, shuffle
         self.batch_size: int = train[0].batch_size
         self.rows = train[0].size
         self.train_steps = int(train[0].num_batches)
-        self.validation_batch_size: int = 0 if validation is None else validation.batch_size
-        self.validation_steps = 0 if validation is None else int(validation.num_batches)
+        self.validation_batch_size: int = validation[0].batch_size if validation else 0
+        self.validation_steps = int(validation[0].num_batches) if validation else 0
 
     @classmethod
     def of(
@@ -56,23 +56,17 @@ class Inputs:
         x, y, sample_weights, held_out = each(as_array, given)
         if not all(map(is_dense, leaves((x, y, sample_weights, held_out)))):
             return None
+        own_held_out = [held_out] * len(sample_weights)
         if validation_split and validation_data is None:
-            # All models are measured on the same examples, without weights of their own.
-            (x, y, sample_weights), held = array_slicing.train_validation_split(
+            (x, y, sample_weights), (held_x, held_y, held_weights) = array_slicing.train_validation_split(
                 (x, y, sample_weights), validation_split=validation_split
             )
-            held_out = (held[0], held[1], held[2][0])
-        made: dict[Any, Examples] = {}
-        train = []
-        for own, by_class in zip(sample_weights, class_weights, strict=True):
-            key = (id(own), None if by_class is None else tuple(by_class.items()))
-            if key not in made:
-                made[key] = Examples(x, y, own, batch_size=batch_size, class_weight=by_class)
-            train.append(made[key])
-        validation = None
-        if held_out:
-            size = validation_batch_size or train[0].batch_size
-            validation = Examples(*held_out, batch_size=size)
+            own_held_out = [(held_x, held_y, weights) for weights in held_weights]
+        train = _distinct(
+            [((x, y, own), by_class) for own, by_class in zip(sample_weights, class_weights, strict=True)], batch_size
+        )
+        size = validation_batch_size or train[0].batch_size
+        validation = _distinct([(own, None) for own in own_held_out], size) if any(map(bool, own_held_out)) else []
         return cls(train, validation, shuffle)
 
     def check(self, number: int, checks: Checks, class_weight: Any) -> None:
@@ -81,8 +75,8 @@ class Inputs:
         checks.model()
         checks.types(x, y, sample_weight)
         checks.training(x, y, sample_weight, class_weight)
-        if self._validation is not None:
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self._validation.arrays)
+        if self._validation:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self._validation[number].arrays)
             checks.evaluation(x, y, sample_weight, part="validation ")
 
     def build(self, number: int, model: keras.Model) -> None:
@@ -107,13 +101,29 @@ class Inputs:
 
     def on_device(self, numbers: Sequence[int]) -> tuple["Arrays", "Arrays | None"]:
         """The arrays of some models for training and validation, on the current device."""
-        first = self._train[numbers[0]].arrays
-        weights = None
-        if any(self._train[number] is not self._train[numbers[0]] for number in numbers):
-            weights = {number: _tensors(self._train[number].arrays[2]) for number in numbers}
-            first = first[:2]
-        validation = self._validation and Arrays(_tensors(self._validation.arrays), None, False)
-        return Arrays(_tensors(first), weights, self._shuffle), validation
+        train = _arrays_of([(number, self._train[number]) for number in numbers], self._shuffle)
+        held_out = [(number, self._validation[number]) for number in numbers] if self._validation else []
+        return train, _arrays_of(held_out, False) if held_out else None
+
+
+def _distinct(given: Sequence[tuple[Any, Any]], batch_size: int | None) -> list[Examples]:
+    """Examples of arrays and class weights, one object for the same ones."""
+    made: dict[Any, Examples] = {}
+    examples = []
+    for arrays, by_class in given:
+        key = (*map(id, leaves(arrays)), by_class and tuple(by_class.items()))
+        if key not in made:
+            made[key] = Examples(*arrays, batch_size=batch_size, class_weight=by_class)
+        examples.append(made[key])
+    return examples
+
+
+def _arrays_of(examples: Sequence[tuple[int, Examples]], shuffle: bool) -> "Arrays":
+    """The examples of some models, by number, on the current device."""
+    first = examples[0][1]
+    if all(each is first for _, each in examples):
+        return Arrays(_tensors(first.arrays), None, shuffle)
+    return Arrays(_tensors(first.arrays[:2]), {number: _tensors(each.arrays[2]) for number, each in examples}, shuffle)
 
 
 class Arrays:

@@ -71,6 +71,7 @@ class ModelGroup:
     ) -> None:
         self.program, self.members, self.device = program, list(members), device
         self._train, self._validation = train, validation
+        self._read: list[Any] = []
         self._set([member.values() for member in members], size)
 
     def _set(self, values: list[list[np.ndarray]], size: int) -> None:
@@ -109,7 +110,7 @@ class ModelGroup:
     def _validating(self) -> tuple[Any, ...]:
         assert self._validation is not None
         with tf.device(self.device):
-            return self._state, self._numbers, self._validation.batches((), (), 0), None
+            return self._state, self._numbers, self._validation.batches([row.number for row in self.rows], (), 0), None
 
     def _run(self, function: Callable[[], Any], arguments: tuple[Any, ...]) -> list[dict[str, Any]]:
         with tf.device(self.device):
@@ -146,6 +147,12 @@ class ModelGroup:
             self._kept = [np.array(value) for value in self._state]
         for row, member in readers:
             member.assign([value[row] for value in self._kept])
+
+    def values_of(self, row: int) -> list[np.ndarray]:
+        """The values of a member's variables."""
+        if self._read is not self._state:
+            self._read, self._values = self._state, [value.numpy() for value in self._state]
+        return [value[row].copy() for value in self._values]
 
     def release(self, size_after: Callable[[int, int], int]) -> None:
         """Let members go that have ended; the others continue, in fewer rows if that pays.
@@ -224,8 +231,9 @@ def _run_epoch(groups: Sequence[ModelGroup], epoch: int, inputs: Inputs, plan: P
             group.pull()
             for member, own in zip(group.members, logs, strict=True):
                 member.end_evaluation(member.named(own, group.program.model), inputs.validation_steps)
-    for member in running:
-        member.end_epoch(epoch)
+    for group in groups:
+        for row, member in enumerate(group.members):
+            member.end_epoch(epoch, partial(group.values_of, row))
     stopped = plan.on_epoch and plan.on_epoch(epoch, {member.number: member.logs for member in running})
     for member in running:
         if member.number in (stopped or ()) or member.model.stop_training or epoch + 1 == plan.epochs:

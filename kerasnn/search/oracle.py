@@ -32,7 +32,7 @@ class Oracle:
     def __init__(self, config: SearchConfig) -> None:
         self._config = config
         self._space = ordered(config.space)
-        with self._quiet():
+        with quiet(None):
             self._oracle = _build(config, _hyperparameters(self._space))
         # Its files are never read again: unlike them, a journal and a replay survive kills.
         self._oracle.save = lambda: None
@@ -51,12 +51,9 @@ class Oracle:
             That many, or fewer while the oracle waits for results; none once all trials have their results and the
             space is exhausted.
         """
-        if isinstance(self._oracle, oracles.HyperbandOracle):
-            # More would begin the next iteration before the best trials of this one continue.
-            brackets = range(self._oracle._get_num_brackets())
-            count = min(count, sum(self._oracle._get_size(bracket, 0) for bracket in brackets))
+        count = min(count, first_rungs(self._oracle) or count)
         proposals: list[Proposal] = []
-        with self._quiet():
+        with quiet(self._oracle):
             while len(proposals) < count:
                 trial = self._oracle.create_trial(f"{self._count}")
                 if trial.status != "RUNNING":
@@ -75,22 +72,13 @@ class Oracle:
             epoch: epoch of that score.
         """
         trial = self._open.pop(number)
-        with self._quiet():
+        with quiet(self._oracle):
             if score is None:
                 trial.status = "FAILED"
             else:
                 self._oracle.update_trial(trial.trial_id, {self._config.objective_name: score}, step=epoch)
                 trial.status = "COMPLETED"
             self._oracle.end_trial(trial)
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Silence warnings about Python's deprecations and the Gaussian process's convergence, and run that process on
-        one thread: its matrices are so small that synchronizing threads takes longer than computing."""
-        limit = threadpool_limits(1) if isinstance(self._config.oracle, Bayesian) else nullcontext()
-        with warnings.catch_warnings(), limit:
-            warnings.simplefilter("ignore")
-            yield
 
     def _proposal(self, number: int, drawn: Mapping[str, Any]) -> Proposal:
         values = {key: _value(parameter, drawn[key]) for key, parameter in self._space.items() if key in drawn}
@@ -103,7 +91,24 @@ class Oracle:
         )
 
 
-class _GridOracle(oracles.GridSearchOracle):
+@contextmanager
+def quiet(oracle: Any) -> Iterator[None]:
+    """Silence warnings about Python's deprecations and the Gaussian process's convergence, and run that process on one
+    thread: its matrices are so small that synchronizing threads takes longer than computing."""
+    limit = threadpool_limits(1) if isinstance(oracle, oracles.BayesianOptimizationOracle) else nullcontext()
+    with warnings.catch_warnings(), limit:
+        warnings.simplefilter("ignore")
+        yield
+
+
+def first_rungs(oracle: Any) -> int | None:
+    """How many trials Hyperband begins at once, or None: with more, the best of an iteration would begin the next."""
+    if not isinstance(oracle, oracles.HyperbandOracle):
+        return None
+    return sum(oracle._get_size(bracket, 0) for bracket in range(oracle._get_num_brackets()))
+
+
+class GridOracle(oracles.GridSearchOracle):
     """keras-tuner's own waits for each trial, which may add keys to the space; ours is known, so all can start."""
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -125,7 +130,7 @@ def _build(config: SearchConfig, space: keras_tuner.HyperParameters) -> Any:
     }
     match config.oracle:
         case Grid():
-            return _GridOracle(**options)
+            return GridOracle(**options)
         case Bayesian(initial_points=points, alpha=alpha, beta=beta):
             options |= {"num_initial_points": points, "alpha": alpha, "beta": beta}
             return oracles.BayesianOptimizationOracle(max_trials=None, **options)

@@ -50,6 +50,11 @@ class Table(keras.utils.PyDataset):
         self.calls.append("end")
 
 
+def of_sizes(*sizes):
+    for first, size in enumerate(sizes):
+        yield X[first : first + size], Y[first : first + size]
+
+
 def generated(count=None):
     for index in itertools.count() if count is None else range(count):
         first = index * BATCH % 64
@@ -95,6 +100,7 @@ INPUTS = {
         "validation_data": generated(),
         "validation_steps": 2,
     },
+    "generator of many sizes": lambda: {"x": of_sizes(8, 8, 5, 8, 12, 3, 7, 40, 8, 5), "steps_per_epoch": 5},
     "generator that ends": lambda: {"x": generated(10), "steps_per_epoch": 4},
 }
 BY_BATCH = ("ragged last batch", "steps across the end", "unknown length", "PyDataset", "generators")
@@ -216,6 +222,13 @@ def test_the_input_s_error_reaches_the_user_after_the_steps_before_it():
     assert int(model.optimizer.iterations.numpy()) == 5
     for theirs, mine in zip(*weights, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_generator_is_read_as_far_as_it_is_needed():
+    """Keras reads ahead by as much as tf.data sees fit."""
+    generator = generated()
+    kerasnn.fit(network(), generator, steps_per_epoch=5, epochs=2, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(next(generator)[0], X[16:24])
 
 
 def test_learning_rates_of_every_update():

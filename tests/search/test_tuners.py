@@ -1,0 +1,145 @@
+"""keras-tuner's interface: proposals and results, resumed from any moment; failures; what is trained one at a time."""
+
+import json
+import shutil
+import warnings
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+from kerasnn import tuners
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(64, 4)).astype("float32")
+Y = (X[:, 0] * X[:, 1] > 0).astype("int32")
+
+
+def build(hp):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Choice("units", [4, 6]), "tanh")])
+    if hp.Boolean("dropout"):
+        with hp.conditional_scope("dropout", True):
+            model.add(keras.layers.Dropout(hp.Float("rate", 0.1, 0.5, step=0.2)))
+    model.add(keras.layers.Dense(2, "softmax"))
+    rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+    model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+KINDS = {
+    "random": lambda folder: tuners.RandomSearch(
+        build, "val_loss", max_trials=5, seed=4, executions_per_trial=2, directory=folder, trials_at_once=3
+    ),
+    "bayesian": lambda folder: tuners.BayesianOptimization(
+        build, "val_loss", max_trials=6, num_initial_points=2, seed=4, directory=folder, trials_at_once=2
+    ),
+    "hyperband": lambda folder: tuners.Hyperband(build, "val_loss", max_epochs=4, factor=2, seed=4, directory=folder),
+    "grid": lambda folder: tuners.GridSearch(
+        build, "val_accuracy", max_trials=5, seed=4, directory=folder, trials_at_once=4
+    ),
+}
+
+
+def searched(kind, folder):
+    tuner = KINDS[kind](folder)
+    tuner.search(X[:48], Y[:48], epochs=2, batch_size=16, validation_data=(X[48:], Y[48:]), verbose=0)
+    return tuner
+
+
+def results(tuner):
+    return [(trial.hyperparameters.values, trial.status, trial.score) for trial in tuner.oracle.trials.values()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_goes_on_from_any_line_of_its_journal(kind, tmp_path):
+    whole = searched(kind, tmp_path / "whole")
+    expected = results(whole)
+    assert all(status == "COMPLETED" for _, status, _ in expected)
+    journal = tmp_path / "whole" / "untitled_project" / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    cuts = [1, len(lines) // 3, len(lines) // 2, len(lines) - 1]
+    for cut in cuts:
+        folder = tmp_path / f"cut-{cut}"
+        shutil.copytree(tmp_path / "whole", folder)
+        half = lines[cut][: len(lines[cut]) // 2]
+        (folder / "untitled_project" / "journal.jsonl").write_text("".join(lines[:cut]) + half)
+        assert results(searched(kind, folder)) == expected
+    again = KINDS[kind](tmp_path / "whole")
+    assert results(again) == expected
+    if whole.executions_per_trial > 1:
+        return
+    best = again.get_best_models(1)[0]
+    logs = best.evaluate(X[48:], Y[48:], verbose=0, return_dict=True)
+    np.testing.assert_allclose(
+        logs[again.oracle.objective.name.removeprefix("val_")], again.oracle.get_best_trials()[0].score, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian"])
+def test_first_proposals_are_keras_tuners(kind, tmp_path):
+    ours = KINDS[kind](tmp_path / "ours")
+    theirs = getattr(keras_tuner, type(ours).__name__)(build, "val_loss", max_trials=5, seed=4, directory=tmp_path)
+    ours._ask(2)
+    warnings.simplefilter("ignore")
+    expected = [theirs.oracle.create_trial(f"tuner{number}").hyperparameters.values for number in range(2)]
+    assert [trial.hyperparameters.values for _, trial in ours._batch] == expected
+
+
+def test_a_failed_trial_is_its_own(tmp_path):
+    def sometimes(hp):
+        if hp.Choice("kind", ["good", "bad"]) == "bad":
+            raise RuntimeError("no such network")
+        return build(hp)
+
+    tuner = tuners.GridSearch(sometimes, "loss", max_trials=4, directory=tmp_path, max_consecutive_failed_trials=9)
+    tuner.search(X, Y, epochs=1, verbose=0)
+    statuses = {trial.hyperparameters["kind"]: trial.status for trial in tuner.oracle.trials.values()}
+    assert statuses.get("good") == "COMPLETED"
+    failed = [trial for trial in tuner.oracle.trials.values() if trial.hyperparameters["kind"] == "bad"]
+    assert all(trial.status == "FAILED" and "no such network" in trial.message for trial in failed)
+
+
+def test_own_fit_runs_one_trial_at_a_time(tmp_path, caplog):
+    class Own(tuners.HyperModel):
+        def build(self, hp):
+            return build(hp)
+
+        def fit(self, hp, model, *args, **kwargs):
+            return model.fit(*args, batch_size=hp.Choice("batch_size", [16, 32]), **kwargs)
+
+    tuner = tuners.RandomSearch(Own(), "loss", max_trials=2, seed=1, directory=tmp_path)
+    tuner.search(X, Y, epochs=1, verbose=0)
+    assert {record.getMessage() for record in caplog.records if record.name == "kerasnn"} == {
+        "trials train one at a time: Own.fit is the user's own"
+    }
+    assert all("batch_size" in trial.hyperparameters.values for trial in tuner.oracle.trials.values())
+    assert results(tuners.RandomSearch(Own(), "loss", max_trials=2, seed=1, directory=tmp_path)) == results(tuner)
+
+
+def test_objectives_may_be_several(tmp_path):
+    objective = [tuners.Objective("val_loss", "min"), "val_accuracy"]
+    tuner = tuners.RandomSearch(build, objective, max_trials=2, seed=1, directory=tmp_path)
+    tuner.search(X[:48], Y[:48], epochs=2, validation_data=(X[48:], Y[48:]), verbose=0)
+    for trial in tuner.oracle.trials.values():
+        metrics = {name: trial.metrics.get_best_value(name) for name in ("val_loss", "val_accuracy")}
+        assert trial.score == pytest.approx(metrics["val_loss"] - metrics["val_accuracy"])
+
+
+def test_another_search_is_refused(tmp_path):
+    searched("random", tmp_path)
+    with pytest.raises(ValueError, match="began with another objective: give a new project_name"):
+        tuners.RandomSearch(build, "val_accuracy", max_trials=5, seed=4, executions_per_trial=2, directory=tmp_path)
+    fresh = tuners.RandomSearch(build, "val_accuracy", max_trials=5, directory=tmp_path, overwrite=True)
+    assert not fresh.oracle.trials
+
+
+def test_a_seed_that_was_drawn_is_kept(tmp_path):
+    def search():
+        tuner = tuners.RandomSearch(build, "loss", max_trials=2, directory=tmp_path)
+        tuner.search(X, Y, epochs=1, verbose=0)
+        return results(tuner)
+
+    assert search() == search()
+    first_line = (tmp_path / "untitled_project" / "journal.jsonl").read_text().splitlines()[0]
+    assert json.loads(first_line)["tuner"]["seed"]
