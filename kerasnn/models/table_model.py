@@ -25,11 +25,11 @@ class TableModel(keras.Model):
         network: the network for encoded rows.
 
     >>> from kerasnn.data.encoding import TableEncoding
-    >>> age = {"name": "age", "kind": "number", "fill": 40.0, "factor": 0.01, "indicator": True}
+    >>> age = {"name": "age", "kind": "number", "fill": 40.0, "factor": 0.25, "indicator": True}
     >>> network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="ones")])
     >>> model = TableModel(TableEncoder({"columns": [age]}), network)
-    >>> model.predict({"age": [20, None], "name": ["Ann", "Bob"]}, verbose=0).round(2).tolist()
-    [[0.2], [1.4]]
+    >>> model.predict({"age": [20, None], "name": ["Ann", "Bob"]}, verbose=0).tolist()
+    [[5.0], [11.0]]
     """
 
     def __init__(self, encoder: TableEncoder, network: keras.Model, **options: Any) -> None:
