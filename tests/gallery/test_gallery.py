@@ -131,7 +131,7 @@ def test_dropout_scales_what_it_keeps() -> None:
 def test_examples_refuse_data_that_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("a,b,label\n" + "\n".join(f"{i},{i + 1},{i % 2}" for i in range(20)))
     config = RunConfig(task="binary", data={"name": "csv", "path": str(tmp_path / "table.csv")})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="data must be images with one class each, received csv for binary"):
+    with pytest.raises(ValueError, match="data must be images with one class each, received table for binary"):
         networks.data_examples(config)
 
 
