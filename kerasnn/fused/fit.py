@@ -108,14 +108,20 @@ def fit_fused(
     inputs = Inputs.of(x, y, weights["sample_weight"], weights["class_weight"], **held_out, **sizes)
     plan = Plan(initial_epoch, epochs, validation_freq, on_epoch, max_members)
     alone: dict[int, str] = {}
-    members = []
+    members, seen = [], set()
     for number, (model, hooks) in enumerate(zip(models, own_callbacks, strict=True)):
         if inputs is None or (reason := _obstacle(model, hooks)):
             alone[number] = "the examples are not dense arrays of numbers" if inputs is None else str(reason)
             continue
-        inputs.check(number, Checks(model, checks), weights["class_weight"][number])
+        checked = Checks(model, checks)
+        checked.model()
         inputs.build(number, model)
-        members.append(FittedModel(number, model, Structure(model), hooks, seeds[number], epochs, inputs.train_steps))
+        structure = Structure(model)
+        # The same examples fit all models of a structure.
+        if (key := (structure.key, inputs.weights_id(number))) not in seen:
+            inputs.check(number, checked, weights["class_weight"][number])
+            seen.add(key)
+        members.append(FittedModel(number, model, structure, hooks, seeds[number], epochs, inputs.train_steps))
     if inputs is not None:
         alone |= _train_together(members, inputs, plan)
     for reason in dict.fromkeys(alone.values()):
