@@ -91,6 +91,7 @@ class FusedTuner(keras_tuner.Tuner):
             fit_args, fit_kwargs: arguments of `keras.Model.fit`.
         """
         verbose = fit_kwargs.get("verbose", "auto")
+        self._journal_file.parent.mkdir(parents=True, exist_ok=True)
         with Journal(self._journal_file) as journal:
             if not journal.entries:
                 journal.append([{"tuner": self._described(), "keras_tuner": version("keras-tuner")}])
@@ -268,6 +269,7 @@ class FusedTuner(keras_tuner.Tuner):
         count = len(executions)
         own: dict[str, Any] = {name: [given.pop(name, None)] * count for name in ("class_weight", "sample_weight")}
         own |= {"callbacks": [one.callbacks for one in executions], "seed": [one.seed for one in executions]}
+        own |= {"max_members": self.trials_at_once * self.executions_per_trial}
         try:
             histories = fit_fused([one.model for one in executions], **own, **given) if executions else []
             for one, history in zip(executions, histories, strict=True):

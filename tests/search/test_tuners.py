@@ -132,6 +132,8 @@ def test_another_search_is_refused(tmp_path):
         tuners.RandomSearch(build, "val_accuracy", max_trials=5, seed=4, executions_per_trial=2, directory=tmp_path)
     fresh = tuners.RandomSearch(build, "val_accuracy", max_trials=5, directory=tmp_path, overwrite=True)
     assert not fresh.oracle.trials
+    fresh.search(X, Y, epochs=1, validation_split=0.25, verbose=0)
+    assert len(fresh.oracle.trials) == 5
 
 
 def test_a_seed_that_was_drawn_is_kept(tmp_path):
