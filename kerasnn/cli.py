@@ -10,9 +10,11 @@ import kerasnn
 COMMANDS = {
     "train": "train a network and leave a run folder",
     "evaluate": "evaluate a run folder",
+    "predict": "predict for unlabelled rows with a run folder",
     "find-learning-rate": "suggest a learning rate",
     "search": "search hyperparameters",
     "study": "compare settings over several seeds",
+    "compare": "compare a network with scikit-learn's models on a table",
     "report": "write an HTML page about a run, a search or a study",
     "gallery": "draw activations, losses, optimizers, schedules and more",
     "doctor": "check devices, versions and compilers",
@@ -46,10 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help", "--version"):
         print(f"kerasnn {kerasnn.__version__}" if name == "--version" else HELP)
         return 0
-    near = get_close_matches(name.replace("_", "-"), COMMANDS, n=1, cutoff=0.5)
+    from kerasnn.commands.execution import USAGE, complain
+
+    near = get_close_matches(name[:80].replace("_", "-"), COMMANDS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
-    print(f"kerasnn: error: unknown command {name!r}, {hint}", file=sys.stderr)
-    return 2
+    return complain("kerasnn", f"unknown command {name!r}, {hint}", USAGE)
 
 
 if __name__ == "__main__":

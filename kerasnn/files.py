@@ -1,15 +1,20 @@
 """Files that are complete or absent, and checks of files before they are read."""
 
+import errno
 import fcntl
+import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 
-PARTIAL = ".*.partial*"
-"""Glob pattern of the temporary files that a process leaves when it is killed within `replacing`."""
+log = logging.getLogger("kerasnn")
+
+_PARTIAL = re.compile(r"\..+\.\d+\.partial(\..+)?")
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def dated_path(*parts: str) -> Path:
@@ -17,7 +22,7 @@ def dated_path(*parts: str) -> Path:
     return Path("logs") / "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *parts])
 
 
-def inside(folder: str | Path, name: str) -> Path:
+def inside(folder: str | Path, name: str | Path) -> Path:
     """The path of a file in a folder, refused if the file or a folder on the way is a link.
 
     Args:
@@ -28,12 +33,43 @@ def inside(folder: str | Path, name: str) -> Path:
         `folder / name`.
 
     Raises:
-        ValueError: one line with the link's target.
+        ValueError: one line with the link's target, or for a file that has another name elsewhere (a hard link).
     """
     path = Path(folder) / name
     if path.resolve() != Path(folder).resolve() / name:
         raise ValueError(f"{path} must lie in its folder, received a link to {path.resolve()}")
+    if path.is_file() and (names := path.stat().st_nlink) > 1:
+        raise ValueError(f"{path} must have one name, received a file with {names} (hard links); copy it to use it")
     return path
+
+
+def refuse_links(folder: str | Path, *names: str) -> None:
+    """Refuse links among files and folders that are about to be written, truncated, deleted or read.
+
+    Args:
+        folder: any folder; the folder itself may be a link.
+        names: files and folders in it, with all that the folders hold; they need not exist.
+
+    Raises:
+        ValueError: one line that names the link and its target.
+    """
+    for name in names:
+        path = inside(folder, name)
+        for inner in path.rglob("*") if path.is_dir() else ():
+            inside(folder, inner.relative_to(folder))
+
+
+def partial_files(folder: str | Path) -> list[Path]:
+    """The temporary files in a folder that a process leaves when it is killed within `replacing`."""
+    folder = Path(folder)
+    return [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name)] if folder.is_dir() else []
+
+
+def delete_partial_files(*folders: str | Path) -> None:
+    """Delete the temporary files that a kill has left in folders, which need not exist."""
+    for folder in folders:
+        for path in partial_files(folder):
+            path.unlink()
 
 
 def existing_file(path: str | Path) -> Path:
@@ -94,6 +130,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     suffixes = "".join(path.suffixes)
     temporary = path.with_name(f".{path.name.removesuffix(suffixes)}.{os.getpid()}.partial{suffixes}")
+    # A link at this path would lead the writer elsewhere.
+    temporary.unlink(missing_ok=True)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -118,13 +156,33 @@ def alone_in(folder: str | Path, rule: str) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{rule} must be free, received {folder}, which another process is using") from None
+        if not lock(handle, folder):
+            raise ValueError(f"{rule} must be free, received {folder}, which another process is using")
         yield
     finally:
         os.close(handle)
+
+
+def lock(handle: int, path: str | Path) -> bool:
+    """Lock an open file against other processes; False if another process holds the lock.
+
+    A file system without locks gives a warning, and True.
+
+    Args:
+        handle: the file's descriptor.
+        path: the file, for the warning.
+
+    Reference: POSIX's `flock`.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.warning("%s cannot be locked (%s): let no other process use it", path, error.strerror)
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -23,7 +23,7 @@ from keras.src.losses import loss as loss_module
 from keras.src.models import Functional
 from keras.src.optimizers import base_optimizer
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, draw_seed, global_seed_generator
-from keras.src.trainers.data_adapters import array_slicing, get_data_adapter
+from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils, get_data_adapter
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.trainer import model_supports_jit
@@ -50,6 +50,7 @@ __all__ = [
     "base_optimizer",
     "can_convert_arrays",
     "compile_argument",
+    "data_adapter_utils",
     "distributed_values",
     "draw_seed",
     "gen_array_ops",
@@ -71,7 +72,6 @@ __all__ = [
     "tensor_util",
     "tensorflow_nn",
     "tensorflow_random",
-    "tuner_service",
     "vectorized_by",
 ]
 
@@ -242,12 +242,3 @@ def __getattr__(name: str) -> Any:
 
         return tuner_utils
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def tuner_service() -> tuple[Any, Any, Any]:
-    """keras-tuner's gRPC messages, its client and the service of its chief."""
-    from keras_tuner.src import protos
-    from keras_tuner.src.distribute.oracle_chief import OracleServicer
-    from keras_tuner.src.distribute.oracle_client import OracleClient
-
-    return protos, OracleClient, OracleServicer

@@ -14,6 +14,7 @@ _SERIALIZABLE = (
     "kerasnn.components.activations",
     "kerasnn.components.losses",
     "kerasnn.models.subclassed",
+    "kerasnn.models.table_model",
     "kerasnn.fused.ensemble",
 )
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.speed import zoo_times
 from benchmarks.speed.command_line import benchmark
 from benchmarks.speed.epoch_times import compare, missing, table
 from benchmarks.speed.peers import PEERS
@@ -51,3 +52,11 @@ def test_usage_errors(capsys):
         benchmark(["--repeats", "0"])
     assert caught.value.code == 2
     assert "--repeats must be at least 1, received 0" in capsys.readouterr().err
+
+
+def test_a_model_of_the_zoo_is_timed_in_both():
+    found = zoo_times.compare(["lora"], repeats=1)
+    figures = found["lora"]
+    assert figures["times_faster"] == figures["keras"] / figures["kerasnn"] > 0
+    assert len(figures["first_epoch_seconds"]) == 2
+    assert [line.split()[0] for line in zoo_times.table(found).splitlines()] == ["model", "lora", "median"]

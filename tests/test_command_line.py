@@ -117,7 +117,6 @@ def test_a_value_and_flags_for_its_parts_merge(command, line, changes):
         ("train", "--schedule.gamma 0.1", "schedule: key must be one of name, warmup, .*; received 'gamma'"),
         ("train", "--network.hidden 5 --network.hidden.1.units 5", "position from 0 to 0 at '1'"),
         ("search", "--stopper.min_epochs 2", "stopper.name is required and was not given"),
-        ("search", "--join x --trials 3", "--join takes no other flags, received --trials"),
         (
             "search",
             "--objective val_accuracy --run.training.monitor val_loss",
@@ -311,3 +310,21 @@ def test_unknown_command_leads_to_the_right_one(capsys):
         "kerasnn: error: unknown command 'find_learning_rate', did you mean find-learning-rate?",
         f"kerasnn: error: unknown command '-x', the commands are {', '.join(COMMANDS)}",
     ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("LONG", "train --LONG 1", "train LONG", "train --style LONG", "train --seed LONG", "train --config LONG"),
+        *("evaluate LONG", "search --search_dir LONG", "report LONG", "train --data.path LONG --data.name csv"),
+    ],
+)
+def test_long_input_is_echoed_in_part(capsys, line):
+    try:
+        code = main([word.replace("LONG", "A" * 100_000) for word in line.split()])
+    except SystemExit as end:
+        code = end.code
+    assert code in (1, 2)
+    echoed = capsys.readouterr().err
+    assert echoed.count("\n") == 1
+    assert len(echoed) < 500

@@ -231,6 +231,28 @@ def test_data_adapters_are_chosen_by_type():
     assert isinstance(private.get_data_adapter(dataset), private.DataAdapter)
 
 
+def test_adapters_learn_shapes_from_their_first_batches_by_one_function():
+    """`ChunkedBatches` takes these batches' size for that of all, without reading another one."""
+    found = []
+
+    class Table(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return np.zeros((2, 4)), np.zeros(2)
+
+    def remembering(batches, get_tensor_spec=private.data_adapter_utils.get_tensor_spec):
+        found.append(len(batches))
+        return get_tensor_spec(batches)
+
+    with private.replaced(private.data_adapter_utils, get_tensor_spec=remembering):
+        for source in (Table(), iter([(np.zeros((2, 4)),)] * 3)):
+            source = source if isinstance(source, Table) else (batch for batch in source)
+            private.get_data_adapter(source).get_tf_dataset()
+    assert found == [2, 2]
+
+
 def test_models_say_whether_xla_compiles_them():
     """`fit` asks Keras whether XLA is on for a model."""
     assert private.model_supports_jit(small_model()) is True
@@ -319,14 +341,6 @@ def test_graphs_know_the_graph_around_them():
 
 
 # keras-tuner
-
-
-def test_tuner_service_has_messages_client_and_servicer():
-    """A search's workers talk to it by keras-tuner's own service."""
-    protos, client, servicer = private.tuner_service()
-    assert hasattr(protos.get_service_grpc(), "OracleStub")
-    assert {"create_trial", "end_trial", "update_trial"} <= set(dir(client))
-    assert {"CreateTrial", "EndTrial", "UpdateTrial"} <= set(dir(servicer))
 
 
 def test_keras_tuner_reads_results_and_errors_as_kerasnn_does():

@@ -17,6 +17,8 @@ import kerasnn
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = ("ray", "tables")
+"""Extras of what kerasnn imports, or pandas for it, where a user asks for it."""
 REPOSITORY_ONLY = ("tests", "benchmarks", "scripts", "docs", ".readme")
 
 
@@ -35,7 +37,9 @@ def test_imports_and_dependencies_are_the_same():
                 imported.add(node.module.split(".")[0])
     packages = packages_distributions()
     distributions = {packages[name][0] for name in imported - sys.stdlib_module_names - {"kerasnn"}}
-    assert {distribution(name) for name in distributions} == {distribution(name) for name in PROJECT["dependencies"]}
+    extras = {distribution(name) for extra in EXTRAS for name in PROJECT["optional-dependencies"][extra]}
+    required = {distribution(name) for name in PROJECT["dependencies"]}
+    assert {distribution(name) for name in distributions} - extras == required
 
 
 @pytest.fixture(scope="module")
@@ -87,4 +91,4 @@ def test_a_wheel_brings_no_development_tools(metadata):
     always = {distribution(line) for line in required if "extra ==" not in line}
     assert always == {distribution(name) for name in PROJECT["dependencies"]}
     assert not always & {"pytest", "pytest-xdist", "ruff", "mypy", "setuptools", "torch", "jax", "optuna"}
-    assert set(metadata.get_all("Provides-Extra")) == {"tests", "lint", "peers"}
+    assert set(metadata.get_all("Provides-Extra")) == {"docs", "tests", "lint", "peers", *EXTRAS}

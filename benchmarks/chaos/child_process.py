@@ -6,14 +6,14 @@ It is forked from a process that has imported TensorFlow but has not yet run any
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kerasnn.commands.execution import DONE, FAILED, INTERRUPTED, TERMINATED
+from kerasnn.commands.execution import DONE, FAILED, execute
 from kerasnn.files import write_text
-from kerasnn.signals import TerminatedError
 
 Report = Callable[[], None]
 """Called by a child process when it has begun, or has finished a part of its work."""
@@ -41,21 +41,20 @@ class ChildProcess:
         def report() -> None:
             os.write(write, b".")
 
+        def run(_: object) -> int:
+            write_text(self.result, json.dumps(work(report)))
+            return DONE
+
         code = FAILED
         try:
             with self.log.open("ab") as log:
                 for stream in (1, 2):
                     os.dup2(log.fileno(), stream)
-            write_text(self.result, json.dumps(work(report)))
-            code = DONE
-        except TerminatedError:
-            code = TERMINATED
-        except KeyboardInterrupt:
-            code = INTERRUPTED
+            code = execute("child", [], lambda _: None, run)
         except BaseException:
             traceback.print_exc()
-            sys.stderr.flush()
         finally:
+            sys.stderr.flush()
             os._exit(code)
 
     def wait_for_report(self) -> None:
@@ -79,7 +78,9 @@ class ChildProcess:
         """Close the pipe of the reports."""
         os.close(self._reports)
 
-    def kill(self, number: int) -> int:
-        """Send a signal and wait for the end; the exit code as `end` returns it."""
-        os.kill(self.pid, number)
+    def kill(self, *numbers: int) -> int:
+        """Send signals, a hundredth of a second apart, and wait for the end; the exit code as `end` returns it."""
+        for number in numbers:
+            os.kill(self.pid, number)
+            time.sleep(0.01)
         return self.end()

@@ -1,4 +1,4 @@
-"""Kills of a training, or of a search, that goes on each time."""
+"""Kills of a training, a search or a study, which goes on each time."""
 
 import json
 import random
@@ -22,13 +22,22 @@ class _Durations(NamedTuple):
     """Seconds from there to the end."""
 
 
+KILLS = (
+    *[(signal.SIGKILL,)] * 6,
+    *[(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGINT, signal.SIGINT)],
+    (signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL),
+)
+"""Signals that are sent together; each kill draws one of them."""
+_EXIT_CODES = {signal.SIGTERM: TERMINATED, signal.SIGINT: INTERRUPTED}
+
+
 def kill_training(
     case: Case | str, kills: int, folder: Path, draw: random.Random, until: float
 ) -> tuple[Score, list[str]]:
-    """Kill a training, or a search, at random moments, and let it go on each time.
+    """Kill a training, a search or a study at random moments, and let it go on each time.
 
     Args:
-        case: the training, or "search".
+        case: the training, or one of `SEARCHES`.
         kills: number of kills.
         folder: an empty folder to work in.
         draw: random numbers.
@@ -50,7 +59,8 @@ def kill_training(
     number = 0
     while score.injected < kills and time.monotonic() < until:
         run, number = folder / f"run{number}", number + 1
-        injected = _kill_repeatedly(case, run, min(8, kills - score.injected), durations, draw, faults)
+        most, whole_life = min(8, kills - score.injected), bool(number % 2)
+        injected = _kill_repeatedly(case, run, most, durations, whole_life, draw, score, faults)
         score.injected += injected
         child = _start(case, run)
         code = child.end()
@@ -67,39 +77,56 @@ def kill_training(
 def _start(case: Case | str, run: Path) -> ChildProcess:
     def work(report: Report) -> Hashes:
         training_state.SECONDS = 0.02
-        return run_case(case, run, report) if isinstance(case, Case) else run_search(run)
+        return run_case(case, run, report) if isinstance(case, Case) else run_search(case, run)
 
     return ChildProcess(work, run)
 
 
 def _kill_repeatedly(
-    case: Case | str, run: Path, kills: int, durations: _Durations, draw: random.Random, faults: list[str]
+    case: Case | str,
+    run: Path,
+    kills: int,
+    durations: _Durations,
+    whole_life: bool,
+    draw: random.Random,
+    score: Score,
+    faults: list[str],
 ) -> int:
     """Kill one run again and again until it ends by itself; the number of kills.
 
     Args:
-        case: the training, or "search".
+        case: the training, or one of `SEARCHES`.
         run: its folder.
         kills: largest number of kills.
         durations: how long a run takes.
+        whole_life: whether kills come at any moment of a process, or only once it trains.
         draw: random numbers.
+        score: kills before the first state are counted here.
         faults: exit codes that a kill does not explain are added here.
     """
     injected = 0
     while injected < kills:
         child = _start(case, run)
-        if draw.random() < 0.1:
-            time.sleep(draw.uniform(0, durations.start))
-        elif isinstance(case, Case):
-            child.wait_for_report()
-        time.sleep(draw.uniform(0, durations.training * 0.7))
-        chosen = draw.choice([signal.SIGKILL] * 8 + ([signal.SIGTERM, signal.SIGINT] if isinstance(case, Case) else []))
-        code = child.kill(chosen)
+        if whole_life:
+            time.sleep(draw.uniform(0, durations.start + durations.training))
+        else:
+            if isinstance(case, Case):
+                child.wait_for_report()
+            time.sleep(draw.uniform(0, durations.training * 0.7))
+        signals = draw.choice(KILLS)
+        began_anew = not _has_state(run)
+        code = child.kill(*signals)
         child.close()
         if code == DONE:
             break
         injected += 1
-        handled = {signal.SIGTERM: TERMINATED, signal.SIGINT: INTERRUPTED}.get(chosen)
-        if code not in (-chosen, handled):
-            faults.append(f"{case}: exit code {code} after signal {chosen}: {child.log.read_text()[-2000:]}")
+        score.before_state += began_anew
+        if code not in (-signals[-1], _EXIT_CODES.get(signals[-1])):
+            faults.append(f"{case}: exit code {code} after signals {signals}: {child.log.read_text()[-2000:]}")
     return injected
+
+
+def _has_state(run: Path) -> bool:
+    """Whether a run has a state, or a search a result."""
+    journal = run / "journal.jsonl"
+    return any(run.glob("state/*.state")) or (journal.exists() and b'"result"' in journal.read_bytes())

@@ -10,13 +10,16 @@ class Score:
     Args:
         injected: number of faults.
         survived: number of faults after which everything was as without them.
+        before_state: number of kills before the first state.
         note: shown at the end of the row.
     """
 
     injected: int = 0
     survived: int = 0
+    before_state: int = 0
     note: str = ""
 
     def row(self, name: object) -> str:
         """A line of the table."""
-        return f"{name!s:<36} {self.injected:>8} {self.survived:>8}  {self.note}"
+        early = f"{self.before_state} before the first state" if self.before_state else ""
+        return f"{name!s:<36} {self.injected:>8} {self.survived:>8}  {early or self.note}"

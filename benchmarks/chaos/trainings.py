@@ -28,7 +28,10 @@ from kerasnn.models.from_config import compiled_network
 from kerasnn.runs.train import train
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.run_search import search
+from kerasnn.study.config import StudyConfig
+from kerasnn.study.run_study import study
 from kerasnn.tensorboard.callback import TensorBoard
+from tests.zoo.models import ZOO
 
 FEATURES: dict[str, dict[str, Any]] = {
     "dropout": {"regularization.dropout": 0.3},
@@ -42,6 +45,9 @@ FEATURES: dict[str, dict[str, Any]] = {
     "one-cycle": {"schedule": {"name": "one_cycle"}, "regularization.dropout": 0.1},
     "best checkpoint": {"training.monitor": "val_accuracy", "optimizer.learning_rate": 0.05},
 }
+MODELS = ("convolutional", "lstm", "gan", "vae", "two_outputs", "moving_average", "accumulation", "transformer")
+"""Models of `tests/zoo`."""
+SEARCHES = (*(f"search, {oracle}" for oracle in ("random", "grid", "bayesian", "hyperband")), "study")
 EXAMPLES = 400
 Hashes = dict[str, str]
 
@@ -51,8 +57,8 @@ class Case:
     """A training to kill.
 
     Args:
-        data: "arrays" (a whole run of `train`) or "tf.data" (`model.fit` with callbacks).
-        feature: what has to be restored, one of `FEATURES`.
+        data: "arrays" (a whole run of `train`), "tf.data" (`model.fit` with callbacks) or "zoo" (a model of the tests).
+        feature: what has to be restored, one of `FEATURES`, or the model of the zoo.
         mode: how steps run: "plain", "compiled" or on "2 devices", which are logical CPUs.
     """
 
@@ -69,7 +75,7 @@ CASES = [
     for mode in ("plain", "compiled", "2 devices")
     for data in ("arrays", "tf.data")
     for feature in FEATURES
-]
+] + [Case("zoo", name, mode) for mode in ("plain", "compiled") for name in MODELS]
 
 
 class _ReportBegin(keras.callbacks.Callback):
@@ -96,6 +102,8 @@ def run_case(case: Case, folder: Path, report: Report) -> Hashes:
     if case.mode == "2 devices":
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    if case.data == "zoo":
+        return _train_model(case, folder, report)
     config = replace_at(
         RunConfig(),
         {
@@ -125,6 +133,27 @@ def run_case(case: Case, folder: Path, report: Report) -> Hashes:
     }
 
 
+def _train_model(case: Case, folder: Path, report: Report) -> Hashes:
+    model, x, y, options = ZOO[case.feature]()
+    folder.mkdir(exist_ok=True)
+    callbacks = [HistoryFile(folder / "history.csv"), _ReportBegin(report)]
+    saved = TrainingState(folder / "state")
+    with saved.on_signals():
+        history = (model.fit if case.mode == "plain" else partial(fit, model))(
+            x,
+            y,
+            **{"epochs": 60, "batch_size": 16, "shuffle": False, "verbose": 0, **options},
+            **saved.resume(model, callbacks),
+        )
+    newest = saved.files.newest()
+    assert newest is not None
+    return {
+        "weights": _hash(variable.numpy() for variable in model.variables),
+        "state": _hash(array for group in newest["variables"].values() for array in group),
+        "history": _hash([json.dumps(history.history), (folder / "history.csv").read_text()]),
+    }
+
+
 def _train_dataset(config: RunConfig, data: Data, folder: Path, mode: str, report: Report) -> tuple[keras.Model, Any]:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if mode == "2 devices" else None
     with nullcontext() if strategy is None else strategy.scope():
@@ -147,18 +176,32 @@ def _train_dataset(config: RunConfig, data: Data, folder: Path, mode: str, repor
     return model, history.history
 
 
-def run_search(folder: Path) -> Hashes:
-    """Search to the end, from the journal in the folder if there is one; trials and scores, to five digits."""
+def run_search(name: str, folder: Path) -> Hashes:
+    """Search or study to the end, from the journal in the folder if there is one.
+
+    Args:
+        name: one of `SEARCHES`.
+        folder: its folder.
+
+    Returns:
+        Trials and scores, to five digits; of a study its table.
+    """
+    run = {"training": {"epochs": 3, "batch_size": 128}, "report": {"progress": "silent", "tensorboard": False}}
+    if name == "study":
+        factors = {"network.hidden": [[4], [6]], "network.kernel_initializer": ["he_normal", "glorot_uniform"]}
+        result = study(StudyConfig.model_validate({"run": run, "factors": factors, "seeds": 3}), folder)
+        return {"table": result.table()}
     space = {
-        "optimizer.learning_rate": {"min": 1e-3, "max": 1e-1, "sampling": "log"},
+        "optimizer.learning_rate": {"choices": [1e-3, 1e-2, 1e-1]},
+        "regularization.dropout": {"choices": [0.0, 0.1]},
         "network.hidden": {"choices": [[4], [6]]},
     }
-    run = {"training": {"epochs": 3, "batch_size": 128}, "report": {"progress": "silent", "tensorboard": False}}
-    result = search(SearchConfig(space=space, trials=8, run=run), folder)
-    trials = sorted(result.trials, key=lambda trial: trial.number)
+    config = {"space": space, "trials": 8, "trials_at_once": 2, "run": run, "oracle": name.split(", ")[1]}
+    found = search(SearchConfig.model_validate(config), folder)
+    trials = sorted(found.trials, key=lambda trial: trial.number)
     return {
         "trials": json.dumps([[trial.number, trial.values, trial.status, f"{trial.score:.5g}"] for trial in trials]),
-        "best": json.dumps(result.best.values),
+        "best": json.dumps(found.best.values),
     }
 
 

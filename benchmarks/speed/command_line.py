@@ -14,6 +14,8 @@ from kerasnn.commands.execution import DONE, execute
 from kerasnn.files import write_text
 
 PROGRAM = "benchmark.py"
+ZOO = "zoo"
+"""Every model of the tests' zoo, by plain Keras and by kerasnn."""
 
 
 def benchmark(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +31,7 @@ def benchmark(arguments: Sequence[str] | None = None) -> int:
 
 
 def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = [*WORKLOADS, *SEARCHES]
+    names = [*WORKLOADS, *SEARCHES, ZOO]
     parser = Parser(
         PROGRAM,
         "Time epochs of kerasnn beside plain Keras, PyTorch, JAX and NumPy, searches beside keras-tuner "
@@ -62,6 +64,12 @@ def _run(options: argparse.Namespace) -> int:
         if name in WORKLOADS:
             found[name] = compare(WORKLOADS[name], peers, options.repeats)
             lines = table(WORKLOADS[name], found[name])
+        elif name == ZOO:
+            # It imports TensorFlow, which the other workloads leave to their processes.
+            from benchmarks.speed import zoo_times
+
+            found[name] = zoo_times.compare([*zoo_times.LARGER, *zoo_times.models.ZOO], options.repeats)
+            lines = zoo_times.table(found[name])
         else:
             found[name] = compare_searches(SEARCHES[name], options.trials, options.repeats)
             lines = search_table(SEARCHES[name], found[name])

@@ -9,32 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasnn.attributes import temporary_attributes
 from kerasnn.callbacks.monitored_value import MonitoredValue
 from kerasnn.config.monitor import Mode
 from kerasnn.config.schema import short
-from kerasnn.files import replacing
+from kerasnn.models.saving import save_model
 
 log = logging.getLogger("kerasnn")
-
-
-def save_model(model: keras.Model, path: str | Path) -> None:
-    """Save a model atomically.
-
-    Args:
-        model: any built Keras model.
-        path: the file: `.keras` for the model, `.weights.h5` for its weights.
-
-    Raises:
-        OSError: from writing; an earlier file at `path` is then untouched.
-    """
-    with replacing(path) as temporary:
-        if str(path).endswith(".weights.h5"):
-            # Keras takes a model that is never called, such as a VAE, for one without weights.
-            with temporary_attributes(model, built=True):
-                model.save_weights(temporary)
-        else:
-            model.save(temporary)
 
 
 class BestModel(keras.callbacks.Callback):

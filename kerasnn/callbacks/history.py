@@ -2,28 +2,35 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
+from kerasnn.callbacks.columns import GrowingArray
 from kerasnn.callbacks.logs import flat_logs
 from kerasnn.files import write_text
 
 
 class HistoryFile(keras.callbacks.Callback):
-    """Write the logs of all epochs to a CSV file, one row per epoch, atomically after each epoch.
+    """Write the logs of all epochs to a CSV file, one row after each epoch.
 
     Unlike `keras.callbacks.CSVLogger` it keeps columns that first appear in a later epoch (validation every second
-    epoch), has a column for each entry of a metric that is a vector (`f1_score_0`), and never leaves half a row.
+    epoch), and has a column for each entry of a metric that is a vector (`f1_score_0`). The file is replaced as a whole
+    when training begins or resumes and when a column is new, and where another program has changed it; otherwise a row
+    is appended. What a kill left of a row is made right on resuming.
 
     Args:
-        path: the CSV file, rewritten after each epoch.
+        path: the CSV file.
+
+    Raises:
+        OSError: from `fit`, if the file can't be written; the rows before are then untouched.
 
     Reference: `keras.callbacks.CSVLogger`.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     >>> model.compile(keras.optimizers.SGD(0.0), "mse")
     >>> table = HistoryFile(Path(tempfile.mkdtemp()) / "history.csv")
@@ -36,37 +43,77 @@ class HistoryFile(keras.callbacks.Callback):
         super().__init__()
         self.path = Path(path)
         self.rows: list[dict[str, Any]] = []
+        self._columns: dict[str, GrowingArray | list[list[Any]]] = {}
+        self._size: int | None = None
+        """Bytes of the file after the last row; None before it is written."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.rows.append({"epoch": epoch, **flat_logs(logs)})
-        self._write()
+        row = {"epoch": epoch, **flat_logs(logs)}
+        columns = len(self._columns)
+        self._add(row)
+        if self._size is None or len(self._columns) > columns or not self._append(row):
+            self._write()
 
     def get_state(self) -> dict[str, Any]:
         """Each column as row numbers and values, `(values, 2)`: an array, or a list of lists for text."""
-        columns: dict[str, list[list[Any]]] = {}
-        for number, row in enumerate(self.rows):
-            for name, value in row.items():
-                columns.setdefault(name, []).append([number, value])
         return {
-            name: column if any(isinstance(value, str) for _, value in column) else np.array(column, np.float64)
-            for name, column in columns.items()
+            name: list(column) if isinstance(column, list) else column.rows() for name, column in self._columns.items()
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from the result of `get_state`; rows of later epochs are removed from the file."""
-        self.rows = [{} for _ in state.get("epoch", ())]
+        rows: list[dict[str, Any]] = [{} for _ in state.get("epoch", ())]
         for name, column in state.items():
             for number, value in column if isinstance(column, list) else column.tolist():
-                self.rows[int(number)][name] = int(value) if name == "epoch" else value
+                rows[int(number)][name] = int(value) if name == "epoch" else value
+        self.rows, self._columns = [], {}
+        for row in rows:
+            self._add(row)
         if self.rows:
             self._write()
         else:
             self.path.unlink(missing_ok=True)
 
+    def _add(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            column = self._columns.setdefault(name, GrowingArray((2,)))
+            if isinstance(value, str) and not isinstance(column, list):
+                self._columns[name] = column = column.rows().tolist()
+            column.append([len(self.rows), value])
+        self.rows.append(row)
+
+    def _append(self, row: dict[str, Any]) -> bool:
+        """Append a row to the file; False where it is not the file that was written last."""
+        try:
+            # Not through a link that has taken the file's place.
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            if os.fstat(handle).st_size != self._size:
+                return False
+            try:
+                self._size += _write_all(handle, self._text([row]).encode())
+            except OSError:
+                os.ftruncate(handle, self._size)
+                raise
+        finally:
+            os.close(handle)
+        return True
+
     def _write(self) -> None:
-        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        text = self._text([dict(zip(self._columns, self._columns, strict=True)), *self.rows])
+        write_text(self.path, text)
+        self._size = len(text.encode())
+
+    def _text(self, rows: list[dict[str, Any]]) -> str:
         text = io.StringIO()
-        table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_text(self.path, text.getvalue())
+        csv.DictWriter(text, list(self._columns), restval="", lineterminator="\n").writerows(rows)
+        return text.getvalue()
+
+
+def _write_all(handle: int, content: bytes) -> int:
+    written = 0
+    while written < len(content):
+        written += os.write(handle, content[written:])
+    return written

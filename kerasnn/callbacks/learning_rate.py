@@ -37,9 +37,10 @@ class LearningRate(keras.callbacks.Callback):
         plateau: when to lower the rate because a metric stopped improving.
 
     Raises:
-        ValueError: when `fit` begins, for an optimizer with a schedule or several rates, for a rate per update if the
-            number of updates is unknown, for a momentum cycle if the optimizer has no momentum, and if the better
-            direction of the plateau's metric is unknown; when an epoch ends, if that metric is not in the logs.
+        ValueError: when `fit` begins, for a model with several optimizers, for an optimizer with a schedule or several
+            rates, for a rate per update if the number of updates is unknown, for a momentum cycle if the optimizer has
+            no momentum, and if the better direction of the plateau's metric is unknown; when an epoch ends, if that
+            metric is not in the logs.
 
     Reference: Keras's `LearningRateScheduler` and `ReduceLROnPlateau`.
 
@@ -123,6 +124,12 @@ class LearningRate(keras.callbacks.Callback):
             received = "a schedule" if rate is not None else f"several in {type(self.model.optimizer).__name__}"
             raise ValueError(
                 f"the optimizer's learning_rate must be a number where LearningRate sets it, received {received}"
+            )
+        others = [name for name, value in vars(self.model).items() if isinstance(value, keras.optimizers.Optimizer)]
+        if others := [name for name in others if getattr(self.model, name) is not self.model.optimizer]:
+            raise ValueError(
+                "LearningRate needs a model with one optimizer, model.optimizer, received one that also has "
+                f"{', '.join(others)}"
             )
         if self.monitored is not None:
             self.monitored.begin(self.model)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasnn.callbacks.columns import GrowingArray
 from kerasnn.checkpoint.state_file import logger
 
 Callbacks = Sequence[keras.callbacks.Callback]
@@ -76,34 +77,57 @@ def restore_callbacks(callbacks: Callbacks, states: States) -> None:
                 setattr(callback, name, value)
 
 
-def history_state(history: keras.callbacks.History, ended: int | None, logs: dict[str, Any]) -> dict[str, Any]:
-    """The epochs and the logged values of Keras's History.
+class HistoryState:
+    """The epochs and the logged values of Keras's History, as a state holds them.
 
-    Args:
-        history: the callback; it is called after the training state.
-        ended: the epoch that has just ended, which it lacks; None within an epoch.
-        logs: the logged values of that epoch.
+    Only what the history has gained is read each time, so that an epoch costs as much at the end as at the beginning.
     """
-    epochs, values = list(getattr(history, "epoch", ())), history.history
-    if ended is not None and epochs[-1:] != [ended]:
-        epochs.append(ended)
-        values = {name: list(by_epoch) for name, by_epoch in values.items()}
-        for name, value in logs.items():
-            values.setdefault(name, []).append(value)
-    return {"epoch": epochs, "values": {name: _compact(by_epoch) for name, by_epoch in values.items()}}
+
+    def __init__(self) -> None:
+        self._epochs = GrowingArray()
+        self._values: dict[str, GrowingArray | list[Any]] = {}
+
+    def read(self, history: keras.callbacks.History, ended: int | None, logs: dict[str, Any]) -> dict[str, Any]:
+        """The history as a tree.
+
+        Args:
+            history: the callback; it is called after the training state.
+            ended: the epoch that has just ended, which it lacks; None within an epoch.
+            logs: the logged values of that epoch.
+        """
+        epochs = getattr(history, "epoch", [])
+        # `fit` begins with an empty history, which a resumed run then fills.
+        shorter = (len(history.history.get(name, ())) < len(column) for name, column in self._values.items())
+        if len(epochs) < len(self._epochs) or any(shorter):
+            self._epochs, self._values = GrowingArray(), {}
+        for epoch in epochs[len(self._epochs) :]:
+            self._epochs.append(epoch)
+        for name, values in history.history.items():
+            for value in values[len(self._values.get(name, ())) :]:
+                self._add(name, value)
+        if ended is not None and epochs[-1:] != [ended]:
+            self._epochs.append(ended)
+            for name, value in logs.items():
+                self._add(name, value)
+        values = {
+            name: list(column) if isinstance(column, list) else column.rows() for name, column in self._values.items()
+        }
+        return {"epoch": self._epochs.rows().astype(np.int64), "values": values}
+
+    def _add(self, name: str, value: Any) -> None:
+        column = self._values.setdefault(name, GrowingArray())
+        if not isinstance(value, float) and not isinstance(column, list):
+            self._values[name] = column = column.rows().tolist()
+        column.append(value)
 
 
 def restore_history(history: keras.callbacks.History, state: dict[str, Any]) -> None:
-    """Give Keras's History the epochs and values of `history_state`."""
-    history.epoch = list(state["epoch"])
+    """Give Keras's History the epochs and values of a state."""
+    epochs = state["epoch"]
+    history.epoch = epochs.tolist() if isinstance(epochs, np.ndarray) else list(epochs)
     history.history.clear()
     for name, values in state["values"].items():
         history.history[name] = values.tolist() if isinstance(values, np.ndarray) else list(values)
-
-
-def _compact(values: Sequence[Any]) -> Any:
-    """A logged value by epoch; as an array if it can be, which is written fast however long it is."""
-    return np.array(values, np.float64) if all(isinstance(value, float) for value in values) else list(values)
 
 
 def _matched(callbacks: Callbacks, states: States) -> list[tuple[keras.callbacks.Callback, dict[str, Any]]]:

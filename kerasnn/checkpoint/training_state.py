@@ -13,8 +13,8 @@ import tensorflow as tf
 from kerasnn.callbacks.divergence import DivergenceError, is_finite
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.checkpoint.callback_state import (
+    HistoryState,
     callback_states,
-    history_state,
     prepare_callbacks,
     restore_callbacks,
     restore_history,
@@ -49,15 +49,12 @@ class TrainingState(keras.callbacks.Callback):
     The state holds every variable that Keras tracks or that attributes of the model lead to (weights, all optimizers,
     metrics, seed generators, TensorFlow's variables), the counters of all callbacks, the history, the position, and the
     state of Python's and NumPy's random number generators. Variables that it can't find but sees change are logged. A
-    thread writes it beside training, as a temporary file that is synced, checksummed with SHA-256 and renamed. `resume`
-    returns the arguments with which `fit` resumes the run, or begins it:
+    thread writes it beside training, as a temporary file that is synced, checksummed with SHA-256 and renamed.
 
-        state = TrainingState("run/state")
-        model.fit(x, y, epochs=20, **state.resume(model, [early_stopping, plateau]))
-
-    The same program, started again after a kill at any moment, ends with the bits that it would have ended with. This
-    needs an order of examples that does not depend on earlier epochs. `kerasnn.fit` derives each epoch's order from its
-    seed, Keras's own `fit` does so after `keras.utils.set_random_seed`; give a tf.data dataset to `resume` too.
+    `resume` returns the arguments with which `fit` resumes the run, or begins it. The same program, started again after
+    a kill at any moment, ends with the bits that it would have ended with. This needs an order of examples that does
+    not depend on earlier epochs. `kerasnn.fit` derives each epoch's order from its seed, Keras's own `fit` does so
+    after `keras.utils.set_random_seed`; give a tf.data dataset to `resume` too.
 
     Of Keras's callbacks, EarlyStopping, ReduceLROnPlateau, ModelCheckpoint, CSVLogger and SwapEMAWeights resume. A
     callback of your own does if it has `get_state() -> dict`, of JSON values and numpy arrays, and `set_state(state)`,
@@ -108,6 +105,7 @@ class TrainingState(keras.callbacks.Callback):
         self._running = False
         self._reader = VariableReader()
         self._unsaved = UnsavedState()
+        self._history = HistoryState()
         self._writer = StateWriter(self.files.write)
         self._earlier_seconds = self._start = self._last_saved = 0.0
 
@@ -238,7 +236,7 @@ class TrainingState(keras.callbacks.Callback):
         self._start = self._last_saved = time.monotonic()
         self._skipping = False
         self._running = True
-        self._unsaved = UnsavedState()
+        self._unsaved, self._history = UnsavedState(), HistoryState()
         if self._tree is None:
             self._save(0, 0)
             return
@@ -328,7 +326,7 @@ class TrainingState(keras.callbacks.Callback):
             "shuffle_seed": self.shuffle_seed,
             "variables": arrays,
             "random": random_state(),
-            "history": history_state(self.model.history, ended, logs or {}),
+            "history": self._history.read(self.model.history, ended, logs or {}),
             "callbacks": callback_states(self._callbacks),
         }
         self._writer.put(tree)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_origin
 
-from kerasnn.commands.execution import USAGE
+from kerasnn.commands.execution import USAGE, complain
 from kerasnn.commands.flag_help import flags_help
 from kerasnn.config.description import Description, read_json, replace_at
 from kerasnn.config.keys import alternatives, models, nearest_key, types_at
@@ -19,7 +19,7 @@ class _Once(argparse.Action):
     """Stores a value; refuses a second one, which would replace the first."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        if option_string in parser.given:
+        if option_string is not None and option_string in parser.given:
             parser.error(f"{option_string} is given twice")
         parser.given.add(option_string)
         setattr(namespace, self.dest, values)
@@ -103,7 +103,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with one line."""
-        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+        self.exit(complain(self.prog, message, USAGE))
 
     def _unknown(self, argument: str) -> str:
         flag = argument.split("=")[0]

@@ -12,7 +12,9 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line."""
     parser = Parser("kerasnn evaluate", "Evaluate a trained run on its test part or on other data.")
     parser.add_argument("run_dir", help="the run folder")
-    parser.add_argument("--data", metavar="FILE", help="csv or npz file of raw examples (default: the run's test part)")
+    parser.add_argument(
+        "--data", metavar="FILE", help="table with the target, or npz file (default: the run's test part)"
+    )
     parser.add_argument(
         "--model", choices=("model", "best"), default="model", help="final model or the best epoch's (default: model)"
     )

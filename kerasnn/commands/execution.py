@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from kerasnn.signals import TerminatedError, caught, raised
 
 DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
+_LONG_WORD = re.compile(r"(\S{80})\S{4096,}(\S{80})")
 Options = TypeVar("Options")
 
 
@@ -77,7 +79,9 @@ def _message(error: BaseException) -> str:
 
 def complain(program: str, error: object, code: int) -> int:
     """Print an error as one line, and give back the exit code."""
-    print(f"{program}: error: {error}", file=sys.stderr)
+    # A word of such a length is no path that a file system takes, and would fill the terminal.
+    text = _LONG_WORD.sub(r"\1…\2", str(error))
+    print(f"{program}: error: {text}", file=sys.stderr)
     return code
 
 

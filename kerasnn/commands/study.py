@@ -28,11 +28,11 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     """Run the study and print its table."""
-    import_tensorflow()
-    from kerasnn.study.run_study import study
-
     folder = options.study_dir or dated_path("study", options.config.run.data.name)
     with continued_by("kerasnn study --study_dir", folder):
+        import_tensorflow()
+        from kerasnn.study.run_study import study
+
         result = study(options.config, folder)
     print(result.table())
     print(f"study folder  {result.study_dir}")

@@ -40,16 +40,20 @@ def run(options: argparse.Namespace) -> int:
     workers = options.config.devices.workers
     if workers is not None and options.cluster is None and workers > 1:
         return processes.launch(workers, [*processes.PYTHON_MODULE, "kerasnn.cli", "train", *options.arguments])
-    import_tensorflow()
-    from kerasnn.runs.train import train
-
-    if options.cluster is not None and options.cluster.number > 0:
-        train(options.config, options.run_dir)
-        return DONE
     run_dir = options.run_dir or dated_path(options.config.data.name, options.config.style)
-    with continued_by("kerasnn train --resume", run_dir) if options.config.training.save_state else nullcontext():
+    is_chief = options.cluster is None or options.cluster.number == 0
+    resumable = is_chief and options.config.training.save_state
+    with continued_by("kerasnn train --resume", run_dir) if resumable else nullcontext():
+        import_tensorflow()
+        from kerasnn.runs.scores import described
+        from kerasnn.runs.train import train
+
         result = train(options.config, run_dir)
+    if not is_chief:
+        return DONE
     print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))
+    if result.scores or result.constant:
+        print(described(result.scores, result.constant))
     print(f"run folder  {result.run_dir}")
     print(f"dashboard   tensorboard --logdir {result.run_dir.parent}")
     return DONE

@@ -1,11 +1,11 @@
 """The configuration of a training run: `RunConfig`."""
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from kerasnn.config import catalog
-from kerasnn.config.description import Description
+from kerasnn.config.description import Description, replace_at
 from kerasnn.config.schedules import Constant, Schedule
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import (
@@ -59,8 +59,9 @@ class RunConfig(Description):
 
     _FOLDER: ClassVar[str] = "run folder"
 
-    task: Task = "multiclass"
-    """Kind of prediction; decides output units, output activation, default loss and default metrics."""
+    task: Task | Literal["auto"] = "auto"
+    """Kind of prediction; decides output units, output activation, default loss and default metrics. `auto`: the
+    target of a table decides, other data sets are multiclass."""
     style: Style = "sequential"
     """Keras API that builds the model; all three give the same results."""
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -85,20 +86,38 @@ class RunConfig(Description):
     """Progress display, event files and pictures."""
 
     @property
+    def known_task(self) -> Task:
+        """The task; multiclass where it is `auto`, which `with_task` replaces once the data is loaded."""
+        return "multiclass" if self.task == "auto" else self.task
+
+    def with_task(self, task: str) -> Self:
+        """This config for data of a task.
+
+        Raises:
+            ValueError: one line, if this config is for another task, or does not suit the task.
+        """
+        if self.task == "auto":
+            known = self.data.name != "table" and task == self.known_task
+            return self if known else replace_at(self, {"task": task})
+        if task != self.task:
+            raise ValueError(f"data must be for the run's task {self.task!r}, received data for {task!r}")
+        return self
+
+    @property
     def loss_name(self) -> str:
         """Name of the loss; the task's if none was given."""
         if self.loss.name is not None:
             return catalog.canonical(catalog.LOSSES, self.loss.name)
-        if self.task == "multiclass":
+        if self.known_task == "multiclass":
             return "categorical_crossentropy" if self.data.one_hot else "sparse_categorical_crossentropy"
-        return "mean_squared_error" if self.task == "regression" else "binary_crossentropy"
+        return "mean_squared_error" if self.known_task == "regression" else "binary_crossentropy"
 
     @property
     def output_activation(self) -> str | dict[str, Any]:
         """Activation of the output layer: the given one, else linear for logits, else the task's."""
         if self.network.output_activation is not None:
             return self.network.output_activation
-        return "linear" if self.loss.from_logits else OUTPUT_ACTIVATION[self.task]
+        return "linear" if self.loss.from_logits else OUTPUT_ACTIVATION[self.known_task]
 
     @property
     def loss_spec(self) -> dict[str, Any]:
@@ -111,7 +130,7 @@ class RunConfig(Description):
         """The metrics by name; the task's if none were given."""
         if self.training.metrics is not None:
             return self.training.metrics
-        return ("mean_absolute_error",) if self.task == "regression" else ("accuracy",)
+        return ("mean_absolute_error",) if self.known_task == "regression" else ("accuracy",)
 
     @property
     def monitor(self) -> str:
@@ -131,15 +150,9 @@ class RunConfig(Description):
     def _check_sections(self) -> Self:
         if self.loss.arguments and self.loss.name is None:
             raise ValueError(f"loss.arguments need a loss.name, received {short(self.loss.arguments)}")
-        catalog.check("loss", catalog.LOSSES, self.loss_spec)
-        output = self.output_activation
-        _check_loss(self.task, self.loss_name, self.data.one_hot)
-        output = output if isinstance(output, str) else output["name"]
-        _check_output(self.task, self.loss_name, output, self.loss.from_logits)
-        if self.data.one_hot and self.task != "multiclass":
-            raise ValueError(f"data.one_hot is for task multiclass, received task {self.task!r}")
-        if self.training.class_weight is not None and self.task not in ("binary", "multiclass"):
-            raise ValueError(f"training.class_weight is for task binary or multiclass, received task {self.task!r}")
+        # The data decides the task of the others.
+        if self.task != "auto" or self.data.name not in ("table", "arrays"):
+            self._check_task(self.known_task)
         if self.data.flatten and any(isinstance(layer, ConvLayer) for layer in self.network.hidden):
             raise ValueError("convolutional layers need images, so data.flatten must be false, received true")
         self.schedule.over(self.training.epochs)
@@ -147,6 +160,25 @@ class RunConfig(Description):
         # Arrays may include a validation part, which only train() sees.
         self.check_monitors(validation=self.data.validation_share > 0 or self.data.name in ("arrays", "npz"))
         return self
+
+    def _check_task(self, task: Task) -> None:
+        """Refuse settings that do not suit a task."""
+        catalog.check("loss", catalog.LOSSES, self.loss_spec)
+        output = self.output_activation
+        _check_loss(task, self.loss_name, self.data.one_hot)
+        _check_output(
+            task, self.loss_name, output if isinstance(output, str) else output["name"], self.loss.from_logits
+        )
+        if self.data.one_hot and task != "multiclass":
+            raise ValueError(f"data.one_hot is for task multiclass, received task {task!r}")
+        if self.training.class_weight is not None and task not in ("binary", "multiclass"):
+            raise ValueError(f"training.class_weight is for task binary or multiclass, received task {task!r}")
+        scaled = self.data.name == "table" and self.data.target_scaling != "none"
+        if task == "regression" and scaled and self.loss_name not in (*_DISTANCES, "log_cosh"):
+            raise ValueError(
+                f"loss.name {self.loss_name} needs targets as they are, so data.target_scaling must be none, received "
+                f"{self.data.target_scaling!r}"
+            )
 
     def _check_momentum_cycle(self) -> None:
         if not getattr(self.schedule, "cycle_momentum", False):

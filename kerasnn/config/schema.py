@@ -37,9 +37,9 @@ def one_of(rule: str, received: object, choices: Iterable[str], meant: str | Non
     "activation must be one of relu, tanh; received 'rellu' (did you mean 'relu'?)"
     """
     choices = list(choices)
-    near = [meant] if meant else get_close_matches(str(received).lower(), choices, n=1)
+    near = [meant] if meant else get_close_matches(str(received)[:80].lower(), choices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{rule} must be one of {', '.join(choices)}; received {received!r}{hint}"
+    return f"{rule} must be one of {', '.join(choices)}; received {short(received)}{hint}"
 
 
 def one_line(error: ValidationError, data: object, schema: type[BaseModel]) -> str:

@@ -15,12 +15,13 @@ from pydantic import (
 )
 
 from kerasnn.config import catalog
+from kerasnn.config.data import DataConfig as DataConfig
+from kerasnn.config.data import Fraction
 from kerasnn.config.monitor import Mode, Plateau
 from kerasnn.config.schema import Schema, short
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Style = Literal["sequential", "functional", "subclassed"]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 Penalty = Annotated[float, Field(ge=0)]
 
 
@@ -129,42 +130,6 @@ class NetworkConfig(Schema):
         kinds = [isinstance(layer, ConvLayer) for layer in self.hidden]
         if any(later and not earlier for earlier, later in itertools.pairwise(kinds)):
             raise ValueError("hidden convolutional layers must come before dense ones, received dense before conv")
-        return self
-
-
-class DataConfig(Schema):
-    """The data set, its preparation and its split into parts.
-
-    >>> DataConfig(name="csv", path="flowers.csv", target="species", scaling="standardize").validation_share
-    0.1
-    """
-
-    name: Literal["digits", "mnist", "fashion_mnist", "csv", "npz", "arrays"] = "digits"
-    """Data set: scikit-learn's 8x8 `digits` (no download), `mnist`, `fashion_mnist`, a `csv` or `npz` file, or `arrays`
-    passed to `train` in Python."""
-    path: str | None = None
-    """File for csv and npz; folder of IDX or npz files for mnist and fashion_mnist (null: Keras's cache)."""
-    test_path: str | None = None
-    """Separate test file for csv and npz; null: `test_share` of the examples."""
-    target: str | tuple[str, ...] | None = None
-    """Target column or columns of a csv file; null: the last column."""
-    scaling: Literal["none", "unit", "standardize"] = "unit"
-    """`unit` scales features to [0, 1], `standardize` to mean 0 and standard deviation 1 over the training part."""
-    flatten: bool = True
-    """Whether images become vectors; false keeps (height, width, channels) for convolutional layers."""
-    one_hot: bool = False
-    """Whether class labels are one-hot encoded; false keeps integers."""
-    validation_share: Fraction = 0.1
-    """Fraction of the training examples kept for validation, in [0, 1)."""
-    test_share: Fraction = 0.2
-    """Fraction of the examples kept for testing if the source has no test part, in [0, 1)."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the split into parts; separate from the run's seed, so that runs with other seeds use the same split."""
-
-    @model_validator(mode="after")
-    def _file_given(self) -> Self:
-        if self.name in ("csv", "npz") and self.path is None:
-            raise ValueError(f"path must name the file when name is {self.name!r}, received null")
         return self
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kerasnn.config.schema import short
-from kerasnn.data.tables import read_npz
+from kerasnn.data.npz import read_npz
 from kerasnn.files import check_size, existing_file
 
 IDX_FILES = {

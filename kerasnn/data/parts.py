@@ -44,15 +44,22 @@ def check_like_train(x: np.ndarray, x_train: np.ndarray, part: str) -> None:
         )
 
 
-def split_off(
-    part: str, share: float, raw: dict[str, np.ndarray], targets: dict[str, np.ndarray], seed: int, task: str
-) -> None:
-    """Move a fraction of the training examples to another part, in place."""
-    if share == 0:
-        return
+def split_rows(part: str, share: float, targets: np.ndarray, seed: int, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Choose examples for another part: positions of the rest, and of those taken.
+
+    Args:
+        part: `"validation"` or `"test"`.
+        share: fraction of the examples to take, above 0.
+        targets: the examples' targets.
+        seed: seed of the choice.
+        task: classes of binary and multiclass tasks are taken in proportion, if every class has enough examples.
+
+    Raises:
+        ValueError: one line, if none would be left.
+    """
     from sklearn.model_selection import train_test_split
 
-    y = targets["train"]
+    y = targets
     count = max(1, round(share * len(y)))
     if count >= len(y):
         raise ValueError(f"data.{part}_share {share:g} of {len(y)} examples leaves none to train on")
@@ -65,5 +72,4 @@ def split_off(
     # One seed per part, so that the test part does not depend on validation_share.
     state = np.random.SeedSequence([seed, ("validation", "test").index(part)]).generate_state(1)
     rest, taken = train_test_split(np.arange(len(y)), test_size=count, random_state=int(state[0]), stratify=labels)
-    for parts in (raw, targets):
-        parts[part], parts["train"] = parts["train"][taken], parts["train"][rest]
+    return rest, taken

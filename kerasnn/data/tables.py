@@ -1,222 +1,313 @@
-"""Examples from csv and npz files, read without running code from the file."""
+"""Tables from files, read by pandas: csv and its relatives, compressed or not, parquet, feather and xlsx."""
 
+import bz2
 import csv
-import math
+import gzip
+import io
+import itertools
+import lzma
+import re
+import warnings
 import zipfile
 import zlib
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
-import numpy as np
-
+from kerasnn.config.data import DataConfig
 from kerasnn.config.schema import one_of, short
-from kerasnn.files import check_size, existing_file
+from kerasnn.files import check_size, existing_file, memory_size
 
-NPZ_KEYS = ("x", "y", "x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test", "class_names")
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".data", ".dat", ".test")
+BINARY_SUFFIXES = (".parquet", ".feather", ".xlsx")
+COMPRESSIONS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open, ".zip": open}
+UNNAMED = "Unnamed: "
+"""How pandas begins the name of a column whose header is empty."""
+MISSING_WORD = "?"
+"""A missing value in many public tables that pandas does not know as one."""
+SAMPLE = 2**16
+"""Bytes at the beginning of a file from which its format is found."""
+
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", r"\s+": "spaces"}
+_NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s*")
+_SINGLE_QUOTED = re.compile(r"\s*'[^']*'\s*[,;\t| ]\s*'[^']*'")
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?(\d+|\d{1,3}(\.\d{3})+)?,(\d{1,2}|\d{4,})\s*")
+_DECIMAL_POINT = re.compile(r"\s*[-+]?(\d+|\d{1,3}(,\d{3})+)?\.(\d{1,2}|\d{4,})\s*")
 
 
-class Table(NamedTuple):
-    """The examples of a csv file.
+class Format(NamedTuple):
+    """How the text of a table is laid out.
 
     Args:
-        x: features, `(examples, features)`, float64.
-        y: labels `(examples,)`, int64, or numbers `(examples, targets)`, float64.
-        class_names: names of the labels, in the labels' order; of the target columns for multilabel; None for
-            regression.
-        columns: names of all columns.
+        encoding: character encoding.
+        delimiter: what stands between cells; `\\s+` is any number of spaces.
+        decimal: the decimal mark.
+        skip: lines before the header or the first row.
+        names: column names; None: the first line that is not skipped has them.
+        quote: what stands around cells that hold a delimiter.
     """
 
-    x: np.ndarray
-    y: np.ndarray
-    class_names: tuple[str, ...] | None
-    columns: tuple[str, ...]
+    encoding: str
+    delimiter: str
+    decimal: str
+    skip: int
+    names: tuple[str, ...] | None
+    quote: str = '"'
+
+    def __str__(self) -> str:
+        parts = [f"delimiter {_DELIMITERS.get(self.delimiter, repr(self.delimiter))}", self.encoding]
+        parts += ["decimal comma"] if self.decimal == "," else []
+        parts += ["no header"] if self.names is not None else []
+        parts += [f"{self.skip} lines skipped at its beginning"] if self.skip else []
+        return ", ".join(parts)
 
 
-def read_csv(
-    path: str | Path,
-    task: str,
-    target: str | tuple[str, ...] | None = None,
-    class_names: Sequence[str] | None = None,
-) -> Table:
-    """Read a comma-separated file with a header, numeric features and one or more target columns.
-
-    A classification target may hold text or integers: the classes are its distinct values, sorted (integers by value).
+def read_table(path: str | Path, config: DataConfig | None = None) -> tuple["pd.DataFrame", str]:
+    """Read a table without running code from its file.
 
     Args:
-        path: the file, UTF-8.
-        task: binary, multiclass, multilabel or regression.
-        target: name or names of the target columns; None: the last column.
-        class_names: the classes if they are known, as for a test file; other labels are refused.
+        path: a file whose name ends in one of `TEXT_SUFFIXES`, perhaps followed by one of `COMPRESSIONS`, or in one of
+            `BINARY_SUFFIXES`.
+        config: delimiter, decimal mark, encoding, header and words for missing values; null values are found from the
+            file's first lines.
+
+    Returns:
+        The table, with the text of its column names stripped, and the format that was found.
 
     Raises:
-        ValueError: one line: no file, no header, no rows; a missing target column; rows of different lengths; a cell
-            that should be a finite number and is not; an unknown or missing label.
+        ValueError: one line: no file, another kind of file, a damaged file, no rows, rows longer than the header, or
+            content larger than the machine's memory.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+    ...     _ = file.write("height;kind\\n1,5;a\\n2,25;b\\n"), file.flush()
+    ...     table, found = read_table(file.name)
+    >>> table.height.tolist(), found
+    ([1.5, 2.25], 'delimiter semicolon, utf-8, decimal comma')
     """
+    config = DataConfig() if config is None else config
     file = existing_file(path)
+    suffix = file.suffix.lower()
+    inner = Path(file.stem).suffix.lower() if suffix in COMPRESSIONS else suffix
+    if inner not in TEXT_SUFFIXES and (inner not in BINARY_SUFFIXES or suffix in COMPRESSIONS):
+        choices = [*TEXT_SUFFIXES, *BINARY_SUFFIXES, *COMPRESSIONS]
+        raise ValueError(one_of(f"the ending of table {file}", suffix, choices))
     check_size(file, file.stat().st_size)
+    import pandas as pd
+
+    expected = (OSError, EOFError, MemoryError, OverflowError, NotImplementedError, RuntimeError, ValueError, TypeError)
+    damaged = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, csv.Error, KeyError, pd.errors.ParserWarning)
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            rows = ((reader.line_num, row) for row in reader if row)
-            columns = _header(next(rows, (0, []))[1], file)
-            targets = _target_positions(columns, target, task, file)
-            features = [position for position in range(len(columns)) if position not in targets]
-            numeric = features + (targets if task in ("multilabel", "regression") else [])
-            values, labels, lines = _cells(rows, columns, numeric, targets[0], file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file} cannot be read as csv: {short(str(error))}") from None
-    x, y = values[:, : len(features)], values[:, len(features) :]
-    if task == "regression":
-        return Table(x, y, None, columns)
-    if task == "multilabel":
-        return Table(x, y, tuple(columns[position] for position in targets), columns)
-    column = f"{file} column {columns[targets[0]]!r}"
-    y, names = _encode(labels, lines, column, class_names)
-    if task == "binary" and len(names) != 2:
-        raise ValueError(
-            f"{column} must hold two labels for task binary; it holds {len(names)}: {short(', '.join(names))}"
-        )
-    return Table(x, y, names, columns)
-
-
-def _cells(
-    rows: Iterable[tuple[int, list[str]]], columns: tuple[str, ...], numeric: list[int], label: int, file: Path
-) -> tuple[np.ndarray, list[str], list[int]]:
-    """The numbers `(rows, numeric columns)`, and each row's label and line number."""
-    cells, labels, lines = array("d"), [], []
-    for line, row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"{file} line {line} has {len(row)} cells; the header has {len(columns)}")
-        try:
-            cells.extend([float(row[position]) for position in numeric])
-        except ValueError:
-            position = next(position for position in numeric if not _is_number(row[position]))
-            raise ValueError(
-                f"{file} line {line}, column {columns[position]!r} must be a number; received {short(row[position])}"
-            ) from None
-        labels.append(" ".join(row[label].split()))
-        lines.append(line)
-    if not lines:
+        frame, found = _read_binary(file, inner) if inner in BINARY_SUFFIXES else _read_text(file, config)
+    except ImportError as error:
+        package = "openpyxl" if inner == ".xlsx" else "pyarrow"
+        raise ValueError(f"{file} needs the package {package}: pip install 'kerasnn[tables]'") from error
+    except _UnreadableError as error:
+        raise ValueError(f"{file} {error}") from None
+    except (*expected, *damaged) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{file} cannot be read as a table: {short(reason, 120)}") from None
+    frame.columns = pd.Index([" ".join(str(name).split()) for name in frame.columns])
+    if not len(frame):
         raise ValueError(f"{file} has a header and no rows")
-    values = np.array(cells).reshape(len(lines), len(numeric))
-    for row_number, column in np.argwhere(~np.isfinite(values)):
-        raise ValueError(
-            f"{file} line {lines[row_number]}, column {columns[numeric[column]]!r} must be a finite number; "
-            f"received {values[row_number, column]}"
-        )
-    return values, labels, lines
+    if len(set(frame.columns)) < len(frame.columns):
+        name = frame.columns[frame.columns.duplicated()][0]
+        raise ValueError(f"{file} must name each column once; it has two columns {name!r}")
+    return frame, found
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an npz file without unpickling; arrays larger than the memory are refused before unpacking.
-
-    Args:
-        path: the file, with keys among `NPZ_KEYS`.
-
-    Raises:
-        ValueError: one line: not an npz file, a damaged one, pickled objects, unknown keys, arrays larger than the
-            memory.
-    """
-    file = existing_file(path)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            check_size(file, sum(member.file_size for member in members))
-            arrays = {}
-            for member in members:
-                key = member.filename.removesuffix(".npy")
-                if key not in NPZ_KEYS:
-                    raise ValueError(one_of(f"{file}: key", key, NPZ_KEYS))
-                if key in arrays:
-                    raise ValueError(f"{file} has {key!r} twice")
-                _check_npy(archive, member, file)
-                with archive.open(member) as stream:
-                    arrays[key] = np.lib.format.read_array(stream, allow_pickle=False)
-            return arrays
-    except (OSError, EOFError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{file} cannot be read as npz: {short(str(error))}") from None
+class _UnreadableError(ValueError):
+    """A fault of a file, in words that follow its name."""
 
 
-def _check_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> None:
-    """Refuse a member whose header does not match its size, or that holds Python objects."""
-    with archive.open(member) as stream:
-        try:
-            version = np.lib.format.read_magic(stream)
-            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, _, dtype = readers[version](stream)
-        except (ValueError, KeyError):
-            raise ValueError(f"{file}: {member.filename!r} is not a plain numpy array") from None
-        size = member.file_size - stream.tell()
-    if dtype.hasobject:
-        raise ValueError(f"{file}: {member.filename!r} holds pickled Python objects, which can run code; save numbers")
-    if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"{file}: {member.filename!r} declares {shape} of {dtype}, but holds {size} bytes")
+def _read_binary(file: Path, suffix: str) -> tuple["pd.DataFrame", str]:
+    import pandas as pd
 
+    if suffix == ".parquet":
+        import pyarrow.parquet
 
-def _header(cells: list[str], file: Path) -> tuple[str, ...]:
-    columns = tuple(" ".join(cell.split()) for cell in cells)
-    if not columns:
-        raise ValueError(f"{file} is empty")
-    if all(_is_number(column) for column in columns):
-        raise ValueError(f"{file} must start with a header of column names; its first line is {short(list(columns))}")
-    for index, column in enumerate(columns):
-        if not column:
-            raise ValueError(f"{file}: column {index + 1} of the header has no name")
-        if column in columns[:index]:
-            raise ValueError(f"{file} has two columns {column!r}")
-    if len(columns) < 2:
-        raise ValueError(f"{file} must have features and a target, separated by commas; its header is {columns[0]!r}")
-    return columns
-
-
-def _target_positions(
-    columns: tuple[str, ...], target: str | tuple[str, ...] | None, task: str, file: Path
-) -> list[int]:
-    """Positions of the target columns."""
-    names = (columns[-1],) if target is None else (target,) if isinstance(target, str) else target
-    for name in names:
-        if name not in columns:
-            raise ValueError(one_of(f"target column of {file}", name, columns))
-    if len(set(names)) != len(names) or not names:
-        raise ValueError(f"target must name each column once, at least one; received {names}")
-    if len(names) > 1 and task in ("binary", "multiclass"):
-        raise ValueError(f"target must be one column for task {task}; received {', '.join(names)}")
-    if len(names) == len(columns):
-        raise ValueError(f"{file} must have a feature beside its targets; all columns are targets")
-    return [columns.index(name) for name in names]
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _encode(
-    labels: list[str], lines: list[int], column: str, class_names: Sequence[str] | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as integers, and the names of the classes."""
-    for label, line in zip(labels, lines, strict=True):
-        if label.lower() in ("", "nan"):
-            raise ValueError(f"{column} has no label in line {line}; received {label!r}")
-    if all(_is_number(label) for label in labels):
-        for label, line in zip(labels, lines, strict=True):
-            if not float(label).is_integer():
-                raise ValueError(
-                    f"{column} must hold integers or text to be classes; line {line} has {label!r} "
-                    "(task regression predicts numbers)"
-                )
-        labels = [str(int(float(label))) for label in labels]
-        found = sorted(set(labels), key=int)
+        content = pyarrow.parquet.ParquetFile(file).metadata
+        check_size(file, sum(content.row_group(group).total_byte_size for group in range(content.num_row_groups)))
+        frame = pd.read_parquet(file, engine="pyarrow")
+    elif suffix == ".feather":
+        frame = pd.read_feather(file)
     else:
-        found = sorted(set(labels))
-    names = tuple(found if class_names is None else class_names)
-    position = {name: index for index, name in enumerate(names)}
-    for label, line in zip(labels, lines, strict=True):
-        if label not in position:
-            raise ValueError(one_of(f"{column} line {line}: label", label, names))
-    return np.array([position[label] for label in labels]), names
+        with zipfile.ZipFile(file) as archive:
+            check_size(file, sum(member.file_size for member in archive.infolist()))
+        frame = pd.read_excel(file, engine="openpyxl", na_values=[MISSING_WORD])
+    if frame.index.name is not None or not isinstance(frame.index, pd.RangeIndex):
+        frame = frame.reset_index()
+    return frame, suffix[1:]
+
+
+def _read_text(file: Path, config: DataConfig) -> tuple["pd.DataFrame", str]:
+    found = sniff(file, config)
+    encodings = [found.encoding] if config.encoding or found.encoding != "utf-8" else ["utf-8", "cp1252", "latin-1"]
+    for encoding in encodings:
+        found = found._replace(encoding=encoding)
+        try:
+            return _parse(file, found, config), str(found)
+        except UnicodeDecodeError:
+            if encoding == encodings[-1]:
+                raise
+    raise AssertionError
+
+
+def _parse(file: Path, found: Format, config: DataConfig) -> "pd.DataFrame":
+    import pandas as pd
+
+    options: dict[str, Any] = {"sep": found.delimiter, "decimal": found.decimal, "encoding": found.encoding}
+    options |= {
+        "quotechar": found.quote,
+        "header": 0 if found.names is None else None,
+        "names": found.names,
+        "skiprows": found.skip,
+    }
+    with _opened(file) as stream, warnings.catch_warnings():
+        # Pandas would cut off cells beyond the header; two types in a column are looked at later.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(
+            stream,
+            index_col=False,
+            skipinitialspace=True,
+            na_values=[MISSING_WORD, *config.missing_values],
+            low_memory=False,
+            **options,
+        )
+    # A delimiter at the end of every line makes a last column without name and content.
+    last = str(frame.columns[-1])
+    if last.startswith(UNNAMED) and frame[frame.columns[-1]].isna().all():
+        frame = frame.drop(columns=frame.columns[-1])
+    if frame.shape[1] < 2:
+        name = frame.columns[0] if len(frame.columns) else ""
+        raise _UnreadableError(
+            f"must have features and a target, in columns; its only column is {short(str(name))} (set data.delimiter)"
+        )
+    return frame
+
+
+def sniff(file: Path, config: DataConfig) -> Format:
+    """Find the format of a table's text from its first lines; what the config gives is taken as it is."""
+    with _opened(file) as stream:
+        sample = stream.read(SAMPLE)
+    encoding = config.encoding or _encoding(sample)
+    complete = len(sample) < SAMPLE
+    try:
+        lines = sample.decode(encoding, errors="replace").removeprefix("\ufeff").splitlines()
+    except LookupError:
+        raise _UnreadableError(
+            f"needs another data.encoding, received {encoding!r}, which Python doesn't know"
+        ) from None
+    lines = lines if complete or len(lines) < 2 else lines[:-1]
+    skip = 0
+    while skip < len(lines) and (not lines[skip].strip() or lines[skip].lstrip().startswith("#")):
+        skip += 1
+    lines = [line for line in lines[skip:] if line.strip()][:200]
+    if not lines:
+        raise _UnreadableError("is empty")
+    quote = "'" if _SINGLE_QUOTED.match(lines[0]) else '"'
+    delimiter = config.delimiter or _delimiter(lines, quote)
+    rows = _cells(lines, delimiter, quote)
+    width = max((len(row) for row in rows[1:]), default=len(rows[0]))
+    header = _has_header(rows) if config.header is None else config.header
+    names: tuple[str, ...] | None = None
+    if not header:
+        names = tuple(f"column_{number}" for number in range(1, max(width, len(rows[0])) + 1))
+    elif len(rows) > 1 and len(rows[0]) == width - 1 and all(len(row) == width for row in rows[1:]) and rows[1][-1]:
+        # R writes row names without a header of their own.
+        names, skip = (f"{UNNAMED}0", *rows[0]), skip + 1
+    decimal = config.decimal or _decimal([cell for row in rows for cell in row], delimiter)
+    return Format(encoding, delimiter, decimal, skip, names, quote)
+
+
+def _encoding(sample: bytes) -> str:
+    if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    return "utf-8-sig" if sample.startswith(b"\xef\xbb\xbf") else "utf-8"
+
+
+def _cells(lines: Sequence[str], delimiter: str, quote: str) -> list[list[str]]:
+    if delimiter == r"\s+":
+        return [line.split() for line in lines]
+    if len(delimiter) != 1:
+        raise _UnreadableError(rf"needs a data.delimiter of one character or '\s+', received {delimiter!r}")
+    return [row for row in csv.reader(lines, delimiter=delimiter, quotechar=quote, skipinitialspace=True) if row]
+
+
+def _delimiter(lines: Sequence[str], quote: str) -> str:
+    """The delimiter that gives most rows the same number of cells above one; of several, that with most cells."""
+    best, score = ",", (0.0, 0)
+    for delimiter in _DELIMITERS:
+        try:
+            widths = [len(row) for row in _cells(lines[:50], delimiter, quote)]
+        except csv.Error:
+            continue
+        common = max(set(widths), key=widths.count)
+        found = (round(widths.count(common) / len(widths), 1), common)
+        # Spaces also separate the words of a text.
+        if common > 1 and found > score and (delimiter != r"\s+" or score[0] < 0.9):
+            best, score = delimiter, found
+    return best
+
+
+def _decimal(cells: Sequence[str], delimiter: str) -> str:
+    commas = sum(_DECIMAL_COMMA.fullmatch(cell) is not None for cell in cells)
+    points = sum(_DECIMAL_POINT.fullmatch(cell) is not None for cell in cells)
+    return "," if delimiter != "," and commas > points else "."
+
+
+def _has_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row differs from the others: text above numbers, or numbers that rise evenly, such as years."""
+    first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
+    numbers = [_NUMBER.fullmatch(cell) is not None for cell in first]
+    if not any(numbers):
+        return True
+    below = [all(_NUMBER.fullmatch(row[i]) or not row[i] for row in rest) for i in range(len(first))]
+    if any(numeric and not above for numeric, above in zip(below, numbers, strict=True) if rest):
+        return True
+    labels = [cell.strip() for cell, number in zip(first, numbers, strict=True) if number]
+    if all(numbers) or len(labels) < 3 or not all(label.isdigit() for label in labels):
+        return False
+    steps = {int(b) - int(a) for a, b in itertools.pairwise(labels)}
+    return len(steps) == 1 and min(steps) > 0
+
+
+def _opened(file: Path) -> IO[bytes]:
+    """A file's content, decompressed, that ends with an error where it exceeds the machine's memory."""
+    suffix = file.suffix.lower()
+    if suffix == ".zip":
+        with zipfile.ZipFile(file) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            if len(members) != 1:
+                raise _UnreadableError(f"must hold one file, received a zip archive of {len(members)}")
+            check_size(file, members[0].file_size)
+            raw: Any = archive.open(members[0])
+    else:
+        raw = COMPRESSIONS.get(suffix, open)(file, "rb")
+    return cast(IO[bytes], io.BufferedReader(_Limited(raw, memory_size()), SAMPLE))
+
+
+class _Limited(io.RawIOBase):
+    """A stream that refuses to give more than a number of bytes."""
+
+    def __init__(self, stream: IO[bytes], limit: int) -> None:
+        super().__init__()
+        self._stream, self._left, self._limit = stream, limit, limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        self._left -= len(content)
+        if self._left < 0:
+            raise _UnreadableError(f"unpacks to more than this machine's memory, {self._limit / 2**30:,.1f} GiB")
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import keras
 
 from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.engine.batches import ENDLESS, Batches
 from kerasnn.engine.examples import Examples
 from kerasnn.engine.steps import Blocks
 
@@ -25,18 +26,18 @@ class BlockDriver(keras.callbacks.Callback):
         train: the training blocks; None if Keras's own steps train.
         test: the evaluation blocks; None if Keras's own steps evaluate.
         learning_rate: the callback that owns the learning rate, or None.
-        steps: steps in an epoch, or in an evaluation outside of `fit`.
-        validation_steps: steps of an evaluation within `fit`.
+        steps: steps in an epoch, or in an evaluation outside of `fit`; None where that is not known.
+        validation_steps: steps of an evaluation, likewise.
     """
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Examples | Batches,
         train: Blocks | None,
         test: Blocks | None,
         learning_rate: LearningRate | None,
-        steps: int,
-        validation_steps: int = 0,
+        steps: int | None,
+        validation_steps: int | None = None,
     ) -> None:
         super().__init__()
         self.train, self.test = train, test
@@ -54,7 +55,7 @@ class BlockDriver(keras.callbacks.Callback):
             # Keras calls the callbacks of a plain list at every step.
             self.train.length = 1
         if self._learning_rate is not None:
-            self._learning_rate.in_graph = True
+            self._learning_rate.in_graph = self.steps is not None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._examples.epoch = epoch
@@ -67,12 +68,12 @@ class BlockDriver(keras.callbacks.Callback):
             # The callback that owns the learning rate has begun the epoch by now.
             self._begin_epoch(self.train)
         if self.train.left == 0:
-            self.train.open(batch, lambda: 1 if self.model.stop_training else self.steps - batch)
+            self.train.open(batch, lambda: _limit(self.model.stop_training, self.steps, batch))
 
     def _begin_epoch(self, train: Blocks) -> None:
         owner, epoch = self._learning_rate, self._examples.epoch
         self._begun = True
-        if owner is None:
+        if owner is None or self.steps is None:
             train.begin()
             return
         if owner.momentum_variable is not None:
@@ -85,8 +86,7 @@ class BlockDriver(keras.callbacks.Callback):
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self.test is not None and self.test.left == 0:
-            steps = self._validation_steps or self.steps
-            self.test.open(batch, lambda: 1 if self.model.stop_evaluating else steps - batch)
+            self.test.open(batch, lambda: _limit(self.model.stop_evaluating, self._validation_steps, batch))
 
 
 class BlockCallbacks(keras.callbacks.CallbackList):
@@ -137,6 +137,11 @@ class BlockCallbacks(keras.callbacks.CallbackList):
             super().on_test_batch_end(_last_step(self._driver.test, batch), logs)
 
 
+def _limit(stopped: bool, steps: int | None, done: int) -> int:
+    """The largest number of steps in a block that begins after the first `done` steps."""
+    return 1 if stopped else (ENDLESS if steps is None else steps) - done
+
+
 def _last_step(blocks: Blocks | None, batch: int) -> int:
     return batch if blocks is None else blocks.last_step(batch)
 
@@ -171,3 +176,20 @@ def _by_batch(callback: keras.callbacks.Callback, phase: str) -> bool:
     frequencies = [getattr(callback, name, "epoch") for name in ("save_freq", "update_freq")]
     switches = [getattr(callback, name, None) for name in ("_should_trace", "log_every_n_steps", "logging_batch_wise")]
     return any(frequency != "epoch" for frequency in frequencies) or any(switches)
+
+
+def follows_validation(callbacks: Any) -> tuple[str, str] | None:
+    """The class of the first callback that follows a validation metric, and the metric; None if none does.
+
+    A callback of the user's own may log such a value, so that the callbacks after it are not looked at.
+    """
+    for callback in flat(callbacks):
+        if not type(callback).__module__.startswith(_KNOWN) or isinstance(callback, keras.callbacks.LambdaCallback):
+            return None
+        if isinstance(callback, keras.callbacks.ModelCheckpoint) and not callback.save_best_only:
+            continue
+        monitored = getattr(callback, "monitored", None)
+        name = getattr(callback, "monitor", None) if monitored is None else monitored.name
+        if isinstance(name, str) and name.startswith("val_"):
+            return type(callback).__name__, name
+    return None

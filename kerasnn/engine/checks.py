@@ -12,6 +12,7 @@ import tensorflow as tf
 from kerasnn.callbacks.divergence import is_finite
 from kerasnn.config.schema import one_of, short
 from kerasnn.data.checks import LARGEST
+from kerasnn.engine.block_callbacks import follows_validation
 from kerasnn.engine.examples import leaves
 from kerasnn.engine.targets import check_targets, has_own_loss, has_own_step, is_whole, loss_name
 from kerasnn.keras_private import Functional
@@ -87,6 +88,21 @@ class Checks:
                 linear output, or one on logits behind a softmax or sigmoid; a softmax over a single unit.
         """
         self._run(lambda: _check_model(self._model))
+
+    def monitors(self, callbacks: Any) -> None:
+        """Refuse callbacks that follow a validation metric, where there is no validation data.
+
+        Raises:
+            ValueError: one line with the callback's class and the metric.
+        """
+
+        def check() -> None:
+            if follows := follows_validation(callbacks):
+                raise ValueError(
+                    f"{follows[0]} follows {follows[1]!r}, which needs validation_data or validation_split"
+                )
+
+        self._run(check)
 
     def types(self, *structures: Any) -> None:
         """Refuse arrays of anything but numbers where the model's inputs are declared as numbers.
@@ -172,7 +188,7 @@ class Checks:
 def _check_model(model: keras.Model) -> None:
     rate = getattr(model.optimizer, "_learning_rate", None)
     if isinstance(rate, keras.Variable):
-        value = float(keras.ops.convert_to_numpy(rate))
+        value = float(rate.numpy())
         if not (0 <= value < math.inf):
             raise ValueError(f"the optimizer's learning rate must be finite and not negative; received {value:g}")
     outputs = list(_output_layers(model))

@@ -1,7 +1,7 @@
 """Whether a model and its data run as compiled blocks of steps, and the blocks that run them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, get_args
@@ -13,7 +13,9 @@ import tensorflow as tf
 from kerasnn.attributes import overridden, temporary_attributes
 from kerasnn.config.schema import one_of, short
 from kerasnn.engine import replicated
-from kerasnn.engine.examples import Examples, ResidentExamples, StreamedExamples, nbytes
+from kerasnn.engine.batches import BatchBlocks, Batches, BatchProgram
+from kerasnn.engine.chunks import ChunkBlocks, ChunkedBatches
+from kerasnn.engine.examples import Examples, ResidentExamples, StreamedExamples, leaves, nbytes
 from kerasnn.engine.memory import device_memory
 from kerasnn.engine.steps import Blocks, NotCompilableError, Program
 from kerasnn.keras_private import compile_argument, model_supports_jit
@@ -75,9 +77,7 @@ def own_loop(model: keras.Model, phase: Literal["train", "test"]) -> str | None:
 
 
 def obstacle(model: keras.Model, arrays: Any) -> str | None:
-    """Why a model cannot be compiled, as far as that is known without trying."""
-    if model.run_eagerly or tf.config.functions_run_eagerly():
-        return "the model runs eagerly"
+    """Why a model cannot be compiled for arrays, as far as that is known without trying."""
     if not model_supports_jit(model) and all(layer.supports_jit for layer in model._flatten_layers()):
         return "XLA is off here (tf.config.experimental.enable_op_determinism switches it off)"
     for array in keras.tree.flatten(arrays):
@@ -105,10 +105,12 @@ def examples_kind(model: keras.Model, compiled: Compiled, arrays: Any, memory_sh
     """
     if compiled == "off":
         raise NotCompilableError("compiled is off")
+    if model.run_eagerly or tf.config.functions_run_eagerly():
+        raise NotCompilableError("the model runs eagerly")
     strategy = model.distribute_strategy
     if strategy.num_replicas_in_sync > 1:
         arrays = [array for array in keras.tree.flatten(arrays) if hasattr(array, "dtype")]
-    elif reason := obstacle(model, arrays):
+    elif leaves(arrays) and (reason := obstacle(model, arrays)):
         raise NotCompilableError(reason)
     limit = memory_share * device_memory()
     resident = (size := nbytes(arrays)) <= limit
@@ -142,17 +144,38 @@ def blocks_of(
             replicated.check_batch_sizes(model, getattr(examples, "batch_sizes", []))
         with strategy.scope():
             model._symbolic_build(data_batch=examples.first_batch)
-        return replicated.ReplicaBlocks(_program(model, step), length, strategy, stops=step == "train_step")
+        program = _program(model, step, replicated.ReplicaProgram)
+        return replicated.ReplicaBlocks(program, length, strategy, stops=step == "train_step")
+    rates = None if rates is None else tf.constant(rates)
     try:
+        if isinstance(examples, Batches):
+            if model._distribute_strategy is not None:
+                raise NotCompilableError(f"x is {type(examples.source).__name__} under a strategy of one replica")
+            return _batch_blocks(model, step, examples, length, by_execution, rates)
         _build(model, examples)
-        program = _program(model, step)
+        program = _program(model, step, _array_program)
         for steps in examples.empty_steps():
-            program.prepare(steps, None if rates is None else tf.constant(rates))
+            program.prepare(steps, rates)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         name = "" if isinstance(error, NotCompilableError) else f"{type(error).__name__}: "
         raise NotCompilableError(short(f"{name}{lines[0]}", 200)) from error
     return Blocks(program, length, by_execution)
+
+
+def _batch_blocks(
+    model: keras.Model, step: str, batches: Batches, length: int | None, by_execution: bool, rates: tf.Tensor | None
+) -> Blocks:
+    batch_program = _program(model, step, BatchProgram, "on batches")
+    # Longer blocks of a fixed length may end within a chunk.
+    if isinstance(batches, ChunkedBatches) and batches.size and length in (None, 1) and obstacle(model, ()) is None:
+        program = _program(model, step, _array_program)
+        for steps in batches.empty_steps():
+            program.prepare(steps, rates)
+        batches.in_chunks = True
+        return ChunkBlocks(program, batch_program, length)
+    batch_program.prepare(batches, rates)
+    return BatchBlocks(batch_program, length, by_execution)
 
 
 def _build(model: keras.Model, examples: Examples) -> None:
@@ -165,8 +188,8 @@ def _build(model: keras.Model, examples: Examples) -> None:
             raise
 
 
-def _program(model: keras.Model, step: str) -> Any:
-    """The model's program for a step, kept as long as Keras would keep its own function for it."""
+def _program(model: keras.Model, step: str, kind: Callable[[keras.Model, str], Any], *further: str) -> Any:
+    """The model's program of a kind for a step, kept as long as Keras would keep its own function for it."""
     # Past Keras's __setattr__, which would track it as a part of the model.
     kept = vars(model).setdefault("_kerasnn_programs", {})
     theirs = {"train_step": model.train_function, "test_step": model.test_function}
@@ -174,13 +197,15 @@ def _program(model: keras.Model, step: str) -> Any:
     if kept.get("compile_config") is not model._compile_config or kept["functions"] != theirs:
         kept.clear()
         kept.update(compile_config=model._compile_config, functions=theirs)
-    if step not in kept:
-        replicas = model.distribute_strategy.num_replicas_in_sync
-        jit_compile = compile_argument(model)
-        if jit_compile == "auto" and model.jit_compile:
-            jit_compile = True
-        kept[step] = replicated.ReplicaProgram(model, step) if replicas > 1 else Program(model, step, jit_compile)
-    return kept[step]
+    name = " ".join((step, *further))
+    if name not in kept:
+        kept[name] = kind(model, step)
+    return kept[name]
+
+
+def _array_program(model: keras.Model, step: str) -> Program:
+    jit_compile = compile_argument(model)
+    return Program(model, step, True if jit_compile == "auto" and model.jit_compile else jit_compile)
 
 
 @contextmanager

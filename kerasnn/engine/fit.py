@@ -12,8 +12,10 @@ from kerasnn.attributes import temporary_attributes
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.distribute.devices import watching_peers
 from kerasnn.engine import replicated
+from kerasnn.engine.batches import Batches
 from kerasnn.engine.block_callbacks import BlockCallbacks, BlockDriver, acts_by_batch, flat
 from kerasnn.engine.checks import Checks, check_counts, check_dataset, check_fit_options
+from kerasnn.engine.chunks import batches_of
 from kerasnn.engine.compilation import (
     Compiled,
     blocks_of,
@@ -26,7 +28,7 @@ from kerasnn.engine.compilation import (
     replica_count,
     running,
 )
-from kerasnn.engine.examples import Examples, PlainExamples, as_array, leaves
+from kerasnn.engine.examples import PlainExamples, as_array, leaves
 from kerasnn.engine.order import draw_seed, epoch_order
 from kerasnn.engine.steps import Blocks, NotCompilableError
 from kerasnn.keras_private import array_slicing, can_convert_arrays
@@ -59,19 +61,20 @@ def fit(
 ) -> keras.callbacks.History:
     """Train a compiled Keras model as `model.fit` does, several times faster where steps are short.
 
-    Keras's own `fit` runs, with the weights, logs and callbacks that it gives for the same order of examples. Batch
-    methods of Keras's own callbacks and of kerasnn's are called once a block of steps, as with Keras's
-    `steps_per_execution`: with the number of the block's first step, and of its last. Where another callback defines a
-    batch method, a block is one step, unless `steps_per_block` or the model's
-    `steps_per_execution` is set. The learning rate and momentum of a `LearningRate` callback change at every
-    update within a block. A model of a `tf.distribute` strategy is trained by all its replicas, on arrays or batches of
-    tf.data, with the numbers of one device.
+    Keras's own `fit` runs, with the weights, logs and callbacks that it gives for the same order of examples. Arrays
+    lie on the device; batches of tf.data, `PyDataset`, generators and loaders are read when their steps begin, as in
+    plain Keras. Batch methods of Keras's own callbacks and of kerasnn's are called once a block of steps, as with
+    Keras's `steps_per_execution`: with the number of the block's first step, and of its last. Where another callback
+    defines a batch method, a block is one step, unless `steps_per_block` or the model's `steps_per_execution` is set.
+    The learning rate and momentum of a `LearningRate` callback change at every update within a block. A model of a
+    `tf.distribute` strategy is trained by all its replicas, on arrays or batches of tf.data, with the numbers of one
+    device.
 
     Args:
         model: any compiled Keras model.
-        x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, class_weight, sample_weight,
-            initial_epoch, steps_per_epoch, validation_steps, validation_batch_size, validation_freq: as in
-            `keras.Model.fit`.
+        x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data: as in `keras.Model.fit`.
+        class_weight, sample_weight, initial_epoch, steps_per_epoch: likewise.
+        validation_steps, validation_batch_size, validation_freq: likewise.
         shuffle: whether an epoch's order of examples is `epoch_order`'s, or the arrays' own.
         seed: seed of the orders, 0 or above. None draws one from NumPy's global generator, so that every call has
             orders of its own, which `keras.utils.set_random_seed` repeats.
@@ -106,12 +109,17 @@ def fit(
     check_fit_options(options, validation_split, seed, steps_per_block)
     checked = Checks(model, checks)
     checked.model()
+    if validation_data is None and not validation_split:
+        checked.monitors(callbacks)
     check_dataset(x, steps_per_epoch, "steps_per_epoch")
     check_dataset(validation_data, validation_steps, "validation_steps", "validation_data")
     replicas = replica_count(model, compiled)
     given = (x, y, sample_weight)
     arrays = _as_arrays(*given)
     checked.types(*arrays)
+    are_arrays = _are_dense(*arrays)
+    if not are_arrays:
+        arrays = given
     off = "compiled is off" if compiled == "off" and seed is None else None
     if steps_per_epoch and replicas == 1 and steps_per_epoch % model.steps_per_execution:
         # Keras's epochs then have more steps than asked for, and later ones fewer.
@@ -121,7 +129,6 @@ def fit(
         options |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
         options |= {"class_weight": class_weight, "sample_weight": sample_weight, "callbacks": callbacks}
         return model.fit(x, y, **options)
-    are_arrays = _are_dense(*arrays)
     if are_arrays:
         inputs, targets, weights = arrays
         checked.training(inputs, targets, weights, class_weight)
@@ -129,35 +136,45 @@ def fit(
         arrays, validation_data = array_slicing.train_validation_split(arrays, validation_split=validation_split)
     held_out = _held_out(model, validation_data, replicas, checked)
     arrangement: dict[str, Any] = {"batch_size": batch_size, "class_weight": class_weight, "steps": steps_per_epoch}
-    if shuffle and are_arrays:
+    examples: Any = None
+    if not are_arrays and replicas == 1:
+        reads = steps_per_epoch and steps_per_epoch * max(0, epochs - initial_epoch)
+        examples = batches_of(*arrays, reads=reads, shuffle=shuffle, **arrangement)
+    elif shuffle and are_arrays:
         count = keras.tree.flatten(arrays[0])[0].shape[0]
         arrangement["order"] = partial(epoch_order, count, _order_seed(callbacks, seed))
+    validation: Any = None
+    if held_out and not _are_dense(*held_out) and replicas == 1:
+        validation = batches_of(*held_out, batch_size=validation_batch_size or batch_size, steps=validation_steps)
+        validation_data = (validation,)
     owner = next((callback for callback in flat(callbacks) if isinstance(callback, LearningRate)), None)
     train = test = None
     try:
-        kind = examples_kind(model, compiled, (*arrays, *held_out), memory_share)
-        examples: Examples = kind(*arrays, **arrangement)
-        rates = None if owner is None else np.zeros(_steps(examples, steps_per_epoch), np.float32)
+        resident = (*(() if examples else arrays), *(() if validation else held_out))
+        kind = examples_kind(model, compiled, resident, memory_share)
+        examples = examples or kind(*arrays, **arrangement)
+        steps = _steps(examples, steps_per_epoch)
+        rates = np.zeros(steps, np.float32) if owner is not None and steps else None
         length = _block_length(model, callbacks, "train", steps_per_block)
         train = blocks_of(model, "train_step", examples, length, rates)
         if held_out:
-            size = validation_batch_size or examples.batch_size
-            validation = kind(*held_out, batch_size=size, steps=validation_steps)
+            size = validation_batch_size or batch_size or examples.batch_size
+            validation = validation or kind(*held_out, batch_size=size, steps=validation_steps)
             length = _block_length(model, callbacks, "test", steps_per_block)
             test = blocks_of(model, "test_step", validation, length)
-            validation_data, options["validation_steps"] = (validation,), _steps(validation, validation_steps)
+            validation_data = (validation,)
     except NotCompilableError as obstacle:
         if replicas > 1:
             raise
         fall_back(compiled, str(obstacle))
-        examples, train, test = PlainExamples(*arrays, **arrangement), None, None
-    hooks = _block_callbacks(
-        callbacks,
-        BlockDriver(examples, train, test, owner, _steps(examples, steps_per_epoch), options["validation_steps"] or 0),
-        model,
-        verbose,
-        epochs=epochs,
-    )
+        train = test = None
+        if not isinstance(examples, Batches):
+            examples = PlainExamples(*arrays, **arrangement)
+    validation_steps = None if validation is None else _steps(validation, validation_steps)
+    if test is not None and not isinstance(validation, Batches):
+        options["validation_steps"] = validation_steps
+    driver = BlockDriver(examples, train, test, owner, _steps(examples, steps_per_epoch), validation_steps)
+    hooks = _block_callbacks(callbacks, driver, model, verbose, epochs=epochs)
     with running(model, train, test), replicated.stopping_together(model.distribute_strategy):
         return model.fit(examples, callbacks=hooks, validation_data=validation_data, shuffle=False, **options)
 
@@ -202,22 +219,25 @@ def evaluate(
     x, y, sample_weight = arrays = _as_arrays(*given)
     checked = Checks(model, checks)
     checked.types(*arrays)
+    batches = None
     try:
         if reason := _reason_for_plain_keras(model, given, arrays, replicas, "test"):
             raise NotCompilableError(reason)
         if _are_dense(*arrays):
             checked.evaluation(x, y, sample_weight)
-        examples = examples_kind(model, compiled, arrays, memory_share)(
-            x, y, sample_weight, batch_size=batch_size, steps=steps
-        )
+        elif replicas == 1:
+            batches = batches_of(*given, reads=steps, batch_size=batch_size, steps=steps)
+        kind = examples_kind(model, compiled, () if batches else arrays, memory_share)
+        examples = batches or kind(x, y, sample_weight, batch_size=batch_size, steps=steps)
         test = blocks_of(model, "test_step", examples, _block_length(model, callbacks, "test", steps_per_block))
     except NotCompilableError as reason:
         if replicas > 1:
             raise
         fall_back(compiled, str(reason))
-        x, y, sample_weight = given
+        x, y, sample_weight = given if batches is None else (batches, None, None)
         return model.evaluate(x, y, batch_size, sample_weight=sample_weight, callbacks=callbacks, **options)
-    driver = BlockDriver(examples, None, test, None, _steps(examples, steps))
+    count = _steps(examples, steps)
+    driver = BlockDriver(examples, None, test, None, count, count)
     hooks = _block_callbacks(callbacks, driver, model, verbose)
     with running(model, test=test), watching_peers(model.distribute_strategy):
         return model.evaluate(examples, callbacks=hooks, **options)
@@ -277,19 +297,7 @@ def _reason_for_plain_keras(model: keras.Model, given: Any, arrays: Any, replica
         return "x is distributed already"
     if method := own_loop(model, phase):
         return f"the model overrides {method}"
-    if replicas > 1:
-        return None
-    for name, structure, array in zip(("x", "y", "sample_weight"), given, arrays, strict=True):
-        if structure is not None and not _are_dense(array):
-            return f"{name} is of type {_kind(structure)}, and only dense arrays of numbers can lie on the device"
     return "x is None" if given[0] is None else None
-
-
-def _kind(structure: Any) -> str:
-    flat_structure = keras.tree.flatten(structure)
-    leaf = next((leaf for leaf in flat_structure if hasattr(leaf, "shape") and not is_dense(leaf)), structure)
-    dtype = getattr(leaf, "dtype", None)
-    return type(leaf).__name__ + (f" ({getattr(dtype, 'name', dtype)})" if dtype is not None else "")
 
 
 def _held_out(model: keras.Model, validation_data: Any, replicas: int, checked: Checks) -> tuple[Any, ...]:
@@ -298,7 +306,7 @@ def _held_out(model: keras.Model, validation_data: Any, replicas: int, checked: 
         return ()
     held_out = _as_arrays(*keras.utils.unpack_x_y_sample_weight(validation_data))
     if not _are_dense(*held_out):
-        return held_out if replicas > 1 else ()
+        return keras.utils.unpack_x_y_sample_weight(validation_data)
     x, y, sample_weight = held_out
     checked.evaluation(x, y, sample_weight, part="validation ")
     return held_out
@@ -343,10 +351,10 @@ def _block_length(model: keras.Model, callbacks: Any, phase: Any, steps_per_bloc
     return 1
 
 
-def _steps(examples: Examples, steps: int | None) -> int:
-    """Steps in an epoch."""
+def _steps(examples: Any, steps: int | None) -> int | None:
+    """Steps in an epoch; None where that is not known."""
     limit = keras.config.max_steps_per_epoch()
-    return min(filter(None, (steps or examples.num_batches, limit)))
+    return min(filter(None, (steps or examples.num_batches, limit)), default=None)
 
 
 __all__ = ["Blocks", "Compiled", "NotCompilableError", "evaluate", "fit", "predict"]

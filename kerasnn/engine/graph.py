@@ -55,6 +55,14 @@ class Operations(NamedTuple):
         """An operation that draws other random numbers in every graph, or None."""
         return min(self.types & _STATEFUL_DRAWS, default=None)
 
+    def against_loops(self) -> str | None:
+        """Why these operations can't run in a loop with the numbers of plain Keras, or None."""
+        if draw := self.stateful_draw():
+            return f"{draw} (tf.random) draws other numbers in each graph; use keras.random with a seed generator"
+        if self.write_summaries:
+            return "the step writes tf.summary values, whose writer a callback opens later"
+        return None
+
     def against_xla(self, largest_table: int) -> str | None:
         """Why these operations run better without XLA, or draw other numbers with it; None where nothing is against it.
 

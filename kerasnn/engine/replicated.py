@@ -14,9 +14,10 @@ from kerasnn.config.schema import short
 from kerasnn.distribute import processes
 from kerasnn.distribute.devices import over_processes, watching_peers
 from kerasnn.distribute.replicas import Slice, alone, as_one_device, optimizers_of, replica_number, sum_of_replicas
+from kerasnn.engine.batches import Batches
 from kerasnn.engine.examples import Pass, Passes, ResidentExamples, Steps, StreamedExamples, each
 from kerasnn.engine.steps import Blocks, logs_are_metrics, of_unknown_size, zeros_like_logs
-from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
+from kerasnn.keras_private import can_convert_arrays
 from kerasnn.signals import error_of
 
 
@@ -203,7 +204,7 @@ class SharedStreamedExamples(_Shared, StreamedExamples):
         super().__init__(*arrays, **options)
 
 
-class SharedBatches(DataAdapter):
+class SharedBatches(Batches):
     """Batches of tf.data, or of anything else that Keras has an adapter for, each shared by the replicas.
 
     Every process reads all batches and takes its slice of each, so the order must be the same in all of them: a dataset
@@ -211,43 +212,23 @@ class SharedBatches(DataAdapter):
 
     Args:
         source: any `x` of `keras.Model.fit` except arrays.
-        options: `y`, `sample_weight`, `batch_size`, `steps_per_epoch`, `class_weight`, as in `keras.Model.fit`.
+        steps: steps in an epoch, or None.
+        options: as of `Batches`.
 
     Raises:
         ValueError: the number of batches is unknown and no number of steps is given.
     """
 
     def __init__(self, source: Any, steps: int | None = None, **options: Any) -> None:
-        self._adapter = get_data_adapter(source, steps_per_epoch=steps, **options)
-        if self._adapter.num_batches is None and steps is None:
+        super().__init__(source, steps=steps, **options)
+        if self.num_batches is None and steps is None:
             raise ValueError(
                 "data of unknown length needs steps_per_epoch (validation_steps) where replicas share the steps; "
                 f"received {short(type(source).__name__)}"
             )
-        self._dataset = self._adapter.get_tf_dataset()
-        self.epoch = 0
 
     def get_tf_dataset(self) -> Passes:
-        return Passes(lambda: _BatchPass(iter(self._dataset), self._adapter.num_batches))
-
-    @property
-    def num_batches(self) -> int | None:
-        return self._adapter.num_batches
-
-    @property
-    def batch_size(self) -> int | None:
-        return self._adapter.batch_size
-
-    @property
-    def first_batch(self) -> Any:
-        """Something of a batch's structure, shapes and dtypes, to build a model from."""
-        return self._dataset.element_spec
-
-    def on_epoch_begin(self) -> None:
-        self._adapter.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        self._adapter.on_epoch_end()
+        return Passes(lambda: _BatchPass(iter(self.dataset), self.num_batches))
 
 
 class _BatchPass:

@@ -97,12 +97,8 @@ class Program:
     def _inspect(self, function: Any) -> None:
         """Decide for or against XLA by the operations of the traced loop."""
         operations = Operations.of(function)
-        if draw := operations.stateful_draw():
-            raise NotCompilableError(
-                f"{draw} (tf.random) draws other numbers in each graph; use keras.random with a seed generator"
-            )
-        if operations.write_summaries:
-            raise NotCompilableError("the step writes tf.summary values, whose writer a callback opens later")
+        if reason := operations.against_loops():
+            raise NotCompilableError(reason)
         if self._jit_compile == "auto" and operations.against_xla(self._bounds.largest_table):
             self._use(xla=False)
         self._inspected = True
@@ -164,7 +160,7 @@ class Program:
         # Logs are needed after the last step only. Metrics' results are computed there, from the metrics' variables.
         deferred = logs_are_metrics(model, self._step)
         # Layers that are not built yet are built here, with Keras's own random numbers for their weights.
-        empty = {} if deferred and _is_built(model) else zeros_like_logs(lambda: step(batch(tf.constant(0))))
+        empty = {} if deferred and is_built(model) else zeros_like_logs(lambda: step(batch(tf.constant(0))))
 
         def body(row: tf.Tensor, update: tf.Tensor, logs: Any, failure: Any) -> tuple[Any, ...]:
             if rates is not None:
@@ -202,8 +198,8 @@ class Blocks:
         left: calls that remain for the current block.
     """
 
-    def __init__(self, program: Program, length: int | None = None, by_execution: bool = False) -> None:
-        self.program = program
+    def __init__(self, program: Any, length: int | None = None, by_execution: bool = False) -> None:
+        self.program: Any = program
         self.length = length
         self.by_execution = by_execution
         self.left = 0
@@ -256,7 +252,7 @@ class Blocks:
             start = time.perf_counter()
             step = self._step
             for steps in iterator.take(count):
-                logs = self.program(steps, step, self._rates, self._momenta)
+                logs = self._run(steps, step)
                 step += steps.batches
             # Reading the logs waits for the block.
             self._logs = keras.tree.map_structure(lambda log: log.numpy(), logs)
@@ -264,6 +260,9 @@ class Blocks:
             self.left = count
         self.left -= 1
         return self._logs
+
+    def _run(self, steps: Steps, step: int) -> Any:
+        return self.program(steps, step, self._rates, self._momenta)
 
     def _agreed(self, seconds: float) -> float:
         """Seconds for a step, on which the length of blocks is based."""
@@ -282,7 +281,8 @@ def _on_its_replica(strategy: tf.distribute.Strategy, step: Any, data: Any) -> A
         return strategy.run(step, args=(data,))
 
 
-def _is_built(model: keras.Model) -> bool:
+def is_built(model: keras.Model) -> bool:
+    """Whether every layer has its weights."""
     return all(layer.built for layer in model._flatten_layers())
 
 

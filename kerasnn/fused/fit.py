@@ -54,8 +54,8 @@ def fit_fused(
 
     Args:
         models: compiled Keras models, which share no variables.
-        x, y, batch_size, epochs, validation_split, validation_data, shuffle, initial_epoch, validation_batch_size,
-            validation_freq: as in `keras.Model.fit`, the same for all.
+        x, y, batch_size, epochs, validation_split, validation_data, shuffle: as in `keras.Model.fit`, the same for all.
+        initial_epoch, validation_batch_size, validation_freq: likewise.
         callbacks: for each model its callbacks, or None.
         class_weight, sample_weight: as in `keras.Model.fit`, or a list with one for each model.
         seed: seed of the orders of the examples, or one for each model. With one seed all models see the same batches.

@@ -131,7 +131,7 @@ def template_config(configs: Sequence[RunConfig], with_values: bool = True) -> R
     dropout_kind = {"dropout_kind": regularization.dropout_kind}
     training = {name: getattr(config.training, name) for name in ("epochs", "batch_size", "metrics", "class_weight")}
     return RunConfig(
-        task=config.task,
+        task=config.known_task,
         network=type(config.network)(**network),
         data=config.data,
         optimizer=config.optimizer.model_copy(update={**optimizer, "learning_rate": None}),

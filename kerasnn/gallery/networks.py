@@ -18,8 +18,8 @@ def data_examples(config: RunConfig) -> Figure:
         ValueError: for data other than images with one class each.
     """
     data = load_data(config.data, config.task)
-    if data.image_shape is None or data.class_names is None or config.task not in ("binary", "multiclass"):
-        raise ValueError(f"data must be images with one class each, received {config.data.name} for {config.task}")
+    if data.image_shape is None or data.class_names is None or data.task not in ("binary", "multiclass"):
+        raise ValueError(f"data must be images with one class each, received {config.data.name} for {data.task}")
     labels = data.y_train.argmax(axis=1) if data.y_train.ndim == 2 else data.y_train.astype(int)
     return figures.examples(data.x_train, labels, data.class_names, data.image_shape)
 

@@ -6,8 +6,10 @@ import keras
 
 from kerasnn.config.schema import one_of
 from kerasnn.config.sections import NetworkConfig, RegularizationConfig, Style, Task
+from kerasnn.data.table_encoder import TableEncoder
 from kerasnn.models.layers import network_layers
 from kerasnn.models.subclassed import Network
+from kerasnn.models.table_model import TableModel
 
 
 def build_model(
@@ -60,15 +62,19 @@ def with_preprocessing(
     Args:
         model: a model of `build_model`, for prepared examples.
         preprocessing: layers from raw to prepared examples; without any, the model itself is returned.
-        raw_shape: shape of one raw example.
+        raw_shape: shape of one raw example; not needed for a table.
 
     Returns:
-        A model of the same style for raw examples, which shares the layers of the given one.
+        A model of the same style for raw examples, which shares the given one's layers; a `TableModel` for a table.
     """
     if not preprocessing:
         return model
     style = {keras.Sequential: "sequential", Network: "subclassed"}.get(type(model), "functional")
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    if isinstance(preprocessing[0], TableEncoder):
+        # A network of its own, not compiled: Keras would save a shared optimizer with it instead of with the whole.
+        network = _BUILDERS[style](layers, tuple(model.input_shape[1:]), model.name)
+        return TableModel(preprocessing[0], network, name=f"table_{model.name}")
     return _BUILDERS[style]([*preprocessing, *layers], tuple(raw_shape), model.name)
 
 

@@ -10,6 +10,7 @@ from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import Data
 from kerasnn.models.building import build_model
 from kerasnn.models.lsuv import lsuv
+from kerasnn.models.table_model import TableModel
 
 PROBE = 256
 """Number of examples in the fixed batch on which layers are measured."""
@@ -28,7 +29,7 @@ def build_network(config: RunConfig, data: Any) -> keras.Model:
         data.outputs,
         style=config.style,
         seed=config.seed,
-        task=config.task,
+        task=config.known_task,
         regularization=config.regularization,
     )
 
@@ -63,8 +64,8 @@ def compile_model(model: keras.Model, config: RunConfig, optimizer: keras.optimi
         optimizer=optimizer or optimizers.get(config.optimizer.spec),
         loss=losses.get(config.loss_spec),
         metrics=[
-            metrics.get(spec, config.task, one_hot=config.data.one_hot, from_logits=config.loss.from_logits)
+            metrics.get(spec, config.known_task, one_hot=config.data.one_hot, from_logits=config.loss.from_logits)
             for spec in config.metrics
         ],
-        jit_compile=config.devices.jit_compile,
+        jit_compile=False if isinstance(model, TableModel) else config.devices.jit_compile,
     )

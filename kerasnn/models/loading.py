@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from kerasnn.keras_private import global_state
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 LARGEST_CONFIG = 2**26
 """Maximum size of the architecture in bytes."""
+LONGEST_SEQUENTIAL, MOST_LAYERS = 250, 5000
+"""Maximum number of layers in a Sequential model, which Keras builds anew with each of its layers, and in all."""
 
 # When created or called they run code from the file, or load another file that it names.
 _RUN_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "__typespec__")
@@ -51,12 +54,13 @@ def load_model(path: str | Path) -> keras.Model:
             config = parse_json(archive.read(members[CONFIG]).decode())
             weights = archive.read(members[WEIGHTS])
         _check_classes(config)
+        _check_layers(config)
         _check_size_of(config, _weights_size(weights))
         return keras.saving.load_model(file, compile=False, safe_mode=True)
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{file} cannot be loaded as a model: {_first_line(error)}") from None
+        raise ValueError(f"{file} cannot be loaded as a model: {_cause(error)}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, RecursionError) as error:
-        raise ValueError(f"{file} is not a complete .keras file: {_first_line(error)}") from None
+        raise ValueError(f"{file} is not a complete .keras file: {_cause(error)}") from None
 
 
 def _members(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]:
@@ -97,6 +101,19 @@ def _check_classes(config: dict[str, Any]) -> None:
                 f"its class {short(f'{module}.{named}')} is neither Keras's nor registered here: "
                 "import its module first, or don't trust the file"
             )
+
+
+def _check_layers(config: dict[str, Any]) -> None:
+    """Refuse an architecture that takes Keras minutes to build."""
+    share = 0.0
+    for described in _objects(config):
+        layers = described["config"].get("layers") if isinstance(described["config"], dict) else None
+        if isinstance(layers, list):
+            sequential = described["class_name"] == "Sequential"
+            limit = LONGEST_SEQUENTIAL if sequential else MOST_LAYERS
+            share += (len(layers) / limit) ** (2 if sequential else 1)
+            if share > 1:
+                raise ValueError(f"its models may have {limit} layers, received {len(layers)}")
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
@@ -148,6 +165,8 @@ def _check_size_of(config: dict[str, Any], weights: int) -> None:
         # In this scope variables are created without being allocated.
         with keras.StatelessScope(initialize_variables=False):
             model = keras.saving.deserialize_keras_object({**config, "compile_config": None}, safe_mode=True)
+        if not isinstance(model, keras.Model):
+            raise ValueError(f"it holds no model but a {type(model).__name__}")
         size = sum(4 * math.prod(variable.shape) for variable in model.variables)
     finally:
         uninitialized[:] = before
@@ -155,6 +174,9 @@ def _check_size_of(config: dict[str, Any], weights: int) -> None:
         raise ValueError(f"its layers need {size} bytes of weights, but the file has {weights}")
 
 
-def _first_line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0].strip("'\"")
-    return text if len(text) <= 200 else f"{text[:199]}…"
+def _cause(error: BaseException) -> str:
+    """The fault that an error of Keras's names, without the advice around it, on one line."""
+    text = str(error).rpartition("Exception encountered: ")[2]
+    text = re.sub(r".*Example error message for object [^\n]*:\n", "", text, flags=re.DOTALL).strip().strip("'\"")
+    line = (text.splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else f"{line[:199]}…"

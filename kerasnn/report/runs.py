@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from scipy.special import expit, softmax  # type: ignore[import-untyped]
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kerasnn import figures
 from kerasnn.config.run import RunConfig
+from kerasnn.files import refuse_links
 from kerasnn.report import html, pictures
 from kerasnn.runs.evaluate import Evaluation, evaluate_run
+from kerasnn.runs.run_folder import CONTENT
+from kerasnn.runs.scores import probabilities_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def read_run(folder: Path) -> Run:
         FileNotFoundError: where the folder holds no run.
         ValueError: one line, for a damaged file.
     """
+    refuse_links(folder, *CONTENT)
     config = RunConfig.load(folder)
     result: dict[str, Any] = {}
     if (path := folder / "result.json").is_file():
@@ -173,10 +175,12 @@ def _evaluated(run: Run) -> Iterator[tuple[str, Markup]]:
         return
     if evaluation.confusion is not None and evaluation.class_names is not None:
         matrix = figures.to_png(figures.confusion_matrix(evaluation.confusion, evaluation.class_names))
-        mistakes = figures.to_png(_mistakes(evaluation, evaluation.class_names, run.config))
-        shown = [("confusion matrix", matrix), ("the most confident mistakes", mistakes)]
-        yield "Confusion matrix and worst mistakes", html.pictures(shown)
-    elif run.config.task == "regression":
+        shown = [("confusion matrix", matrix)]
+        if evaluation.x is not None:
+            mistakes = figures.to_png(_mistakes(evaluation, evaluation.class_names, run.config))
+            shown.append(("the most confident mistakes", mistakes))
+        yield "Confusion matrix and worst mistakes" if len(shown) > 1 else "Confusion matrix", html.pictures(shown)
+    elif run.config.known_task == "regression":
         scatter = figures.to_png(figures.predicted_against_true(evaluation.y_true, evaluation.y_predicted))
         yield "Predictions", html.pictures([("predicted against true values", scatter)])
     if evaluation.table:
@@ -195,18 +199,10 @@ def _mistakes(evaluation: Evaluation, class_names: Sequence[str], config: RunCon
         evaluation.x,
         evaluation.y_true.reshape(-1).astype(int),
         evaluation.y_predicted,
-        _probabilities(evaluation.outputs.astype("float64"), config),
+        probabilities_of(config, evaluation.outputs.astype("float64")),
         class_names,
         shape if is_image else None,
     )
-
-
-def _probabilities(outputs: NDArray[Any], config: RunConfig) -> NDArray[Any]:
-    """The probability of each class, `(examples, classes)`."""
-    if config.task == "binary":
-        positive = expit(outputs[:, 0]) if config.loss.from_logits else outputs[:, 0]
-        return np.stack([1 - positive, positive], axis=1)
-    return softmax(outputs, axis=1) if config.loss.from_logits else outputs
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

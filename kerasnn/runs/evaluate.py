@@ -6,14 +6,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import one_of
-from kerasnn.data.loading import load_data, read_examples
+from kerasnn.data.loading import load_data, read_examples, read_test_table
+from kerasnn.data.parts import final_targets
+from kerasnn.data.table_examples import labelled_rows, read_rows
 from kerasnn.files import inside, write_text
 from kerasnn.models.from_config import compile_model
 from kerasnn.models.loading import load_model
+from kerasnn.models.table_model import TableModel
+from kerasnn.runs.scores import constant_scores, described, scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +36,8 @@ class Evaluation:
             example has one class.
         table: a row per class or label with precision, recall, f1 and support; empty for regression.
         x: raw examples, `(examples, ...)`; None if they were not kept.
+        scores: further scores: R² of a regression, AUC and F1 of a classifier.
+        constant: the score of the best constant prediction.
     """
 
     metrics: dict[str, float]
@@ -41,9 +48,12 @@ class Evaluation:
     confusion: np.ndarray | None = field(repr=False)
     table: list[dict[str, Any]] = field(repr=False)
     x: np.ndarray | None = field(default=None, repr=False)
+    scores: dict[str, float] = field(default_factory=dict)
+    constant: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = ["  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())]
+        lines += filter(None, [described(self.scores, self.constant)])
         if self.table:
             width = max(5, *(len(row["class"]) for row in self.table))
             lines += ["", f"{'class':>{width}}  precision  recall      f1  support"]
@@ -81,7 +91,7 @@ class Evaluation:
         write_text(path, text.getvalue())
 
     def _name(self, label: Any) -> str:
-        return str(int(label)) if self.class_names is None else self.class_names[int(label)]
+        return str(int(label)) if self.class_names is None else safe_cell(self.class_names[int(label)])
 
 
 def evaluate_run(
@@ -91,7 +101,7 @@ def evaluate_run(
 
     Args:
         run_dir: a run folder.
-        data_path: a csv or npz file of raw examples; None takes the run's test part.
+        data_path: a table with the target, or an npz file, of raw examples; None takes the run's test part.
         model: "model" for the final weights, "best" for those of the best epoch.
         batch_size: examples per batch; the result does not depend on it.
 
@@ -102,22 +112,59 @@ def evaluate_run(
         FileNotFoundError: the folder holds no such model.
         ValueError: one line, if data and model don't fit together.
     """
-    if model not in ("model", "best"):
-        raise ValueError(one_of("model", model, ("model", "best")))
-    folder = Path(run_dir)
-    config = RunConfig.load(folder)
-    file = inside(folder, f"{model}.keras")
-    if not file.is_file():
-        raise FileNotFoundError(f"run folder must hold {file.name}, received {folder}")
-    network = load_model(file)
+    config = RunConfig.load(run_dir)
+    network = load_run_model(run_dir, model)
     compile_model(network, config)
-    x, y, class_names = _examples(config, data_path, network.output_shape[-1])
-    if x.shape[1:] != tuple(network.input_shape[1:]):
-        raise ValueError(f"examples must have shape {tuple(network.input_shape[1:])}, received {x.shape[1:]}")
+    x: Any
+    if isinstance(network, TableModel):
+        x, y = _rows(config, data_path, network)
+        class_names = network.encoder.encoding.class_names
+    else:
+        x, y, class_names = _examples(config, data_path, network.output_shape[-1])
+        if x.shape[1:] != tuple(network.input_shape[1:]):
+            raise ValueError(f"examples must have shape {tuple(network.input_shape[1:])}, received {x.shape[1:]}")
     metrics = network.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
     outputs = network.predict(x, batch_size=batch_size, verbose=0)
     found = describe(config, y, outputs, class_names, {name: float(value) for name, value in metrics.items()})
-    return replace(found, x=x)
+    return replace(found, x=None if isinstance(x, dict) else x)
+
+
+def load_run_model(run_dir: str | Path, model: str) -> keras.Model:
+    """Load a run's model.
+
+    Args:
+        run_dir: a run folder.
+        model: "model" for the final weights, "best" for those of the best epoch.
+    """
+    if model not in ("model", "best"):
+        raise ValueError(one_of("model", model, ("model", "best")))
+    file = inside(run_dir, f"{model}.keras")
+    if not file.is_file():
+        raise FileNotFoundError(f"run folder must hold {file.name}, received {run_dir}")
+    return load_model(file)
+
+
+def safe_cell(text: str) -> str:
+    """A text for a csv file, with an apostrophe in front where a spreadsheet would compute it as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def predicted_values(config: RunConfig, outputs: np.ndarray) -> np.ndarray:
+    """Predictions from a network's outputs.
+
+    Args:
+        config: the run; its task and loss determine the meaning of the outputs.
+        outputs: `(examples, outputs)`.
+
+    Returns:
+        Classes, `(examples,)`; 0 or 1 for each label, `(examples, labels)`; or values, `(examples, outputs)`.
+    """
+    if config.known_task == "regression":
+        return outputs
+    if config.known_task == "multiclass":
+        return outputs.argmax(axis=1)
+    predicted = (outputs > (0.0 if config.loss.from_logits else 0.5)).astype(int)
+    return predicted if config.known_task == "multilabel" else predicted[:, 0]
 
 
 def describe(
@@ -141,26 +188,40 @@ def describe(
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    if config.task == "regression":
-        return Evaluation(metrics, y, outputs, outputs, None, None, [])
-    names = class_names
-    if config.task == "multiclass":
-        predicted = outputs.argmax(axis=1)
-        y = y.argmax(axis=1) if y.ndim == 2 else y
-        labels = list(range(outputs.shape[1]))
-    else:
-        predicted = (outputs > (0.0 if config.loss.from_logits else 0.5)).astype(int)
-        labels = list(range(outputs.shape[1])) if config.task == "multilabel" else [0, 1]
-        predicted = predicted if config.task == "multilabel" else predicted[:, 0]
-    names = names or tuple(str(label) for label in labels)
+    predicted = predicted_values(config, outputs)
+    more: dict[str, Any] = {"scores": scores(config, y, outputs), "constant": constant_scores(config, y)}
+    if config.known_task == "regression":
+        return Evaluation(metrics, y, predicted, outputs, None, None, [], **more)
+    if config.known_task == "multiclass" and y.ndim == 2:
+        y = y.argmax(axis=1)
+    labels = [0, 1] if config.known_task == "binary" else list(range(outputs.shape[1]))
+    names = class_names or tuple(str(label) for label in labels)
     y = y.astype(int)
-    scores = precision_recall_fscore_support(y, predicted, labels=labels, zero_division=0.0)
+    by_class = precision_recall_fscore_support(y, predicted, labels=labels, zero_division=0.0)
     table = [
         {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-        for name, p, r, f, n in zip(names, *scores, strict=True)
+        for name, p, r, f, n in zip(names, *by_class, strict=True)
     ]
-    confusion = None if config.task == "multilabel" else confusion_matrix(y, predicted, labels=labels)
-    return Evaluation(metrics, y, predicted, outputs, names, confusion, table)
+    confusion = None if config.known_task == "multilabel" else confusion_matrix(y, predicted, labels=labels)
+    return Evaluation(metrics, y, predicted, outputs, names, confusion, table, **more)
+
+
+def _rows(config: RunConfig, data_path: str | Path | None, model: TableModel) -> tuple[dict[str, Any], Any]:
+    """Raw rows of a table, and their targets in the form that the loss takes."""
+    encoding = model.encoder.encoding
+    if data_path is not None:
+        source = Path(data_path).name
+        raw, labels = labelled_rows(read_rows(data_path, config.data, encoding), encoding, config.known_task, source)
+        y = final_targets(labels, config.known_task, "test")
+    elif config.data.name == "arrays":
+        raise ValueError("a run on data frames has no data to load: give a table with test examples")
+    else:
+        found = read_test_table(config.data, config.known_task, encoding)
+        if found is None:
+            raise ValueError("the run has no test part (data.test_share is 0): give a table with test examples")
+        raw, y = found
+    outputs = int(model.output_shape[-1] or 0)
+    return model.encoder.tensors(raw), np.eye(outputs, dtype=np.float32)[y] if config.data.one_hot else y
 
 
 def _examples(
@@ -169,13 +230,13 @@ def _examples(
     """Raw examples, their targets in the form that the loss takes, and the names of the classes."""
     data = None
     if config.data.name != "arrays":
-        data = load_data(config.data.model_copy(update={"scaling": "none", "flatten": False}), config.task)
+        data = load_data(config.data.model_copy(update={"scaling": "none", "flatten": False}), config.known_task)
     if data_path is not None:
         names = None if data is None else data.class_names
-        x, y = read_examples(data_path, config.task, config.data.target, names)
+        x, y = read_examples(data_path, config.known_task, names)
         return x, np.eye(outputs, dtype=np.float32)[y] if config.data.one_hot else y, names
     if data is None:
-        raise ValueError("a run on arrays has no data to load: give a csv or npz file with test examples")
+        raise ValueError("a run on arrays has no data to load: give an npz file with test examples")
     if data.x_test is None:
-        raise ValueError("the run has no test part (data.test_share is 0): give a csv or npz file with test examples")
+        raise ValueError("the run has no test part (data.test_share is 0): give an npz file with test examples")
     return data.x_test.reshape(-1, *data.raw_shape), data.y_test, data.class_names

@@ -117,6 +117,7 @@ def find_learning_rate(
 def _run_parts(run: RunConfig, data: Data | None) -> tuple[keras.Model, tuple[Any, ...], dict[str, Any]]:
     """A run's model, its training examples, and its options for `fit`."""
     data = load_data(run.data, run.task) if data is None else data
+    run = run.with_task(data.task)
     options = {
         "batch_size": run.training.batch_size,
         "seed": run.seed,

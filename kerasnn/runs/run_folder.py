@@ -10,13 +10,14 @@ from kerasnn.checkpoint.state_file import StateFolder
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import differences, short
 from kerasnn.distribute import devices
-from kerasnn.files import PARTIAL, alone_in, dated_path, inside
+from kerasnn.files import alone_in, dated_path, delete_partial_files, partial_files, refuse_links
 from kerasnn.tensorboard.callback import event_files
 
-FILES = ("config.json", "result.json", "history.csv", "network.svg", "model.keras", "best.keras")
-"""The files of a run folder."""
-FOLDERS = ("state", "train", "validation")
-"""The folders of a run folder: states, and the event files of training and validation."""
+CONTENT = (
+    *("config.json", "result.json", "history.csv", "network.svg", "model.keras", "best.keras"),
+    *("state", "train", "validation"),
+)
+"""The files and folders of a run folder; the folders hold states, and the event files of training and validation."""
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def run_folder(run_dir: str | Path | None, config: RunConfig, placement: devices
         return
     folder = _folder(run_dir, config)
     with alone_in(folder, "run_dir"):
-        _check_links(folder)
+        refuse_links(folder, *CONTENT)
         _begin(folder, config)
         yield folder
 
@@ -55,23 +56,13 @@ def _folder(run_dir: str | Path | None, config: RunConfig) -> Path:
 
 def _is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but temporary files that a kill has left."""
-    return folder.is_dir() and all(path.match(PARTIAL) for path in folder.iterdir())
-
-
-def _check_links(folder: Path) -> None:
-    """Refuse links where the run writes, truncates, deletes or reads a file."""
-    for name in FILES:
-        inside(folder, name)
-    for name in FOLDERS:
-        for path in inside(folder, name).glob("*"):
-            inside(folder, f"{name}/{path.name}")
+    return folder.is_dir() and len(partial_files(folder)) == len(list(folder.iterdir()))
 
 
 def _begin(folder: Path, config: RunConfig) -> None:
     """Check that the folder's run, if there is one, is this run, and clean up after a kill."""
     states = StateFolder(folder / "state")
-    for path in [*folder.glob(PARTIAL), *states.path.glob(PARTIAL)]:
-        path.unlink()
+    delete_partial_files(folder, states.path)
     if not (folder / "config.json").exists():
         return
     if states.files():

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from kerasnn import figures
-from kerasnn.callbacks.best_model import BestModel, save_model
+from kerasnn.callbacks.best_model import BestModel
 from kerasnn.callbacks.divergence import DivergenceError, StopOnDivergence
 from kerasnn.callbacks.early_stopping import early_stopping
 from kerasnn.callbacks.health import Health
@@ -24,15 +24,18 @@ from kerasnn.checkpoint.state_file import StateFolder, decode, encode
 from kerasnn.checkpoint.training_state import TrainingState
 from kerasnn.config.run import RunConfig
 from kerasnn.data.class_weights import class_weights
+from kerasnn.data.encoding import TableEncoding
 from kerasnn.data.loading import Data, fingerprint, load_data
 from kerasnn.distribute import devices
 from kerasnn.engine.checks import check_scale
-from kerasnn.engine.fit import evaluate, fit
+from kerasnn.engine.fit import evaluate, fit, predict
 from kerasnn.files import write_text
 from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import PROBE, compile_model, compiled_network
+from kerasnn.models.saving import save_model
 from kerasnn.runs.record import plan, provenance
 from kerasnn.runs.run_folder import run_folder
+from kerasnn.runs.scores import constant_scores, scores
 from kerasnn.tensorboard.callback import TensorBoard
 
 logger = logging.getLogger("kerasnn")
@@ -50,6 +53,8 @@ class Result:
         history: each logged value by epoch.
         metrics: loss and metrics of the final model on the test part, or on the validation part if there is no other.
         run_dir: the run folder.
+        scores: further scores on the same part: R² of a regression, AUC and F1 of a classifier.
+        constant: the score of the best constant prediction on the same part.
 
     >>> import tempfile
     >>> settings = {"training": {"epochs": 1, "compiled": "off"}, "report": {"progress": "silent"}}
@@ -62,6 +67,8 @@ class Result:
     history: dict[str, list[float]] = field(repr=False)
     metrics: dict[str, float]
     run_dir: Path
+    scores: dict[str, float] = field(default_factory=dict)
+    constant: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -93,6 +100,7 @@ def train(
     """
     config = config or RunConfig()
     data = data or load_data(config.data, config.task)
+    config = config.with_task(data.task)
     _check_fit(config, data)
     class_weight = class_weights(config, data)
     with devices.use(config.devices) as placement, run_folder(run_dir, config, placement) as folder:
@@ -115,6 +123,8 @@ class _Run:
         self.class_weight = class_weight
         self.over_processes = devices.over_processes(placement.strategy)
         self.status = "failed"
+        self.scores: dict[str, float] = {}
+        self.constant: dict[str, float] = {}
         with placement.scope():
             self.network = compiled_network(config, data)
             self.model = with_preprocessing(self.network, data.preprocessing(), data.raw_shape)
@@ -140,6 +150,8 @@ class _Run:
         callbacks = [*self._callbacks(), *extra_callbacks, self.progress]
         arguments = self._resume(callbacks)
         if self.progress.style != "silent":
+            if self.data.about:
+                print(self.data.about)
             print(plan(self.config, self.data, self.network, self.learning_rate, str(self.placement), self.folder))
             if self.state is not None and self.state.resumed:
                 print(f"resumes     after {self.state.epochs:,} epochs")
@@ -158,7 +170,7 @@ class _Run:
         finally:
             seconds = time.perf_counter() - start if self.state is None else self.state.trained_seconds
             metrics = self._finish(seconds)
-        return Result(self.model, self.history.history, metrics, self.folder)
+        return Result(self.model, self.history.history, metrics, self.folder, self.scores, self.constant)
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
         settings, report = self.config.training, self.config.report
@@ -222,11 +234,13 @@ class _Run:
         if self.status in ("finished", "interrupted"):
             save_model(self.model, self.folder / "model.keras")
         if self.status == "finished":
-            metrics = _metrics(self.network, self.data, part, self.config.training.batch_size)
+            metrics = self._metrics(part)
         record = {
             "status": self.status,
             "part": part,
             "metrics": metrics,
+            "scores": self.scores,
+            "constant": self.constant,
             "epochs": len(self.table.rows),
             "best": self.best.summary(),
             "alarms": [] if self.health is None else [asdict(alarm) for alarm in self.health.alarms],
@@ -238,10 +252,26 @@ class _Run:
         write_text(self.folder / "result.json", json.dumps(record, indent=2) + "\n")
         return metrics
 
+    def _metrics(self, part: str) -> dict[str, float]:
+        """Loss and metrics on a part, with scaled targets in their own units."""
+        x, y = getattr(self.data, f"x_{part}"), getattr(self.data, f"y_{part}")
+        if x is None:
+            return {}
+        network, preparation = self.network, self.data.preparation
+        if isinstance(preparation, TableEncoding) and preparation.target_scale:
+            with self.placement.scope():
+                rescaling = keras.layers.Rescaling(preparation.target_scale, preparation.target_center, dtype="float32")
+                network = keras.Sequential([keras.Input(self.data.input_shape), self.network, rescaling])
+                compile_model(network, self.config)
+            y = preparation.original_targets(y)
+        batch_size = max(self.config.training.batch_size, 256)
+        values = evaluate(network, x, y, batch_size=batch_size, verbose=0, return_dict=True)
+        outputs = predict(network, x, batch_size=batch_size, verbose=0)
+        self.scores, self.constant = scores(self.config, y, outputs), constant_scores(self.config, y)
+        return {name: float(value) for name, value in values.items()}
+
 
 def _check_fit(config: RunConfig, data: Data) -> None:
-    if data.task != config.task:
-        raise ValueError(f"data must be for the run's task {config.task!r}, received data for {data.task!r}")
     config.check_monitors(validation=data.x_validation is not None)
     if config.data.scaling == "none":
         try:
@@ -272,14 +302,6 @@ def _tensorboard(
         validation=None if held_out[0] is None else held_out,
         class_names=data.class_names,
         image_shape=data.image_shape,
-        task=config.task,
+        task=config.known_task,
         learning_rate=learning_rate,
     )
-
-
-def _metrics(network: keras.Model, data: Data, part: str, batch_size: int) -> dict[str, float]:
-    x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
-    if x is None:
-        return {}
-    values = evaluate(network, x, y, batch_size=max(batch_size, 256), verbose=0, return_dict=True)
-    return {name: float(value) for name, value in values.items()}

@@ -1,19 +1,22 @@
 """The models of the best trials, on disk."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kerasnn.callbacks.best_model import save_model
 from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import Data
 from kerasnn.distribute import devices
 from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import build_network, compile_model
+from kerasnn.models.saving import save_model
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.trainer import DataOf
 from kerasnn.search.trial import Outcome, Trial
+
+_FILE = re.compile(r"(\d{4,})(?:-\d+)?\.keras")
 
 
 class BestModels:
@@ -61,10 +64,11 @@ class BestModels:
                     _save(run, weights, data_of(run), self._folder / f"{name}.keras")
 
     def delete_others(self, ranking: Sequence[Trial]) -> None:
-        """Delete files of trials that are not among the best, given the best first, and those that a kill left."""
-        kept = {f"{trial.number:04d}" for trial in self._best(ranking)}
-        for path in self._folder.glob("*"):
-            if path.stem.split("-")[0] not in kept:
+        """Delete the models of trials that are not among the best, given all trials, the best first."""
+        kept = self._best(ranking)
+        others = {f"{trial.number:04d}" for trial in ranking if trial not in kept}
+        for path in self._folder.glob("*.keras"):
+            if (match := _FILE.fullmatch(path.name)) and match[1] in others:
                 path.unlink()
 
     def _best(self, ranking: Sequence[Trial]) -> list[Trial]:

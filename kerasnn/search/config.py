@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from kerasnn.config.description import Description, replace_at
 from kerasnn.config.monitor import Direction, Mode, better_direction
@@ -110,14 +110,14 @@ class SearchConfig(Description):
     of one program are divided among them, so `trials_at_once` is best a multiple. May be changed when a search is
     continued. Results depend on it in their last digits, and through a stopper, which compares trials that train
     together."""
-    listen: str | None = None
-    """Address `host:port` at which workers on other machines join (`--join`), for trusted networks only; null listens
-    to this machine only."""
+    cluster: str | None = None
+    """Address of the Ray cluster whose workers train: `auto` for the one that this machine belongs to, `host:port` or
+    `ray://host:port`; null starts Ray on this machine for the time of the search where there are several workers."""
 
     @property
-    def is_chief(self) -> bool:
+    def has_workers(self) -> bool:
         """Whether other processes train the trials."""
-        return self.workers > 1 or self.listen is not None
+        return self.workers > 1 or self.cluster is not None
 
     @property
     def objective_name(self) -> str:
@@ -175,13 +175,13 @@ class SearchConfig(Description):
         for index in range(self.seeds_per_trial):
             yield replace_at(run, {"seed": run.seed + index}) if index else run
 
-    @field_validator("listen")
+    @model_validator(mode="before")
     @classmethod
-    def _is_address(cls, listen: str | None) -> str | None:
-        host, _, port = (listen or "localhost:0").rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
-            raise ValueError(f"listen must be host:port, like 192.168.0.2:7000, received {short(listen)}")
-        return listen
+    def _without_listen(cls, described: Any) -> Any:
+        """Drop a setting of kerasnn 0.1, so that its searches go on."""
+        if isinstance(described, dict) and described.get("listen", "") is None:
+            return {key: value for key, value in described.items() if key != "listen"}
+        return described
 
     @model_validator(mode="after")
     def _space_is_valid(self) -> Self:

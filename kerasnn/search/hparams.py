@@ -1,7 +1,6 @@
 """A search on TensorBoard's HParams page: every trial with its values, its scores and its curves."""
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,8 +52,7 @@ def write_trial(
         scores: each seed's best objective and its epoch, counted from 1; empty for a failed trial.
     """
     trial = folder / "trials" / name
-    if trial.exists():
-        shutil.rmtree(trial)
+    delete(trial)
     now = time.time()
     hparams = {key: _hparam(config.space[key], value) for key, value in values.items()}
     start = api.hparams_pb(hparams, trial_id=name, start_time_secs=now)
@@ -69,6 +67,15 @@ def write_trial(
         steps.append((0, [_end(status, now)]))
         # Not durable: the disk would have to confirm every one of a search's trials.
         event_files.write(trial / str(seed) if len(histories) > 1 else trial, steps, FILE, durable=False)
+
+
+def delete(folder: Path) -> None:
+    """Delete the files that `write_trial` has written to a folder and the folders in it, and folders left empty."""
+    for path in folder.rglob(FILE):
+        path.unlink()
+    for path in sorted([folder, *folder.rglob("*/")], reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _end(status: str, now: float) -> Summary.Value:

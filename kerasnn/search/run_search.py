@@ -9,12 +9,12 @@ from pathlib import Path
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import differences, short
 from kerasnn.data.loading import Data, fingerprint
-from kerasnn.files import dated_path, write_text
+from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
 from kerasnn.search import hparams
 from kerasnn.search.best_models import BestModels
-from kerasnn.search.chief import Chief
+from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
-from kerasnn.search.journal import ADDRESS, Journal, read_journal, results_by_number
+from kerasnn.search.journal import Journal, read_journal, results_by_number
 from kerasnn.search.oracle import Oracle
 from kerasnn.search.progress import SearchProgress
 from kerasnn.search.stopping import trials_to_stop
@@ -22,8 +22,10 @@ from kerasnn.search.table import trials_csv, trials_table
 from kerasnn.search.trainer import OnEpoch, Trainer, cached_data
 from kerasnn.search.trial import Outcome, Proposal, Trial, ranked
 
-MAY_CHANGE = ("trials", "workers", "listen")
-"""Settings that a continued search may change, besides `run.report`."""
+CONTENT = ("config.json", "journal.jsonl", "best_config.json", "trials.csv", hparams.FILE, "models", "trials")
+"""The files and folders of a search folder."""
+MAY_CHANGE = ("trials", "workers", "cluster", "listen")
+"""Settings that a continued search may change, besides `run.report`; searches of kerasnn 0.1 have `listen`."""
 Train = Callable[[int, Sequence[Proposal], OnEpoch], Iterable[list[Outcome]]]
 """Trains the proposals of a batch, given its number; yields the outcomes of trials that ended together."""
 
@@ -87,10 +89,6 @@ def search(
     config = config or SearchConfig()
     if data is not None and any(key.split(".")[0] in ("data", "task") for key in config.space):
         raise ValueError("space must not contain data or task where data is given")
-    if data is not None and config.is_chief:
-        raise ValueError(
-            "workers need data that they can load themselves: describe it in run.data, or leave workers at 1"
-        )
     folder = Path(search_dir or dated_path("search", config.run.data.name))
     journal_file = folder / "journal.jsonl"
     if folder.exists() and not journal_file.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -98,7 +96,9 @@ def search(
             f"search_dir must be new, empty or a search's folder, received {folder}, which is none of them"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder, *CONTENT)
     with Journal(journal_file) as journal:
+        delete_partial_files(folder, folder / "models")
         return _Search(config, folder, journal, data).run()
 
 
@@ -113,6 +113,7 @@ def read_search(search_dir: str | Path) -> SearchResult:
         ValueError: one line, where a file is damaged or no trial has ended.
     """
     folder = Path(search_dir)
+    refuse_links(folder, *CONTENT)
     config, entries = SearchConfig.load(folder), read_journal(folder / "journal.jsonl")
     proposals = {entry["proposal"]: Proposal.from_json(entry) for entry in entries if "proposal" in entry}
     trials = [Trial.from_json(entry, proposals[number]) for number, entry in results_by_number(entries).items()]
@@ -125,9 +126,11 @@ class _Search:
     """A running search: its proposals, its results so far, and its folder."""
 
     def __init__(self, config: SearchConfig, folder: Path, journal: Journal, data: Data | None) -> None:
-        self._config, self._folder, self._journal = config, folder, journal
         self._data_of = cached_data(data)
-        self._fingerprint = fingerprint(self._data_of(config.run_with({})))
+        loaded = self._data_of(config.run_with({}))
+        config = config.model_copy(update={"run": config.run.with_task(loaded.task)})
+        self._config, self._folder, self._journal = config, folder, journal
+        self._fingerprint = fingerprint(loaded)
         self._begin()
         self._proposed = {entry["proposal"]: entry for entry in journal.entries if "proposal" in entry}
         self._results = results_by_number(journal.entries)
@@ -139,14 +142,10 @@ class _Search:
         self._progress = SearchProgress(config)
 
     def run(self) -> SearchResult:
-        # A chief that was killed leaves its address.
-        (self._folder / ADDRESS).unlink(missing_ok=True)
-        if not self._config.is_chief:
+        if not self._config.has_workers:
             return self._run(Trainer(self._config, self._data_of).train)
-        with Chief(self._config, self._fingerprint, self._folder, self._progress.message) as chief:
-            if self._config.listen is not None:
-                self._progress.message(f"workers join with  kerasnn search --join {chief.address}")
-            train = functools.partial(chief.train, score_to_beat=lambda: self._models.score_to_beat(self._ranking()))
+        with Cluster(self._config, self._data_of(self._config.run_with({})), self._progress.message) as cluster:
+            train = functools.partial(cluster.train, score_to_beat=lambda: self._models.score_to_beat(self._ranking()))
             return self._run(train)
 
     def _run(self, train: Train) -> SearchResult:
@@ -182,7 +181,7 @@ class _Search:
             versions = {"keras_tuner": version("keras-tuner")}
             self._journal.append([{"search": described, "data": self._fingerprint, **versions}])
         header = self._journal.entries[0]
-        if "search" not in header:
+        if header.keys() != {"search", "data", "keras_tuner"}:
             raise ValueError(f"{self._journal.path} must be the journal of a search, received {short(header)}")
         changed = [
             key

@@ -1,7 +1,6 @@
 """The study: from a description to combinations with their intervals and a study folder."""
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from kerasnn import figures
 from kerasnn.data.loading import Data
-from kerasnn.files import dated_path, write_text
+from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
 from kerasnn.search import hparams
 from kerasnn.search.run_search import read_search, search
 from kerasnn.search.space import canonical_json
@@ -19,6 +18,12 @@ from kerasnn.study.config import StudyConfig
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
 from kerasnn.study.statistics import Interval, bands, padded
 from kerasnn.tensorboard import event_files
+
+CONTENT = (
+    *("config.json", "table.csv", "heat_map.png", "differences.png", "learning_curves.png"),
+    *(event_files.FILE, hparams.FILE, "search", "trials"),
+)
+"""The files and folders of a study folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,8 @@ def study(
     journal = folder / "search" / "journal.jsonl"
     if folder.exists() and not journal.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"study_dir must be new, empty or a study's folder, received {folder}, which is none of them")
+    refuse_links(folder, *CONTENT)
+    delete_partial_files(folder)
     trials = search(config.search, folder / "search", data).trials
     write_text(folder / "config.json", config.to_json() + "\n")
     result = StudyResult(tuple(compare(trials, config)), config, folder)
@@ -104,6 +111,7 @@ def read_study(study_dir: str | Path) -> StudyResult:
         ValueError: one line, where it is not finished or a file is damaged.
     """
     folder = Path(study_dir)
+    refuse_links(folder, *CONTENT)
     config = StudyConfig.load(folder)
     trials = read_search(folder / "search").trials
     if len(trials) < config.cells:
@@ -142,7 +150,7 @@ def _write_events(result: StudyResult, pictures: Mapping[str, bytes]) -> None:
     ]
     event_files.write(folder, [(0, values)])
     # A cell's rank, and so its run's name, may differ from that of the last time.
-    shutil.rmtree(folder / "trials", ignore_errors=True)
+    hparams.delete(folder / "trials")
     hparams.write_search(folder, config.search, [])
     for number, cell in enumerate(result.cells):
         levels = ", ".join(map(level_text, cell.levels.values()))

@@ -128,6 +128,9 @@ def test_rates_that_are_not_one_number_are_not_shown(tmp_path):
     assert "learning_rate" not in EventAccumulator(str(tmp_path / "train")).Reload().Tags()["scalars"]
     with pytest.raises(ValueError, match=r"learning_rate must be a number .*, received several in MultiOptimizer"):
         two_rates().fit(X, Y, verbose=0, callbacks=[LearningRate()])
+    line = r"LearningRate needs a model with one optimizer, .* received one that also has d_optimizer, g_optimizer$"
+    with pytest.raises(ValueError, match=line):
+        gan.fit(x, verbose=0, callbacks=[LearningRate(learning_rate=0.1)])
 
 
 class Phase(keras.callbacks.Callback):

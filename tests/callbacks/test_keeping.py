@@ -1,14 +1,16 @@
 """The callbacks that keep things: the best model, the history, and what was good before NaN."""
 
 import csv
+import os
 
 import keras
 import numpy as np
 import pytest
 
-from kerasnn.callbacks.best_model import BestModel, save_model
+from kerasnn.callbacks.best_model import BestModel
 from kerasnn.callbacks.divergence import DivergenceError, StopOnDivergence
 from kerasnn.callbacks.history import HistoryFile
+from kerasnn.models.saving import save_model
 
 
 def compiled(learning_rate=0.1):
@@ -87,6 +89,71 @@ def test_history_file_holds_every_epoch_and_late_columns(tmp_path):
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
     assert [float(row["loss"]) for row in rows] == history["loss"]
     assert [row["val_loss"] for row in rows] == ["", str(history["val_loss"][0]), "", str(history["val_loss"][1])]
+
+
+def ended(table, *losses):
+    for loss in losses:
+        table.on_epoch_end(len(table.rows), {"loss": loss})
+
+
+def test_history_file_appends_rows(tmp_path):
+    """Its cost must not grow with the epochs: only a new column writes the file anew."""
+    table = HistoryFile(tmp_path / "history.csv")
+    ended(table, 0.5)
+    first = table.path.stat().st_ino
+    ended(table, 0.25, 1 / 3)
+    assert table.path.stat().st_ino == first
+    assert table.path.read_text() == f"epoch,loss\n0,0.5\n1,0.25\n2,{1 / 3}\n"
+    table.on_epoch_end(3, {"loss": 0.125, "val_loss": 1.0})
+    assert table.path.stat().st_ino != first
+    assert table.path.read_text().splitlines()[:2] == ["epoch,loss,val_loss", "0,0.5,"]
+
+
+@pytest.mark.parametrize("fault", ["torn row", "rows of others", "deleted"])
+def test_history_file_is_made_right_where_it_was_changed(tmp_path, fault):
+    table = HistoryFile(tmp_path / "history.csv")
+    ended(table, 0.5, 0.25)
+    state = {name: column.copy() for name, column in table.get_state().items()}
+    whole = table.path.read_text()
+    if fault == "torn row":
+        table.path.write_text(whole[:-3])
+    elif fault == "rows of others":
+        table.path.write_text(whole + "2,9.0\n")
+    else:
+        table.path.unlink()
+    again = HistoryFile(table.path)
+    again.set_state(state)
+    assert table.path.read_text() == whole
+    table.path.write_text(whole[:-3])
+    ended(again, 0.125)
+    assert table.path.read_text() == whole + "2,0.125\n"
+
+
+def test_history_file_follows_no_link(tmp_path):
+    table, other = HistoryFile(tmp_path / "history.csv"), tmp_path / "other"
+    ended(table, 0.5)
+    table.path.rename(other)
+    before = other.read_text()
+    table.path.symlink_to(other)
+    ended(table, 0.25)
+    assert other.read_text() == before
+    assert table.path.read_text() == "epoch,loss\n0,0.5\n1,0.25\n"
+
+
+def test_a_row_that_does_not_fit_on_the_disk_leaves_the_rows_before(tmp_path, monkeypatch):
+    table = HistoryFile(tmp_path / "history.csv")
+    ended(table, 0.5)
+    before, write = table.path.read_text(), os.write
+
+    def half(handle, content):
+        if len(content) < 4:
+            raise OSError(28, "No space left on device")
+        return write(handle, content[:3])
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(OSError, match="No space left"):
+        ended(table, 0.25)
+    assert table.path.read_text() == before
 
 
 def test_exploding_loss_is_named():

@@ -16,6 +16,7 @@ import kerasnn
 from kerasnn.callbacks.divergence import DivergenceError
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.checkpoint import variables
+from kerasnn.checkpoint.callback_state import HistoryState
 from kerasnn.checkpoint.state_file import StateFolder
 from kerasnn.checkpoint.training_state import TrainingState
 from kerasnn.config.schedules import OneCycle
@@ -340,3 +341,22 @@ def test_rolling_back_lowers_the_rate_for_good(tmp_path):
     assert StateFolder(tmp_path).newest()["rollbacks"] == 1
     with pytest.raises(ValueError, match="rolling back needs a saved state and a LearningRate callback"):
         TrainingState(tmp_path / "empty").roll_back(0.5)
+
+
+def test_history_of_a_state_follows_that_of_keras():
+    """It reads only what is new, also after `fit` has begun a history anew, and keeps what it gave before."""
+    history, state = keras.callbacks.History(), HistoryState()
+    history.on_train_begin()
+    trees = []
+    for epoch, logs in enumerate([{"loss": 0.5}, {"loss": 0.25, "val": 1.0, "phase": "late"}, {"loss": 0.125}]):
+        trees.append(state.read(history, epoch, logs))
+        history.set_model(keras.Model())
+        history.on_epoch_end(epoch, logs)
+    within = state.read(history, None, {})
+    assert [tree["epoch"].tolist() for tree in trees] == [[0], [0, 1], [0, 1, 2]]
+    assert [tree["values"]["loss"].tolist() for tree in trees] == [[0.5], [0.5, 0.25], [0.5, 0.25, 0.125]]
+    assert within["values"]["val"].tolist() == [1.0]
+    assert within["values"]["phase"] == ["late"]
+    again = keras.callbacks.History()
+    again.on_train_begin()
+    assert state.read(again, 7, {"loss": 2.0})["epoch"].tolist() == [7]

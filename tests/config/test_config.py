@@ -103,7 +103,7 @@ def test_task_decides_loss_output_and_metrics(task, one_hot, loss, activation, m
         ({"training": {"plateau": {"monitor": "x"}}}, "training.plateau.monitor must be one of"),
         ({"data": {"validation_share": 0}, "training": {"monitor": "val_loss"}}, "must be one of loss, accuracy;"),
         ({"data": {"validation_share": 1.0}}, "data.validation_share must be less than 1"),
-        ({"data": {"name": "csv"}}, "path must name the file when name is 'csv'"),
+        ({"data": {"name": "csv"}}, "path must name the file when name is 'table'"),
         ({"devices": {"deterministic": True, "jit_compile": True}}, "deterministic switches XLA off"),
         (
             {"devices": {"device": ["CPU:0", "CPU:1"], "strategy": "one_device"}},

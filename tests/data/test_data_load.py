@@ -193,19 +193,14 @@ def test_refused_arrays(fields: dict[str, object], line: str) -> None:
     ("fields", "task", "line"),
     [
         (
-            {"path": "x"},
-            "multiclass",
-            "data.path is for mnist, fashion_mnist, csv, npz; received 'x' with data",
-        ),
-        (
             {"name": "mnist", "test_path": "x"},
             "multiclass",
-            "data.test_path is for csv, npz; received 'x' with",
+            "data.test_path is for table, npz; received 'x' with",
         ),
         (
             {"name": "npz", "path": "x", "target": "y"},
             "multiclass",
-            "data.target is for csv; received 'y' with",
+            "data.target is for table, arrays; received 'y' with",
         ),
         (
             {"name": "arrays"},

@@ -1,19 +1,19 @@
-"""csv and npz files: what they become, and what is refused."""
+"""Table files: what pandas reads of them, in which format, and what is refused."""
 
-import io
+import bz2
+import gzip
+import lzma
 import os
-import pickle
 import re
-import struct
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kerasnn.config.sections import DataConfig
-from kerasnn.data.loading import load_data, read_examples
-from kerasnn.data.tables import read_csv, read_npz
+from kerasnn.config.data import DataConfig
+from kerasnn.data.loading import load_data
+from kerasnn.data.tables import read_table
 
 FLOWERS = """length, width, kind
 1.0,2,setosa
@@ -29,270 +29,130 @@ def write(path: Path, content: str | bytes) -> str:
     return str(path)
 
 
-def test_csv_text_labels(tmp_path: Path) -> None:
-    x, y, names, columns = read_csv(write(tmp_path / "a.csv", FLOWERS), "multiclass")
-    assert x.tolist() == [[1, 2], [2.5, 3], [10, 4], [-3, 5]]
-    assert y.tolist() == [0, 2, 0, 1]
-    assert names == ("setosa", "versicolor", "virginica")
-    assert columns == ("length", "width", "kind")
-
-
-def test_csv_with_a_byte_order_mark(tmp_path: Path) -> None:
-    assert read_csv(write(tmp_path / "a.csv", "\ufeff" + FLOWERS), "multiclass").columns == ("length", "width", "kind")
-
-
-def test_csv_integer_labels_are_sorted_by_size(tmp_path: Path) -> None:
-    table = read_csv(write(tmp_path / "a.csv", "k,v\n10,1\n9,2\n10.0,3\n-1,4\n"), "multiclass", target="k")
-    assert table.class_names == ("-1", "9", "10")
-    assert table.y.tolist() == [2, 1, 2, 0]
-    assert table.x.tolist() == [[1], [2], [3], [4]]
-
-
-def test_csv_targets_by_task(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", '"a ""q""",b,c\r\n1,0,1\r\n2,1,1\r\n')
-    assert read_csv(path, "binary", "b").class_names == ("0", "1")
-    several = read_csv(path, "multilabel", ("c", "b"))
-    assert several.class_names == ("c", "b")
-    assert several.y.tolist() == [[1, 0], [1, 1]]
-    assert several.columns == ('a "q"', "b", "c")
-    number = read_csv(path, "regression")
-    assert (number.y.tolist(), number.class_names) == ([[1], [1]], None)
+def read(tmp_path: Path, content: str | bytes, name: str = "a.csv", **fields: object):
+    return read_table(write(tmp_path / name, content), DataConfig(name="arrays", **fields))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("content", "task", "target", "line"),
+    ("content", "found"),
     [
-        ("", "multiclass", None, " is empty"),
-        ("a,b\n", "multiclass", None, " has a header and no rows"),
-        ("1,2\n3,4\n", "multiclass", None, " must start with a header of column names; its first line is ['1', '2']"),
-        (
-            "a;b\n1;2\n",
-            "multiclass",
-            None,
-            " must have features and a target, separated by commas; its header is 'a;b'",
-        ),
-        ("a,,b\n", "multiclass", None, ": column 2 of the header has no name"),
-        ("a,b,a\n", "multiclass", None, " has two columns 'a'"),
-        ("a,b\n1,2,3\n", "multiclass", None, " line 2 has 3 cells; the header has 2"),
-        ("a,b\n\n1,x\n2\n", "multiclass", None, " line 4 has 1 cells; the header has 2"),
-        ("a,b\n1,x\nfoo,y\n", "multiclass", None, " line 3, column 'a' must be a number; received 'foo'"),
-        ("a,b\n1,x\n,y\n", "multiclass", None, " line 3, column 'a' must be a number; received ''"),
-        ("a,b\n1,x\nnan,y\n", "multiclass", None, " line 3, column 'a' must be a finite number; received nan"),
-        ("a,b\n1,x\n2,-inf\n", "regression", None, " line 2, column 'b' must be a number; received 'x'"),
-        ("a,b\n1,x\n2, \n", "multiclass", None, " column 'b' has no label in line 3; received ''"),
-        ("a,b\n1,x\n2,NaN\n", "multiclass", None, " column 'b' has no label in line 3; received 'NaN'"),
-        (
-            "a,b\n1,1\n2,1.5\n",
-            "multiclass",
-            None,
-            " column 'b' must hold integers or text to be classes; line 3 has '1.5'",
-        ),
-        (
-            "a,b\n1,x\n2,y\n3,z\n",
-            "binary",
-            None,
-            " column 'b' must hold two labels for task binary; it holds 3: 'x, y, z'",
-        ),
-        ("a,b\n1,\xff\n".encode("latin-1"), "multiclass", None, " cannot be read as csv: "),
-        ('a,b\n1,"x\n', "multiclass", None, " cannot be read as csv: 'unexpected end of data'"),
-        (
-            "a,b\n1," + "x" * 200_000,
-            "multiclass",
-            None,
-            " cannot be read as csv: 'field larger than field limit (131072)'",
-        ),
-        ("a,b\n1,2\n", "multilabel", ("a", "b"), " must have a feature beside its targets; all columns are targets"),
+        (FLOWERS, "delimiter comma, utf-8"),
+        ("\ufeff" + FLOWERS, "delimiter comma, utf-8-sig"),
+        (FLOWERS.replace(",", ";"), "delimiter semicolon, utf-8"),
+        (FLOWERS.replace(",", "\t"), "delimiter tab, utf-8"),
+        (FLOWERS.replace(", ", " ").replace(",", "  "), "delimiter spaces, utf-8"),
+        (FLOWERS.replace(",", ";").replace(".", ","), "delimiter semicolon, utf-8, decimal comma"),
+        (FLOWERS.encode("utf-16"), "delimiter comma, utf-16"),
+        ("# a comment, with a comma\n\n" + FLOWERS, "delimiter comma, utf-8, 2 lines skipped at its beginning"),
+        (re.sub("(.)$", r"\1,", FLOWERS, flags=re.M), "delimiter comma, utf-8"),
     ],
 )
-def test_refused_csv(tmp_path: Path, content: str | bytes, task: str, target: str | None, line: str) -> None:
+def test_formats(tmp_path: Path, content: str | bytes, found: str) -> None:
+    frame, layout = read(tmp_path, content)
+    assert layout == found
+    assert frame.columns.tolist() == ["length", "width", "kind"]
+    assert frame.length.tolist() == [1, 2.5, 10, -3]
+    assert frame.kind.tolist() == ["setosa", "virginica", "setosa", "versicolor"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)]
+)
+def test_compressed(tmp_path: Path, suffix: str, compress) -> None:
+    assert read(tmp_path, compress(FLOWERS.encode()), "a.csv" + suffix)[0].width.tolist() == [2, 3, 4, 5]
+
+
+def test_zipped(tmp_path: Path) -> None:
+    for count in (1, 2):
+        with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as archive:
+            for number in range(count):
+                archive.writestr(f"{number}.csv", FLOWERS)
+        if count == 1:
+            assert read_table(tmp_path / "a.csv.zip")[0].width.tolist() == [2, 3, 4, 5]
+    with pytest.raises(ValueError, match=r"a.csv.zip must hold one file, received a zip archive of 2$"):
+        read_table(tmp_path / "a.csv.zip")
+
+
+def test_latin_1_is_read_where_utf_8_fails(tmp_path: Path) -> None:
+    frame, layout = read(tmp_path, "a,b\n1,caf\u00e9\n".encode("latin-1"))
+    assert (frame.b.tolist(), layout) == (["caf\u00e9"], "delimiter comma, cp1252")
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "rows"),
+    [
+        ("5.1,3.5,setosa\n4.9,3.0,setosa\n", ["column_1", "column_2", "column_3"], 2),
+        ("country,1990,1991,1992\nFrance,1,2,3\n", ["country", "1990", "1991", "1992"], 1),
+        (",a\n0,1\n1,5\n", ["Unnamed: 0", "a"], 2),
+        ('"a","b"\n"1",2,3\n"2",4,5\n', ["Unnamed: 0", "a", "b"], 2),
+    ],
+)
+def test_headers(tmp_path: Path, content: str, columns: list[str], rows: int) -> None:
+    frame, _ = read(tmp_path, content)
+    assert (frame.columns.tolist(), len(frame)) == (columns, rows)
+
+
+def test_given_format(tmp_path: Path) -> None:
+    frame, _ = read(
+        tmp_path, "1!x\n2!none\n", delimiter="!", header=False, missing_values=["none"], encoding="ascii", decimal="."
+    )
+    assert frame.column_1.tolist() == [1, 2]
+    assert frame.column_2.isna().tolist() == [False, True]
+
+
+def test_numbers_are_read_exactly_and_literally(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).normal(size=2000) * 10.0 ** np.arange(-100, 100, 0.1)
+    frame, _ = read(tmp_path, "a,b\n" + "".join(f"{number!r},1\n" for number in numbers.tolist()))
+    np.testing.assert_array_equal(frame.a, numbers)
+    assert read(tmp_path, "a,b\n1_000,=1+1\n")[0].iloc[0].tolist() == ["1_000", "=1+1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("", " is empty"),
+        ("a,b\n", " has a header and no rows"),
+        ("a\n1\n2\n", " must have features and a target, in columns; its only column is 'a' (set data.delimiter)"),
+        ("a,b\n1,2,3\n1,2\n", " cannot be read as a table: 'Length of header or names does not match length of data"),
+        (
+            "a,b\n1,2\n3,4,5\n",
+            " cannot be read as a table: 'Error tokenizing data. C error: Expected 2 fields in line 3",
+        ),
+        ('a,b\n1,"x\n', " cannot be read as a table: 'Error tokenizing data. C error: EOF inside string"),
+    ],
+)
+def test_refused_content(tmp_path: Path, content: str, line: str) -> None:
     path = write(tmp_path / "a.csv", content)
     with pytest.raises(ValueError, match="^" + re.escape(path + line)) as caught:
-        read_csv(path, task, target)
+        read_table(path)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("target", "line"),
-    [
-        (
-            "widht",
-            r"target column of .* must be one of length, width, kind; received 'widht' \(did you mean 'width'\?\)",
-        ),
-        (("kind", "width"), "target must be one column for task multiclass; received kind, width"),
-        (("kind", "kind"), r"target must name each column once, at least one; received \('kind', 'kind'\)"),
-        ((), r"target must name each column once, at least one; received \(\)"),
-    ],
-)
-def test_refused_targets(tmp_path: Path, target: str | tuple[str, ...], line: str) -> None:
-    with pytest.raises(ValueError, match=line):
-        read_csv(write(tmp_path / "a.csv", FLOWERS), "multiclass", target)
-
-
-def test_refused_paths(tmp_path: Path) -> None:
+def test_refused_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "flowers.csv", FLOWERS)
     with pytest.raises(ValueError, match=r"^no file .*/flower.csv \(did you mean 'flowers.csv'\?\)$"):
-        read_csv(tmp_path / "flower.csv", "multiclass")
+        read_table(tmp_path / "flower.csv")
     with pytest.raises(ValueError, match=r"must be a file; received a folder$"):
-        read_csv(tmp_path, "multiclass")
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match=r"must be a file; received a special file$"):
-        read_npz(tmp_path / "pipe")
+        read_table(tmp_path)
+    with pytest.raises(ValueError, match=r"^the ending of table .* must be one of .csv, .tsv, .* received '.pkl'$"):
+        read_table(write(tmp_path / "a.pkl", b"x"))
+    with pytest.raises(ValueError, match=r"cannot be read as a table: .*Compressed file ended before"):
+        read_table(write(tmp_path / "a.csv.gz", gzip.compress(os.urandom(1000))[:-20]))
+    bomb = write(tmp_path / "b.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 10**6))
+    monkeypatch.setattr("kerasnn.data.tables.memory_size", lambda: 2**20)
+    with pytest.raises(ValueError, match=r"unpacks to more than this machine's memory, 0.0 GiB"):
+        read_table(bomb)
 
 
-def test_csv_load_with_test_file(tmp_path: Path) -> None:
+def test_clean_table_keeps_its_numbers(tmp_path: Path) -> None:
     train = "v,kind\n" + "".join(f"{value},{'ab'[value % 2]}\n" for value in range(20))
     config = {"name": "csv", "path": write(tmp_path / "train.csv", train), "validation_share": 0.2}
-    data = load_data(DataConfig(**config, test_path=write(tmp_path / "test.csv", "v,kind\n19,b\n38,b\n")))
-    assert (len(data.x_train), len(data.x_validation), data.class_names) == (16, 4, ("a", "b"))
+    data = load_data(DataConfig(**config, test_path=write(tmp_path / "test.csv", "kind,v\nb,19\nb,38\n")))
+    assert (len(data.x_train), len(data.x_validation), data.class_names, data.task) == (16, 4, ("a", "b"), "binary")
     assert data.y_test.tolist() == [1, 1]
-    low, high = data.preparation.center[0], 1 / data.preparation.factor[0]
-    np.testing.assert_allclose(data.x_test[:, 0], [(19 - low) / high, (38 - low) / high], rtol=1e-6)
-    with pytest.raises(ValueError, match=r"test.csv column 'kind' line 2: label must be one of a, b; received 'c'"):
+    column = data.preparation.columns[0]
+    np.testing.assert_allclose(data.x_test[:, 0], (np.array([19, 38]) - column.center) * column.factor, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^target 'kind' of test.csv, row 1: label must be one of a, b; received 'c'"):
         load_data(DataConfig(**config, test_path=write(tmp_path / "test.csv", "v,kind\n19,c\n")))
-    with pytest.raises(
-        ValueError, match=r"test.csv must have the columns of .*train.csv, 'v, kind'; received 'w, kind'"
-    ):
+    with pytest.raises(ValueError, match=r"^test.csv must have the training table's columns; it lacks 'v'"):
         load_data(DataConfig(**config, test_path=write(tmp_path / "test.csv", "w,kind\n19,a\n")))
-
-
-def savez(path: Path, **arrays: object) -> str:
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
-    return str(path)
-
-
-X, Y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
-
-
-def test_npz_parts(tmp_path: Path) -> None:
-    data = load_data(DataConfig(name="npz", path=savez(tmp_path / "a.npz", x=X, y=Y, class_names=["no", "yes"])))
-    assert (len(data.x_train), len(data.x_validation), len(data.x_test)) == (14, 2, 4)
-    assert data.class_names == ("no", "yes")
-    own = savez(
-        tmp_path / "b.npz", x_train=X, y_train=Y, x_test=X[:3], y_test=Y[:3], x_validation=X[:1], y_validation=[1]
-    )
-    data = load_data(DataConfig(name="npz", path=own, scaling="none"))
-    np.testing.assert_array_equal(data.x_train, X)
-    assert data.x_validation.tolist() == [[0, 1]]
-    assert data.y_validation.tolist() == [1]
-    only = savez(tmp_path / "c.npz", x_train=X, y_train=Y)
-    data = load_data(DataConfig(name="npz", path=only, test_path=savez(tmp_path / "d.npz", x=X[:5], y=Y[:5])))
-    assert (len(data.x_train), len(data.x_validation), len(data.x_test)) == (18, 2, 5)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "line"),
-    [
-        ({"x": X}, "must hold x and y, or x_train and y_train; y_train is missing"),
-        ({"x": X, "y": Y, "x_train": X}, "must hold x or x_train; it has both"),
-        ({"x": X, "Y": Y}, "key must be one of x, y, x_train"),
-        ({"x": X, "y": Y, "x_tset": X}, "received 'x_tset' (did you mean 'x_test'?)"),
-        ({"x": X, "y": Y, "x_test": X}, "x_test and y_test belong together; y_test is missing"),
-        ({"x": X, "y": Y, "class_names": [1, 2]}, "class_names must be text; received dtype int64"),
-        ({"x": X.astype(str), "y": Y}, "x_train must be an array of numbers; received dtype <U32 (first value"),
-    ],
-)
-def test_refused_npz_content(tmp_path: Path, arrays: dict[str, object], line: str) -> None:
-    path = savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises((ValueError, TypeError), match=re.escape(line)) as caught:
-        load_data(DataConfig(name="npz", path=path))
-    assert "\n" not in str(caught.value)
-
-
-def npz_of(path: Path, npy: bytes, member: str = "x.npy") -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(member, npy)
-    return path
-
-
-def npy(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=True)
-    return stream.getvalue()
-
-
-def empty_text() -> bytes:
-    """A header that declares billions of texts of no bytes."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<U0", "fortran_order": False, "shape": (9999999999,)})
-    return stream.getvalue()
-
-
-class Bomb:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("executed",)
-
-
-def test_hostile_npz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "a.npz"
-    pickled = npy(np.array([Bomb()], dtype=object))
-    huge = npy(np.zeros(3)).replace(b"(3,), }         ", b"(9999999999,), }")
-    assert b"9999999999" in huge
-    hostile = {
-        "holds pickled Python objects, which can run code; save numbers": npz_of(path, pickled).read_bytes(),
-        "'x.npy' is not a plain numpy array": npz_of(path, pickle.dumps(Bomb())).read_bytes(),
-        "declares (9999999999,) of float64, but holds 24 bytes": npz_of(path, huge).read_bytes(),
-        "key must be one of x, y,": npz_of(path, npy(X), "../../x.npy").read_bytes(),
-        "cannot be read as npz: 'File is not a zip file'": pickle.dumps(Bomb()),
-        "declares (9999999999,) of <U0, but holds 0 bytes": npz_of(path, empty_text(), "class_names.npy").read_bytes(),
-        "cannot be read as npz: ": npz_of(path, npy(X)).read_bytes()[:-30],
-    }
-    for line, content in hostile.items():
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=re.escape(line)) as caught:
-            read_npz(path)
-        assert "\n" not in str(caught.value)
-    assert not (tmp_path / "executed").exists()
-
-
-def test_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path) -> None:
-    path = npz_of(tmp_path / "a.npz", npy(X))
-    content = bytearray(path.read_bytes())
-    # The central directory's uncompressed size, 24 bytes after its signature.
-    position = content.rindex(b"PK\x01\x02") + 24
-    content[position : position + 4] = struct.pack("<I", 2**32 - 2)
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot be read as npz|holds \d+ bytes|declares 4.0 GiB"):
-        read_npz(path)
-
-
-def test_declared_size_is_held_against_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kerasnn.files.memory_size", lambda: 2**20)
-    path = savez(tmp_path / "a.npz", x=np.zeros((2**18, 1)), y=Y)
-    with pytest.raises(ValueError, match=r"a.npz declares 0.0 GiB of content; this machine has 0.0 GiB of memory"):
-        read_npz(path)
-
-
-@pytest.mark.parametrize("offset", [14, 15, 16, 17])
-def test_wrong_checksum_of_a_compressed_member_is_noticed(tmp_path: Path, offset: int) -> None:
-    content = bytearray(npz_of(tmp_path / "a.npz", npy(X)).read_bytes())
-    content[content.rindex(b"PK\x01\x02") + offset + 2] ^= 1
-    with pytest.raises(ValueError, match=r"Bad CRC-32"):
-        read_npz(write(tmp_path / "a.npz", bytes(content)))
-
-
-def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "a.npz"
-    np.savez(path, x=np.zeros((50, 4)))
-    content = path.read_bytes()
-    start = content.index(b"NUMPY")
-    for offset in range(start + 200, start + 1500, 100):
-        broken = bytearray(content)
-        broken[offset] ^= 1
-        path.write_bytes(broken)
-        with pytest.raises(ValueError, match="Bad CRC-32"):
-            read_npz(path)
-
-
-def test_read_examples(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", FLOWERS)
-    x, y = read_examples(path, class_names=("virginica", "setosa", "versicolor"))
-    assert x.tolist() == [[1, 2], [2.5, 3], [10, 4], [-3, 5]]
-    assert (y.tolist(), y.dtype) == ([1, 0, 1, 2], np.int32)
-    x, y = read_examples(savez(tmp_path / "a.npz", x=X, y=Y), "binary")
-    np.testing.assert_array_equal(x, X)
-    assert y.dtype == np.float32
-    with pytest.raises(ValueError, match=r"^data file must end in .csv or .npz; received 'a.pkl'"):
-        read_examples("a.pkl")
-    with pytest.raises(ValueError, match=r"label must be one of a, b; received 'setosa'"):
-        read_examples(path, class_names=("a", "b"))

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import kerasnn
+from kerasnn.config.monitor import Plateau
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.run_search import search
 
@@ -223,3 +224,40 @@ def test_pixels_are_fine_where_the_network_scales_them(first):
 )
 def test_what_keras_trains_well_is_accepted(y, built):
     assert np.isfinite(kerasnn.fit(network(**built), X, y, verbose=0).history["loss"][0])
+
+
+class LogsAScore(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_score"] = 1.0
+
+
+FOLLOW_VALIDATION = {
+    "EarlyStopping": lambda folder: keras.callbacks.EarlyStopping(),
+    "ReduceLROnPlateau": lambda folder: keras.callbacks.ReduceLROnPlateau("val_accuracy"),
+    "ModelCheckpoint": lambda folder: keras.callbacks.ModelCheckpoint(folder / "m.keras", save_best_only=True),
+    "BestModel": lambda folder: kerasnn.BestModel(folder / "m.keras"),
+    "LearningRate": lambda folder: kerasnn.LearningRate(plateau=Plateau()),
+}
+
+
+@pytest.mark.parametrize("kind", FOLLOW_VALIDATION)
+@pytest.mark.parametrize("compiled", ["on", "off"])
+def test_validation_metrics_need_validation_data(tmp_path, kind, compiled):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["accuracy"])
+    x, y = np.ones((4, 2)), np.ones(4)
+    with pytest.raises(
+        ValueError, match=rf"^{kind} follows 'val_\w+', which needs validation_data or validation_split$"
+    ):
+        kerasnn.fit(model, x, y, verbose=0, compiled=compiled, callbacks=[FOLLOW_VALIDATION[kind](tmp_path)])
+    kerasnn.fit(model, x, y, verbose=0, validation_split=0.5, callbacks=[FOLLOW_VALIDATION[kind](tmp_path)])
+
+
+def test_a_callback_may_log_the_metric_that_another_follows(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    further = [
+        keras.callbacks.EarlyStopping("val_score", mode="max"),
+        keras.callbacks.ModelCheckpoint(tmp_path / "m.keras"),
+    ]
+    kerasnn.fit(model, np.ones((4, 2)), np.ones(4), verbose=0, callbacks=[LogsAScore(), *further])

@@ -1,5 +1,6 @@
 """Model files from strangers."""
 
+import copy
 import io
 import json
 import zipfile
@@ -168,7 +169,58 @@ def itself(file):
     file["layers"] = file
 
 
+def bare_layer(config):
+    return config["config"]["layers"][-1]
+
+
+def long_sequential(config):
+    first, *layers = config["config"]["layers"]
+    return {**config, "config": {**config["config"], "layers": [first, *layers * 300]}}
+
+
+def other(**changes):
+    """An architecture whose last layer has other arguments."""
+
+    def change(config):
+        changed = copy.deepcopy(config)
+        changed["config"]["layers"][-1]["config"].update(changes)
+        return changed
+
+    return change
+
+
+def sequential(change):
+    """A file of a changed Sequential model."""
+
+    def make(folder, *_):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        config = change(json.loads(json.dumps(keras.saving.serialize_keras_object(model))))
+        model.save(folder / "whole.keras")
+        with zipfile.ZipFile(folder / "whole.keras") as whole, zipfile.ZipFile(folder / "model.keras", "w") as changed:
+            changed.writestr("config.json", json.dumps(config))
+            changed.writestr("model.weights.h5", whole.read("model.weights.h5"))
+        (folder / "whole.keras").unlink()
+        return folder / "model.keras"
+
+    return make
+
+
 FILES = {
+    "a layer": (sequential(bare_layer), "it holds no model but a Dense"),
+    "hundreds of layers": (sequential(long_sequential), "its models may have 250 layers, received 301"),
+    "an impossible argument": (
+        sequential(other(units=-1)),
+        r"model: Received an invalid value for `units`, expected a positive integer. Received: units=-1$",
+    ),
+    "an unknown argument": (
+        sequential(other(size=1)),
+        "model: Unrecognized keyword arguments passed to Dense",
+    ),
+    "an unknown activation": (
+        sequential(other(activation="rellu")),
+        "model: Could not interpret activation function",
+    ),
+    "other weights": (sequential(other(units=3)), r"model: The shape of the target variable .* must match"),
     "traversal": (zipped(lambda c, w: {"config": c, "weights": w, "..__evil": b"x"}), "its files must be one of"),
     "assets": (zipped(lambda c, w: {"config": c, "weights": w, "assets__x": b"x"}), "its files must be one of"),
     "no config": (zipped(lambda c, w: {"config": None, "weights": w}), "it holds no config.json"),

@@ -45,15 +45,15 @@ def test_the_best_trials_models_are_kept_and_find_their_scores(tmp_path):
         assert np.mean(found == data.y_validation) == pytest.approx(trial.score, abs=1e-6)
 
 
-def test_files_of_trials_that_fall_out_are_deleted(tmp_path):
+def test_files_of_trials_that_fall_out_are_deleted_and_no_others(tmp_path):
     ranking = [Trial(7, {}, "completed", 0.1), Trial(3, {}, "completed", 0.2), Trial(5, {}, "failed")]
-    names = ("0007.keras", "0003-0.keras", "0003-1.keras", "0005.keras", "0012.keras", ".0007.99.partial.keras")
-    for name in names:
+    of_others = {"exported.keras", "0012.keras", "0005.h5", "0005-best.keras", "notes.txt", ".0005.keras"}
+    for name in ("0007.keras", "0003-0.keras", "0003-1.keras", "0005.keras", "0005-2.keras", *of_others):
         (tmp_path / name).touch()
     models = BestModels(tmp_path, 2)
     models.delete_others(ranking)
-    assert {path.name for path in tmp_path.iterdir()} == {"0007.keras", "0003-0.keras", "0003-1.keras"}
+    assert {path.name for path in tmp_path.iterdir()} == {"0007.keras", "0003-0.keras", "0003-1.keras"} | of_others
     assert models.score_to_beat(ranking) == 0.2
     assert models.score_to_beat(ranking[:1]) is None
     BestModels(tmp_path, 0).delete_others(ranking)
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == of_others

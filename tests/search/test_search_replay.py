@@ -13,6 +13,7 @@ from kerasnn.config.run import RunConfig
 from kerasnn.search import progress as progress_module
 from kerasnn.search import run_search
 from kerasnn.search.config import SearchConfig
+from kerasnn.search.journal import Journal, read_journal
 from kerasnn.search.oracle import Oracle
 from kerasnn.search.progress import SearchProgress
 from kerasnn.search.run_search import search
@@ -175,7 +176,12 @@ def test_a_changed_proposal_is_refused(trainer, tmp_path):
     trainer()
     search(config_of(), tmp_path)
     journal = tmp_path / "journal.jsonl"
-    journal.write_text(journal.read_text().replace('"optimizer.name": "sgd"', '"optimizer.name": "adam"', 1))
+    entries = read_journal(journal)
+    changed = next(entry for entry in entries if entry.get("values", {}).get("optimizer.name") == "sgd")
+    changed["values"]["optimizer.name"] = "adam"
+    journal.unlink()
+    with Journal(journal) as written:
+        written.append(entries)
     with pytest.raises(ValueError, match=r"has another values\.optimizer\.name; the search began with keras-tuner"):
         search(config_of(), tmp_path)
 

@@ -1,0 +1,70 @@
+"""Sphinx's settings: `make -C docs html` builds the site, warnings as errors."""
+
+import importlib
+import io
+import os
+import re
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import kerasnn
+from kerasnn.cli import COMMANDS
+
+project = "kerasnn"
+author = copyright = "kerasnn developers"
+version = release = kerasnn.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"kerasnn {version}"
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+myst_heading_anchors = 3
+
+
+def setup(app: Any) -> None:
+    # Before napoleon reads the docstring.
+    app.connect("autodoc-process-docstring", _quote_code, priority=400)
+
+
+def _quote_code(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Write code as reStructuredText does: our docstrings mark it as Markdown does."""
+    lines[:] = [re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line) for line in lines]
+
+
+def _write_command_line(path: Path) -> None:
+    """Every command's `--help`, which is made from the configs."""
+    sections = ["# Command line\n"]
+    for name in COMMANDS:
+        command = importlib.import_module(f"kerasnn.commands.{name.replace('-', '_')}")
+        with redirect_stdout(text := io.StringIO()), suppress(SystemExit):
+            command.read(["--help"])
+        sections.append(f"## kerasnn {name}\n\n```text\n{text.getvalue().rstrip()}\n```\n")
+    _write(path, "\n".join(sections))
+
+
+def _write_api(path: Path) -> None:
+    """Every public name."""
+    names = [name for name in kerasnn.__all__ if not name.startswith("_")]
+    sections = ["# Python reference\n"]
+    for name in names:
+        value = getattr(kerasnn, name)
+        kind = "module" if isinstance(value, type(os)) else "class" if isinstance(value, type) else "function"
+        title = f"## {name}\n"
+        options = "" if kind == "function" else "\n:members:"
+        target = value.__name__ if kind == "module" else f"kerasnn.{name}"
+        body = f"```{{eval-rst}}\n.. auto{kind}:: {target}{options.replace(chr(10), chr(10) + '   ')}\n```\n"
+        sections += [title, body]
+    _write(path, "\n".join(sections))
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+_write_command_line(Path(__file__).parent / "command_line.md")
+_write_api(Path(__file__).parent / "api.md")

@@ -1,0 +1,89 @@
+"""The data section of a run: source, reading, preparation and split."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kerasnn.config.schema import Schema
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Kind = Literal["number", "boolean", "category", "date", "text", "drop"]
+"""What a column of a table holds; `drop` leaves it out."""
+
+
+class DataConfig(Schema):
+    """The data set, its preparation and its split into parts.
+
+    >>> DataConfig(path="flowers.csv", target="species", scaling="standardize").name
+    'table'
+    """
+
+    name: Literal["digits", "mnist", "fashion_mnist", "table", "npz", "arrays"] = "digits"
+    """Data set: scikit-learn's 8x8 `digits` (no download), `mnist`, `fashion_mnist`, a `table` (csv, parquet, …) or
+    `npz` file (meant wherever `path` names one), or `arrays` passed to `train` in Python."""
+    path: str | None = None
+    """File for table and npz; folder of IDX or npz files for mnist and fashion_mnist (null: Keras's cache)."""
+    test_path: str | None = None
+    """Separate test file for table and npz; null: `test_share` of the examples."""
+    target: str | tuple[str, ...] | None = None
+    """Target column or columns of a table; null: the last column."""
+    columns: dict[str, Kind] = Field(default={})
+    """Kinds of columns of a table that are not to be inferred, `{"zip": "category"}`."""
+    drop: tuple[str, ...] = ()
+    """Columns of a table to leave out."""
+    delimiter: str | None = None
+    r"""Character between the cells of a table, `\s+` for spaces; null: found from the file's first lines."""
+    decimal: Literal[".", ","] | None = None
+    """Decimal mark of a table; null: found from the file's first lines."""
+    thousands: str | None = None
+    """Mark between thousands in the numbers of a table; null: found in each column."""
+    encoding: str | None = None
+    """Character encoding of a table; null: utf-8 or utf-16, else Windows's and ISO's for Western Europe."""
+    header: bool | None = None
+    """Whether a table's first line names its columns; null: found from the file's first lines."""
+    missing_values: tuple[str, ...] = ()
+    """Words for a missing value in a table, in addition to empty cells, `NA`, `NaN`, `null`, `?` and the like."""
+    max_categories: int = Field(default=64, ge=4)
+    """Features that the categories of a column become at most; of more categories, rare ones share features."""
+    group: str | None = None
+    """Column of a table whose rows of equal value stay in one part (patients, customers); it is no feature."""
+    time: str | None = None
+    """Column of a table whose latest rows become the test part, and the latest of the rest the validation part."""
+    split: str | None = None
+    """Column of a table that says `train`, `validation` or `test` in each row; it is no feature."""
+    scaling: Literal["none", "unit", "standardize"] = "unit"
+    """`unit` scales features to [0, 1], `standardize` to mean 0 and standard deviation 1 over the training part."""
+    target_scaling: Literal["none", "standardize"] | None = None
+    """`standardize` trains a regression on targets of mean 0 and standard deviation 1; the saved model predicts in the
+    target's own units. null: `standardize` for tables, `none` for other data."""
+    flatten: bool = True
+    """Whether images become vectors; false keeps (height, width, channels) for convolutional layers."""
+    one_hot: bool = False
+    """Whether class labels are one-hot encoded; false keeps integers."""
+    validation_share: Fraction = 0.1
+    """Fraction of the training examples kept for validation, in [0, 1)."""
+    test_share: Fraction = 0.2
+    """Fraction of the examples kept for testing if the source has no test part, in [0, 1)."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the split into parts; separate from the run's seed, so that runs with other seeds use the same split."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_path(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        name, path = value.get("name", "digits"), value.get("path")
+        if name == "digits" and isinstance(path, str):
+            name = "npz" if path.endswith(".npz") else "table"
+        return {**value, "name": "table" if name == "csv" else name}
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    @model_validator(mode="after")
+    def _file_given(self) -> Self:
+        if (given := [key for key in ("group", "time", "split") if getattr(self, key) is not None])[1:]:
+            raise ValueError(f"one of group, time and split may be given, received {' and '.join(given)}")
+        if self.name in ("table", "npz") and self.path is None:
+            raise ValueError(f"path must name the file when name is {self.name!r}, received null")
+        return self

@@ -1,0 +1,144 @@
+"""Splits of a table's rows: at random, by group, by time, or as a column says; and signs of leakage between parts."""
+
+import numpy as np
+
+from kerasnn.config.data import DataConfig
+from kerasnn.config.schema import one_of
+from kerasnn.data.encoding import take_rows
+from kerasnn.data.parts import split_rows
+from kerasnn.data.table_examples import TableExamples
+from kerasnn.data.values import Texts
+
+PARTS = ("train", "validation", "test")
+MANY_ROWS = 50
+"""Rows from which a feature that separates the classes perfectly is suspicious."""
+
+SOME_ROWS = 10_000
+"""Rows on which features are looked at first."""
+
+
+def split_table(examples: TableExamples, y: np.ndarray, config: DataConfig) -> dict[str, np.ndarray]:
+    """Positions of the rows of each part that has rows.
+
+    Args:
+        examples: the table.
+        y: its targets in their final form.
+        config: shares and seed, and the column of groups, times or parts.
+
+    Raises:
+        ValueError: one line, for an unsuitable column, or if none would be left to train on.
+    """
+    if config.split is not None:
+        return _as_given(examples, config.split)
+    rows = {"train": np.arange(len(y))}
+    for part, share in (("test", config.test_share), ("validation", config.validation_share)):
+        if not share or (part == "test" and config.test_path is not None):
+            continue
+        left = rows["train"]
+        if config.time is not None:
+            rest, taken = _by_time(_times(examples, config.time)[left], share, part)
+        elif config.group is not None:
+            groups = examples.texts_of(config.group).codes[left]
+            rest, taken = _by_group(groups, share, part, config.seed)
+        else:
+            rest, taken = split_rows(part, share, y[left], config.seed, examples.task)
+        rows["train"], rows[part] = left[rest], left[taken]
+    return rows
+
+
+def _as_given(examples: TableExamples, column: str) -> dict[str, np.ndarray]:
+    texts = examples.texts_of(column)
+    for text in texts.distinct:
+        if text not in PARTS:
+            raise ValueError(one_of(f"a value of column {column!r}, which data.split names,", text, PARTS))
+    if (texts.codes < 0).any() or "train" not in texts.distinct:
+        raise ValueError(f"column {column!r} must say train, validation or test in each row, and train in some")
+    return {part: np.flatnonzero(texts.codes == texts.distinct.index(part)) for part in PARTS if part in texts.distinct}
+
+
+def _times(examples: TableExamples, column: str) -> np.ndarray:
+    times = examples.raw.get(column)
+    if times is None or isinstance(times, Texts):
+        raise ValueError(f"data.time must name a column of dates or numbers, received {column!r}")
+    missing = np.isnat(times) if times.dtype.kind == "M" else np.isnan(times)
+    if missing.any():
+        raise ValueError(f"data.time must name a column without missing values; row {missing.argmax() + 1} has none")
+    return times
+
+
+def _by_time(times: np.ndarray, share: float, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """The earlier rows, and the latest ones."""
+    count = max(1, round(share * len(times)))
+    if count >= len(times):
+        raise ValueError(f"data.{part}_share {share:g} of {len(times)} examples leaves none to train on")
+    order = np.argsort(times, kind="stable")
+    return np.sort(order[:-count]), np.sort(order[-count:])
+
+
+def _by_group(groups: np.ndarray, share: float, part: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of whole groups, about a fraction of all rows taken; rows without a group are a group."""
+    found, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    shuffled = np.random.default_rng([seed, PARTS.index(part)]).permutation(len(found))
+    before = np.cumsum(sizes[shuffled]) - sizes[shuffled]
+    chosen = shuffled[before < share * len(groups)]
+    if len(chosen) == len(found):
+        raise ValueError(f"data.{part}_share {share:g} of {len(found)} groups leaves none to train on")
+    taken = np.isin(numbers, chosen)
+    return np.flatnonzero(~taken), np.flatnonzero(taken)
+
+
+def leaks(examples: TableExamples, rows: dict[str, np.ndarray]) -> list[str]:
+    """Signs that a test score will be too good: features that give the target away, and repeated rows.
+
+    Args:
+        examples: the table.
+        rows: positions of the rows of each part.
+    """
+    some = np.arange(0, len(examples.y), max(1, len(examples.y) // SOME_ROWS))
+    lines = [
+        f"{name!r} alone determines the target: --data.drop {name}, unless it is known before the target"
+        for name, values in examples.raw.items()
+        if _determines(take_rows({"": values}, some)[""], examples.y[some], examples.task)
+        and _determines(values, examples.y, examples.task)
+    ]
+    repeated = _repeated(examples, rows)
+    if repeated > 0.01:
+        lines.append(
+            f"{repeated:.1%} of the test rows also occur in the training part, so the test score may be too good"
+        )
+    return lines
+
+
+def _determines(values: np.ndarray | Texts, y: np.ndarray, task: str) -> bool:
+    """Whether a feature equals the target, is a linear function of it, or separates the classes without an error."""
+    y = y.reshape(len(y), -1)
+    if y.shape[1] > 1 or len(y) < MANY_ROWS:
+        return False
+    y = y[:, 0]
+    if isinstance(values, Texts):
+        classes = len(np.unique(y))
+        pairs = len(np.unique(np.stack([values.codes, y]), axis=1).T)
+        return task != "regression" and len(values.distinct) <= 2 * classes and pairs == len(np.unique(values.codes))
+    if values.dtype.kind == "M" or np.isnan(values).any() or np.ptp(values) == 0 or np.ptp(y) == 0:
+        return False
+    if task == "regression":
+        return abs(float(np.corrcoef(values, y)[0, 1])) > 1 - 1e-9
+    order = np.lexsort((y, values))
+    ranked, changes = values[order], np.diff(y[order]) != 0
+    # Equal values with different classes would be changes, too.
+    return int(changes.sum()) == len(np.unique(y)) - 1 and not (changes & (np.diff(ranked) == 0)).any()
+
+
+def _repeated(examples: TableExamples, rows: dict[str, np.ndarray]) -> float:
+    """The fraction of test rows that the training part also holds; 0 where few rows differ anyway."""
+    import pandas as pd
+
+    if "test" not in rows or examples.task == "auto":
+        return 0.0
+    columns = {name: each.codes if isinstance(each, Texts) else each for name, each in examples.raw.items()}
+    targets = examples.y.reshape(len(examples.y), -1)
+    columns |= {f"target {index}": targets[:, index] for index in range(targets.shape[1])}
+    hashes = pd.util.hash_pandas_object(pd.DataFrame(columns), index=False).to_numpy()
+    if len(np.unique(hashes)) < 0.5 * len(hashes):
+        return 0.0
+    return float(np.isin(hashes[rows["test"]], hashes[rows["train"]]).mean())

@@ -1,0 +1,121 @@
+"""The actors of a search on Ray: workers that train, and the mailbox through which they report.
+
+They are apart from `kerasnn.search.cluster` because a process imports TensorFlow only where it trains.
+"""
+
+import asyncio
+import dataclasses
+import functools
+import itertools
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kerasnn.config.run import RunConfig
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.trial import Outcome, Proposal
+
+if TYPE_CHECKING:
+    from kerasnn.data.loading import Data
+    from kerasnn.search.trainer import Trainer
+
+DATA_SETS = 4
+"""Data sets kept in memory where trials differ in their data."""
+
+
+class Mailbox:
+    """An actor through which workers report their epochs, and learn which trials to stop."""
+
+    def __init__(self) -> None:
+        self._keys = itertools.count()
+        self._reports: list[tuple[int, int, Mapping[int, float]]] = []
+        self._arrived = asyncio.Event()
+        self._answers: dict[int, asyncio.Future[Collection[int]]] = {}
+
+    async def report(self, epoch: int, values: Mapping[int, float], wait: bool) -> Collection[int]:
+        """Keep a report for the search.
+
+        Args:
+            epoch: number of epochs done.
+            values: the objective of each running trial by number.
+            wait: whether to wait for the numbers of the trials to stop, which are returned.
+        """
+        key = next(self._keys)
+        self._reports.append((key, epoch, values))
+        self._arrived.set()
+        if not wait:
+            return ()
+        self._answers[key] = asyncio.get_running_loop().create_future()
+        return await self._answers[key]
+
+    async def take(self) -> list[tuple[int, int, Mapping[int, float]]]:
+        """All reports that have come, at least one."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        taken, self._reports = self._reports, []
+        return taken
+
+    async def answer(self, key: int, stop: Collection[int]) -> None:
+        """Tell a worker that waits which trials to stop."""
+        self._answers.pop(key).set_result(stop)
+
+
+class Worker:
+    """An actor that trains trials."""
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+
+    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> None:
+        """Get ready to train, once in each process.
+
+        Args:
+            config: the search.
+            data: the reference of the examples of its run; other examples, which trials may ask for, are loaded.
+            mailbox: where epochs are reported.
+        """
+        import ray
+
+        from kerasnn.data.loading import load_data
+        from kerasnn.search.trainer import Trainer
+
+        if self._trainer is None:
+            self._config, self._mailbox = config, mailbox
+            run, stored = config.run_with({}), ray.get(data[0])
+            load = functools.lru_cache(maxsize=DATA_SETS)(load_data)
+
+            def data_of(wanted: RunConfig) -> "Data":
+                is_stored = (wanted.data, wanted.task) == (run.data, run.task)
+                return stored if is_stored else load(wanted.data, wanted.task)
+
+            self._trainer = Trainer(config, data_of)
+
+    def train(self, batch: int, proposals: Sequence[Proposal], score_to_beat: float | None) -> list[list[Outcome]]:
+        """Train a share; the outcomes hold the weights of trials that may be among the best, and no states."""
+        import ray
+
+        assert self._trainer is not None
+        wait = self._config.stopper is not None
+
+        def on_epoch(epoch: int, values: Mapping[int, float]) -> Collection[int]:
+            call = self._mailbox.report.remote(epoch, values, wait)
+            return ray.get(call) if wait else ()
+
+        return [
+            _without_arrays(outcomes, self._config, score_to_beat)
+            for outcomes in self._trainer.train(batch, proposals, on_epoch)
+        ]
+
+
+def _without_arrays(outcomes: Collection[Outcome], config: SearchConfig, score_to_beat: float | None) -> list[Outcome]:
+    """Outcomes without states, which stay with the worker, and without weights that are not among the best."""
+    losses = []
+    for outcome in outcomes:
+        if bests := outcome.best_epochs(config):
+            losses.append((config.as_loss(statistics.fmean(best for best, _ in bests)), outcome.number))
+    worst = math.inf if score_to_beat is None else config.as_loss(score_to_beat)
+    kept = {number for loss, number in sorted(losses)[: config.keep_best] if loss <= worst}
+    return [
+        dataclasses.replace(each, states=(), weights=each.weights if each.number in kept else ()) for each in outcomes
+    ]

@@ -1,0 +1,270 @@
+"""Trains trials in several processes: Ray's actors, on this machine or on a cluster."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from kerasnn.config.schema import short
+from kerasnn.data.loading import Data
+from kerasnn.search.actors import Mailbox, Worker
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.trainer import OnEpoch, error_line, group_key
+from kerasnn.search.trial import Outcome, Proposal
+
+ATTEMPTS = 3
+"""Attempts at a trial; with the last of them it fails."""
+START = 300.0
+"""Seconds after which a search ends without a single worker that is ready."""
+LOCAL = "local"
+"""The address that starts Ray on this machine for the time of the search."""
+
+Share = list["_Task"]
+
+
+@dataclasses.dataclass(eq=False)
+class _Task:
+    """A proposal that waits for a worker or has one.
+
+    Args:
+        proposal: the trial.
+        group: equal for trials that train together.
+        failures: number of attempts that failed: the worker died, or its outcome was wrong.
+    """
+
+    proposal: Proposal
+    group: Hashable
+    failures: int = 0
+
+
+class Cluster:
+    """Divides trials among workers and collects their outcomes; a context, within which the workers run.
+
+    Ray places, starts and restarts the workers, one GPU each where there are as many. Trials whose worker dies, or
+    returns something wrong, are tried again: once together, then each alone, then they fail. A worker that joins a
+    running search takes its part; nobody waits for one that has left. A Ray that the program has begun is used, and
+    left running.
+
+    Args:
+        config: the search.
+        data: the examples of the search's run, which Ray stores once on each machine.
+        message: called with a line to show.
+        worker: class of the actors that train.
+
+    Raises:
+        ValueError: one line, where Ray is not installed, does not answer, or offers no worker within `START` seconds.
+
+    Reference: Ray's actors and its object store.
+    """
+
+    def __init__(
+        self, config: SearchConfig, data: Data, message: Callable[[str], None], worker: type[Worker] = Worker
+    ) -> None:
+        self._config, self._data, self._message, self._kind = config, data, message, worker
+        self._ray = _import_ray()
+        self._begun_here = not self._ray.is_initialized()
+        self._workers: list[Any] = []
+        self._mailbox: Any = None
+        # The number of each worker that is ready or trains, by the reference that ends its call.
+        self._starting: dict[Any, int] = {}
+        self._ready: list[int] = []
+        self._shares: dict[Any, tuple[int, Share]] = {}
+        self._waiting: list[_Task] = []
+        # Which worker trained each trial of the last batch: it can continue it.
+        self._trained_by: dict[int | None, int] = {}
+        self._failures = 0
+
+    def __enter__(self) -> Self:
+        if self._begun_here:
+            self._connect()
+        self._mailbox = self._ray.remote(num_cpus=0)(Mailbox).remote()
+        self._stored = self._ray.put(self._data)
+        gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0.0) / self._config.workers)
+        # A worker that a machine has no room for waits until another machine joins.
+        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1)(self._kind)
+        self._workers = [actor.remote() for _ in range(self._config.workers)]
+        for number in range(len(self._workers)):
+            self._start(number)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for actor in [*self._workers, self._mailbox]:
+            self._ray.kill(actor)
+        if self._begun_here:
+            self._ray.shutdown()
+
+    def _connect(self) -> None:
+        address = self._config.cluster
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        if address is None:
+            cores = max(self._config.workers, os.cpu_count() or 1)
+            self._ray.init(LOCAL, num_cpus=cores, include_dashboard=False, **quiet)
+            return
+        try:
+            self._ray.init(address, **quiet)
+        except ConnectionError as error:
+            raise ValueError(
+                f"cluster must be the address of a running Ray, received {short(address)}: {error_line(error)}"
+            ) from None
+
+    def train(
+        self, batch: int, proposals: Sequence[Proposal], on_epoch: OnEpoch, score_to_beat: Callable[[], float | None]
+    ) -> Iterator[list[Outcome]]:
+        """Let workers train proposals; as `Trainer.train`.
+
+        Args:
+            batch: number of the batch that they were proposed in.
+            proposals: the trials.
+            on_epoch: called after each epoch.
+            score_to_beat: returns the worst score of which workers send a trial's weights; None asks for all weights.
+
+        Raises:
+            ValueError: one line, where no worker is ready within `START` seconds, or one after the other fails.
+        """
+        continued = {each.continues for each in proposals}
+        self._trained_by = {number: worker for number, worker in self._trained_by.items() if number in continued}
+        self._waiting = [
+            _Task(each, group_key(self._config.run_with(each.values), each.number, each.continues is not None))
+            for each in proposals
+        ]
+        limit = math.ceil(len(proposals) / self._config.workers)
+        since, reports = time.monotonic(), self._mailbox.take.remote()
+        while self._waiting or self._shares:
+            for number in list(self._ready):
+                if share := self._next_share(number, limit):
+                    self._ready.remove(number)
+                    described = [task.proposal for task in share]
+                    call = self._workers[number].train.remote(batch, described, score_to_beat())
+                    self._shares[call] = number, share
+            done, _ = self._ray.wait([reports, *self._starting, *self._shares], timeout=1.0)
+            if self._ready or self._shares:
+                since = time.monotonic()
+            elif time.monotonic() - since > START:
+                raise ValueError(f"workers must be ready within {START:g} s, none of {len(self._workers)} is")
+            for call in done:
+                if call == reports:
+                    self._answer(self._ray.get(reports), on_epoch)
+                    reports = self._mailbox.take.remote()
+                elif call in self._starting:
+                    self._begin(call)
+                else:
+                    yield from self._collect(call)
+
+    def _start(self, number: int) -> None:
+        """Wait for a worker that starts, or that Ray starts anew."""
+        prepare = self._workers[number].prepare.options(max_task_retries=-1)
+        # In a list Ray passes the reference and not the examples.
+        self._starting[prepare.remote(self._config, [self._stored], self._mailbox)] = number
+
+    def _begin(self, call: Any) -> None:
+        number = self._starting.pop(call)
+        try:
+            self._ray.get(call)
+        except self._ray.exceptions.RayError as error:
+            self._fail(number, [], _reason(error))
+            return
+        self._ready.append(number)
+        trained = len(self._ready) + len(self._shares)
+        self._message(f"{trained} of {len(self._workers)} workers train")
+
+    def _next_share(self, worker: int, limit: int) -> Share:
+        """The trials for a worker: those that continue its own, else those of no other worker, else any."""
+        trainers = {task: self._trained_by.get(task.proposal.continues) for task in self._waiting}
+        busy = {number for number, _ in self._shares.values()} | {*self._ready}
+        continuing = [task for task, trainer in trainers.items() if trainer == worker]
+        free = [task for task, trainer in trainers.items() if trainer not in busy]
+        candidates = continuing or free or self._waiting
+        if not candidates:
+            return []
+        first = candidates[0]
+        share = [task for task in candidates if task.group == first.group and task.failures == first.failures]
+        # The last attempt is each trial's alone, so that the one at fault is found.
+        share = share[: 1 if first.failures >= ATTEMPTS - 1 else limit]
+        self._waiting = [task for task in self._waiting if task not in share]
+        return share
+
+    def _collect(self, call: Any) -> Iterator[list[Outcome]]:
+        """The outcomes of a share that has ended, or that failed for the last time."""
+        worker, share = self._shares.pop(call)
+        try:
+            outcomes = self._ray.get(call)
+            for outcome in (each for together in outcomes for each in together):
+                _check_outcome(outcome, self._config)
+            numbers = sorted(each.number for together in outcomes for each in together)
+            if numbers != sorted(task.proposal.number for task in share):
+                raise ValueError(f"a worker must return its trials, received {numbers}")
+        except (self._ray.exceptions.RayError, ValueError, TypeError, AttributeError) as error:
+            yield from self._fail(worker, share, _reason(error))
+            return
+        self._failures = 0
+        self._ready.append(worker)
+        self._trained_by |= dict.fromkeys(numbers, worker)
+        yield from outcomes
+
+    def _fail(self, worker: int, share: Share, reason: str) -> list[list[Outcome]]:
+        """Have the trials of a failed worker tried again; the outcomes of those that have failed too often."""
+        self._failures += 1
+        if self._failures >= ATTEMPTS * len(self._workers):
+            raise ValueError(f"workers must finish their trials, {self._failures} failed in a row, the last: {reason}")
+        self._start(worker)
+        failed = []
+        for task in share:
+            task.failures += 1
+            if task.failures < ATTEMPTS:
+                self._waiting.append(task)
+            else:
+                error = f"each of {ATTEMPTS} attempts failed, the last: {reason}"
+                failed.append([Outcome(task.proposal.number, "failed", (), 0.0, error)])
+                self._failures = 0
+        consequence = f"; {len(share) - len(failed)} trials are tried again" if len(share) > len(failed) else ""
+        self._message(f"worker {worker} failed: {reason}{consequence}")
+        return failed
+
+    def _answer(self, reports: Sequence[tuple[int, int, Mapping[int, float]]], on_epoch: OnEpoch) -> None:
+        training = {task.proposal.number for _, share in self._shares.values() for task in share}
+        for key, epoch, values in reports:
+            # A report may come later than the outcome.
+            running = {number: value for number, value in values.items() if number in training}
+            stop = on_epoch(epoch, running) if running else ()
+            if self._config.stopper is not None:
+                self._mailbox.answer.remote(key, list(stop))
+
+
+def _check_outcome(outcome: Any, config: SearchConfig) -> None:
+    """Refuse an outcome that the search could not take in.
+
+    Raises:
+        ValueError, TypeError, AttributeError: with the fault.
+    """
+    if not isinstance(outcome, Outcome):
+        raise TypeError(f"an outcome must be an Outcome, received {short(outcome)}")
+    if outcome.status not in ("completed", "stopped", "failed"):
+        raise ValueError(f"an outcome's status is completed, stopped or failed, received {outcome.status!r}")
+    for best, _ in outcome.best_epochs(config):
+        if not math.isfinite(best):
+            raise ValueError(f"an outcome's objective must be finite, received {best}")
+    if outcome.weights and len(outcome.weights) != config.seeds_per_trial:
+        raise ValueError(f"an outcome has weights of {config.seeds_per_trial} seeds, received {len(outcome.weights)}")
+    for array in (array for weights in outcome.weights for array in weights or ()):
+        if not np.isfinite(np.asarray(array, np.float64)).all():
+            raise ValueError("an outcome's weights must be finite")
+
+
+def _reason(error: Exception) -> str:
+    """Why a worker failed, on one line."""
+    # What a worker raised comes wrapped in Ray's error.
+    return error_line(getattr(error, "cause", None) or error)
+
+
+def _import_ray() -> Any:
+    # Ray sends statistics of its use to its makers unless told otherwise.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("several workers need Ray: pip install 'kerasnn[ray]', or leave workers at 1") from None
+    return ray

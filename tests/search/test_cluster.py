@@ -1,0 +1,248 @@
+"""Workers train a search's trials on Ray: no death of one hangs the search, and no result is lost or taken twice."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerasnn.search import cluster
+from kerasnn.search.actors import Worker
+from kerasnn.search.cluster import Cluster
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.journal import read_journal
+from kerasnn.search.run_search import read_search, search
+from kerasnn.search.trial import Outcome, Proposal
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = "KERASNN_ALL_TESTS" in os.environ
+CONFIG = SearchConfig.model_validate({"workers": 2, "keep_best": 2, "run": {"report": {"progress": "silent"}}})
+
+
+class Stub(Worker):
+    """Answers at once, by the trial's number."""
+
+    def prepare(self, config, data, mailbox):
+        import ray
+
+        self.config, self.mailbox, self.data = config, mailbox, ray.get(data[0])
+
+    def train(self, batch, proposals, score_to_beat):
+        return [[self.outcome(proposal) for proposal in proposals]]
+
+    def outcome(self, proposal, **fields):
+        return Outcome(proposal.number, "completed", ({"val_loss": [2.0, 1 / (1 + proposal.number)]},), 0.1, **fields)
+
+
+class Dies(Stub):
+    def outcome(self, proposal):
+        if proposal.number == 3:
+            os._exit(1)
+        return super().outcome(proposal)
+
+
+class Raises(Stub):
+    def outcome(self, proposal):
+        if proposal.number == 3:
+            raise MemoryError("too large")
+        return super().outcome(proposal)
+
+
+class ReturnsNaN(Stub):
+    def outcome(self, proposal):
+        return super().outcome(proposal, weights=([np.full(2, np.nan if proposal.number == 3 else 1.0)],))
+
+
+class ReturnsText(Stub):
+    def outcome(self, proposal):
+        return "done" if proposal.number == 3 else super().outcome(proposal)
+
+
+class ReturnsOthers(Stub):
+    def outcome(self, proposal):
+        return super().outcome(Proposal(99, {}, 2) if proposal.number == 3 else proposal)
+
+
+class Asks(Stub):
+    """Reports one epoch, and says in the error which trials it was told to stop."""
+
+    def outcome(self, proposal):
+        import ray
+
+        stop = ray.get(self.mailbox.report.remote(1, {proposal.number: 0.5}, True))
+        return super().outcome(proposal, error=f"stop {list(stop)}, {self.data}")
+
+
+@pytest.fixture(scope="module")
+def ray():
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    # Ray's processes can't import this module.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield ray
+    ray.shutdown()
+
+
+def proposals(count):
+    return [Proposal(number, {"seed": number}, 2) for number in range(count)]
+
+
+def trained(worker, count=6, config=CONFIG, on_epoch=lambda epoch, values: ()):
+    """Outcomes by number, and the lines that were shown."""
+    shown, found = [], {}
+    with Cluster(config, "the data", shown.append, worker) as workers:
+        for outcomes in workers.train(0, proposals(count), on_epoch, lambda: None):
+            for outcome in outcomes:
+                assert outcome.number not in found
+                found[outcome.number] = outcome
+    return found, shown
+
+
+def test_every_trial_is_trained_once(ray):
+    found, shown = trained(Stub)
+    expected = {number: [(1 / (1 + number), 2)] for number in range(6)}
+    assert {number: outcome.best_epochs(CONFIG) for number, outcome in found.items()} == expected
+    assert shown[0] == "1 of 2 workers train"
+
+
+@pytest.mark.parametrize(
+    ("worker", "reason"),
+    [
+        (Dies, "actor"),
+        (Raises, "too large"),
+        (ReturnsNaN, "an outcome's weights must be finite"),
+        (ReturnsText, "an outcome must be an Outcome, received 'done'"),
+        (ReturnsOthers, r"a worker must return its trials, received \[99\]"),
+    ],
+)
+def test_a_worker_that_fails_costs_its_trial_and_not_the_search(ray, worker, reason):
+    found, shown = trained(worker)
+    assert sorted(found) == list(range(6))
+    assert {number for number, outcome in found.items() if outcome.status == "failed"} == {3}
+    assert found[3].error.startswith("each of 3 attempts failed, the last: ")
+    assert "\n" not in found[3].error
+    assert re.search(reason, found[3].error), found[3].error
+    failures = [line for line in shown if "failed" in line]
+    assert len(failures) == 3
+    assert "trials are tried again" in failures[0]
+    assert "tried again" not in failures[-1]
+
+
+def test_workers_learn_which_trials_to_stop_and_see_the_data(ray):
+    config = SearchConfig.model_validate({**CONFIG.model_dump(), "stopper": "median"})
+    found, _ = trained(Asks, 4, config, lambda epoch, values: [number for number in values if number > 1])
+    assert {number: outcome.error for number, outcome in found.items()} == {
+        0: "stop [], the data",
+        1: "stop [], the data",
+        2: "stop [2], the data",
+        3: "stop [3], the data",
+    }
+
+
+def test_workers_that_all_fail_end_the_search(ray):
+    class NeverReady(Stub):
+        def prepare(self, config, data, mailbox):
+            raise ValueError("no room")
+
+    with pytest.raises(ValueError, match=r"workers must finish their trials, 6 failed in a row, the last: .*no room"):
+        trained(NeverReady)
+
+
+def test_without_a_worker_the_search_ends(ray, monkeypatch):
+    monkeypatch.setattr(cluster, "START", 1.0)
+
+    class Slow(Stub):
+        def prepare(self, config, data, mailbox):
+            time.sleep(60)
+
+    with pytest.raises(ValueError, match=r"workers must be ready within 1 s, none of 2 is"):
+        trained(Slow)
+
+
+def test_without_ray_one_line_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"several workers need Ray: pip install 'kerasnn\[ray\]'"):
+        Cluster(CONFIG, "the data", print)
+
+
+TINY = {
+    "run": {
+        "network": {"hidden": [6]},
+        "training": {"epochs": 3},
+        "report": {"progress": "silent", "tensorboard": False},
+    },
+    "space": {"optimizer.learning_rate": {"min": 1e-3, "max": 1e-1, "sampling": "log"}},
+    "trials": 6,
+    "trials_at_once": 3,
+}
+
+
+def assert_found_what_one_process_finds(folder, alone):
+    entries = [read_journal(each / "journal.jsonl") for each in (folder, alone)]
+    proposed = [[entry for entry in each if "proposal" in entry] for each in entries]
+    assert proposed[0] == proposed[1]
+    assert sorted(entry["result"] for entry in entries[0] if "result" in entry) == list(range(6))
+    found, expected = ({trial.number: trial.score for trial in read_search(each).trials} for each in (folder, alone))
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert [path.name for path in (folder / "models").iterdir()] == [path.name for path in (alone / "models").iterdir()]
+
+
+def test_a_search_finds_what_one_process_finds(ray, tmp_path):
+    search(SearchConfig.model_validate(TINY), tmp_path / "alone")
+    search(SearchConfig.model_validate({**TINY, "workers": 2}), tmp_path / "workers")
+    assert_found_what_one_process_finds(tmp_path / "workers", tmp_path / "alone")
+
+
+def descendants(pid):
+    found, stack = [], [pid]
+    while stack:
+        children = Path(f"/proc/{(pid := stack.pop())}/task/{pid}/children")
+        stack += [int(each) for each in children.read_text().split()] if children.exists() else []
+        found.append(pid)
+    return found
+
+
+def called(pid, name):
+    try:
+        return name in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not ALL, reason="trains long; set KERASNN_ALL_TESTS=1")
+@pytest.mark.parametrize("victim", ["ray::Worker", "raylet/raylet", "gcs_server", "scripts/search.py"])
+def test_a_search_goes_on_after_the_death_of(tmp_path, victim):
+    described = {**TINY, "run": {**TINY["run"], "training": {"epochs": 40}}}
+    (tmp_path / "config.json").write_text(json.dumps({**described, "workers": 2}))
+    command = [sys.executable, ROOT / "scripts" / "search.py", "--config", tmp_path / "config.json"]
+    command += ["--search_dir", tmp_path / "killed"]
+    begun = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "killed" / "journal.jsonl"
+    end = time.monotonic() + 180
+    while not (journal.exists() and b'"proposal"' in journal.read_bytes()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(12)
+    mine = descendants(begun.pid)
+    for pid in [pid for pid in mine if called(pid, victim)][:1]:
+        os.kill(pid, signal.SIGKILL)
+    _, errors = begun.communicate(timeout=300)
+    # A raylet waits a minute for a dead head process.
+    end = time.monotonic() + 120
+    while any(called(pid, "ray") for pid in mine):
+        assert time.monotonic() < end, "Ray's processes outlive the search"
+        time.sleep(0.1)
+    if victim == "ray::Worker":
+        assert begun.returncode == 0, errors
+    else:
+        assert subprocess.run(command, capture_output=True, timeout=300, check=False).returncode == 0
+    search(SearchConfig.model_validate(described), tmp_path / "alone")
+    assert_found_what_one_process_finds(tmp_path / "killed", tmp_path / "alone")
