@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -337,3 +338,30 @@ def test_graphs_know_the_graph_around_them():
 
     outer()
     assert found == [True]
+
+
+# keras-tuner
+
+
+def test_keras_tuner_reads_results_and_errors_as_kerasnn_does():
+    """The tuners turn what training returned into metrics and a step, and tell a failed trial from a fatal error."""
+    objective = keras_tuner.Objective("val_loss", "min")
+    history = keras.callbacks.History()
+    history.history = {"loss": [3.0, 2.0], "val_loss": [1.0, 2.0]}
+    assert private.tuner_utils.convert_to_metrics_dict([history], objective) == {"loss": 3.0, "val_loss": 1.0}
+    assert private.tuner_utils.get_best_step([history], objective) == 0
+    assert private.tuner_utils.validate_trial_results([history], objective, "fit") is None
+    assert issubclass(private.tuner_errors.FatalTypeError, private.tuner_errors.FatalError)
+    assert issubclass(private.tuner_errors.FailedTrialError, Exception)
+
+
+def test_gradient_tapes_can_be_replaced_for_a_while():
+    """Fused training gives tapes the values that `keras.StatelessScope` holds, by these methods of the class."""
+    with private.replaced(tf.GradientTape, gradient=lambda tape, target, sources: "replaced"):
+        tape = tf.GradientTape()
+        assert tape.gradient(None, None) == "replaced"
+    x = tf.constant(3.0)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = x * x
+    assert float(tape.gradient(y, x)) == 6.0

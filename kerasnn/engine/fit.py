@@ -15,7 +15,7 @@ from kerasnn.engine import replicated
 from kerasnn.engine.batches import Batches
 from kerasnn.engine.block_callbacks import BlockCallbacks, BlockDriver, acts_by_batch, flat
 from kerasnn.engine.checks import Checks, check_counts, check_dataset, check_fit_options
-from kerasnn.engine.chunks import batches_of
+from kerasnn.engine.chunks import ChunkedBatches, batches_of
 from kerasnn.engine.compilation import (
     Compiled,
     blocks_of,
@@ -136,40 +136,36 @@ def fit(
         arrays, validation_data = array_slicing.train_validation_split(arrays, validation_split=validation_split)
     held_out = _held_out(model, validation_data, replicas, checked)
     arrangement: dict[str, Any] = {"batch_size": batch_size, "class_weight": class_weight, "steps": steps_per_epoch}
-    examples: Any = None
+    validation = examples = None
     if not are_arrays and replicas == 1:
         reads = steps_per_epoch and steps_per_epoch * max(0, epochs - initial_epoch)
         examples = batches_of(*arrays, reads=reads, shuffle=shuffle, **arrangement)
     elif shuffle and are_arrays:
         count = keras.tree.flatten(arrays[0])[0].shape[0]
         arrangement["order"] = partial(epoch_order, count, _order_seed(callbacks, seed))
-    validation: Any = None
     if held_out and not _are_dense(*held_out) and replicas == 1:
         validation = batches_of(*held_out, batch_size=validation_batch_size or batch_size, steps=validation_steps)
         validation_data = (validation,)
     owner = next((callback for callback in flat(callbacks) if isinstance(callback, LearningRate)), None)
+    lengths = {phase: partial(_block_length, model, callbacks, phase, steps_per_block) for phase in ("train", "test")}
     train = test = None
     try:
         resident = (*(() if examples else arrays), *(() if validation else held_out))
         kind = examples_kind(model, compiled, resident, memory_share)
         examples = examples or kind(*arrays, **arrangement)
-        steps = _steps(examples, steps_per_epoch)
-        rates = np.zeros(steps, np.float32) if owner is not None and steps else None
-        length = _block_length(model, callbacks, "train", steps_per_block)
-        train = blocks_of(model, "train_step", examples, length, rates)
+        train = _training_blocks(model, examples, lengths["train"](), owner, steps_per_epoch)
         if held_out:
             size = validation_batch_size or batch_size or examples.batch_size
             validation = validation or kind(*held_out, batch_size=size, steps=validation_steps)
-            length = _block_length(model, callbacks, "test", steps_per_block)
-            test = blocks_of(model, "test_step", validation, length)
+            test = blocks_of(model, "test_step", validation, lengths["test"]())
             validation_data = (validation,)
     except NotCompilableError as obstacle:
         if replicas > 1:
             raise
         fall_back(compiled, str(obstacle))
         train = test = None
-        if not isinstance(examples, Batches):
-            examples = PlainExamples(*arrays, **arrangement)
+        examples = _for_plain_keras(examples) or PlainExamples(*arrays, **arrangement)
+        _for_plain_keras(validation)
     validation_steps = None if validation is None else _steps(validation, validation_steps)
     if test is not None and not isinstance(validation, Batches):
         options["validation_steps"] = validation_steps
@@ -177,6 +173,21 @@ def fit(
     hooks = _block_callbacks(callbacks, driver, model, verbose, epochs=epochs)
     with running(model, train, test), replicated.stopping_together(model.distribute_strategy):
         return model.fit(examples, callbacks=hooks, validation_data=validation_data, shuffle=False, **options)
+
+
+def _training_blocks(
+    model: keras.Model, examples: Any, length: int | None, owner: LearningRate | None, steps: int | None
+) -> Blocks:
+    count = _steps(examples, steps)
+    rates = np.zeros(count, np.float32) if owner is not None and count else None
+    return blocks_of(model, "train_step", examples, length, rates)
+
+
+def _for_plain_keras(examples: Any) -> Batches | None:
+    """Batches that have been begun, for plain Keras to read; None for arrays."""
+    if isinstance(examples, ChunkedBatches):
+        examples.in_chunks = False
+    return examples if isinstance(examples, Batches) else None
 
 
 def evaluate(

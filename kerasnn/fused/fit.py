@@ -1,7 +1,7 @@
 """Training of many Keras models, those of one structure as one program."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -85,48 +85,56 @@ def fit_fused(
     """
     models = list(models)
     _check_models(models)
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "epochs": epochs,
-        "initial_epoch": initial_epoch,
-        "validation_batch_size": validation_batch_size,
-    }
+    sizes: dict[str, Any] = {"batch_size": batch_size, "validation_batch_size": validation_batch_size}
+    options: dict[str, Any] = {**sizes, "epochs": epochs, "initial_epoch": initial_epoch}
     check_fit_options({**options, "steps_per_epoch": None, "validation_steps": None}, validation_split, None, None)
-    count = len(models)
-    seeds = _for_each("seed", draw_seed() if seed is None else seed, count)
-    own_callbacks = _for_each("callbacks", callbacks, count)
-    weights = {
-        "sample_weight": _for_each("sample_weight", sample_weight, count),
-        "class_weight": _for_each("class_weight", class_weight, count),
+    given = {
+        "callbacks": callbacks,
+        "sample_weight": sample_weight,
+        "class_weight": class_weight,
+        "seed": draw_seed() if seed is None else seed,
     }
+    by_name = {name: _for_each(name, argument, len(models)) for name, argument in given.items()}
     held_out: dict[str, Any] = {"validation_split": validation_split, "validation_data": validation_data}
-    sizes: dict[str, Any] = {
-        "batch_size": batch_size,
-        "validation_batch_size": validation_batch_size,
-        "shuffle": shuffle,
-    }
-    inputs = Inputs.of(x, y, weights["sample_weight"], weights["class_weight"], **held_out, **sizes)
-    plan = Plan(initial_epoch, epochs, validation_freq, on_epoch, max_members)
-    alone: dict[int, str] = {}
-    members = []
-    for number, (model, hooks) in enumerate(zip(models, own_callbacks, strict=True)):
-        if inputs is None or (reason := _obstacle(model, hooks)):
-            alone[number] = "the examples are not dense arrays of numbers" if inputs is None else str(reason)
-            continue
-        inputs.check(number, Checks(model, checks), weights["class_weight"][number])
-        inputs.build(number, model)
-        members.append(FittedModel(number, model, Structure(model), hooks, seeds[number], epochs, inputs.train_steps))
-    if inputs is not None:
-        alone |= _train_together(members, inputs, plan)
+    inputs = Inputs.of(x, y, by_name["sample_weight"], by_name["class_weight"], shuffle=shuffle, **held_out, **sizes)
+    own = [dict(zip(by_name, arguments, strict=True)) for arguments in zip(*by_name.values(), strict=True)]
+    if inputs is None:
+        alone = dict.fromkeys(range(len(models)), "the examples are not dense arrays of numbers")
+    else:
+        members, alone = _members(models, own, inputs, epochs, checks)
+        alone |= _train_together(members, inputs, Plan(initial_epoch, epochs, validation_freq, on_epoch, max_members))
     for reason in dict.fromkeys(alone.values()):
-        logger.warning("%d of %d models train alone: %s", list(alone.values()).count(reason), count, reason)
+        logger.warning("%d of %d models train alone: %s", list(alone.values()).count(reason), len(models), reason)
+    options |= {**held_out, "shuffle": shuffle, "validation_freq": validation_freq, "checks": checks, "verbose": 0}
     for number in sorted(alone):
-        reporter = [] if on_epoch is None else [_Reporter(number, on_epoch)]
-        own: dict[str, Any] = {name: each[number] for name, each in weights.items()}
-        own |= {"callbacks": [*flat(own_callbacks[number]), *reporter], "seed": seeds[number], "checks": checks}
-        own |= {"shuffle": shuffle, "validation_freq": validation_freq, "verbose": 0}
-        fit(models[number], x, y, **own, **held_out, **options)
+        if on_epoch is not None:
+            own[number]["callbacks"] = [*flat(own[number]["callbacks"]), _Reporter(number, on_epoch)]
+        fit(models[number], x, y, **own[number], **options)
     return [model.history for model in models]
+
+
+def _members(
+    models: Sequence[keras.Model], own: Sequence[Mapping[str, Any]], inputs: Inputs, epochs: int, checks: str
+) -> tuple[list[FittedModel], dict[int, str]]:
+    """The models that may train together, built and checked, and why the others may not, by number."""
+    members: list[FittedModel] = []
+    alone: dict[int, str] = {}
+    seen = set()
+    for number, (model, arguments) in enumerate(zip(models, own, strict=True)):
+        if reason := _obstacle(model, arguments["callbacks"]):
+            alone[number] = reason
+            continue
+        checked = Checks(model, checks)
+        checked.model()
+        inputs.build(number, model)
+        structure = Structure(model)
+        # The same examples fit all models of a structure.
+        if (key := (structure.key, inputs.weights_id(number))) not in seen:
+            inputs.check(number, checked, arguments["class_weight"])
+            seen.add(key)
+        hooks, seed = arguments["callbacks"], arguments["seed"]
+        members.append(FittedModel(number, model, structure, hooks, seed, epochs, inputs.train_steps))
+    return members, alone
 
 
 def _train_together(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) -> dict[int, str]:

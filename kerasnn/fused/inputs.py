@@ -14,7 +14,7 @@ from kerasnn.engine.compilation import is_dense
 from kerasnn.engine.examples import Examples, as_array, each, leaves
 from kerasnn.engine.order import epoch_order
 from kerasnn.fused.model_program import Batches
-from kerasnn.keras_private import array_slicing, can_convert_arrays
+from kerasnn.keras_private import Functional, array_slicing, can_convert_arrays
 
 
 class Inputs:
@@ -70,9 +70,8 @@ class Inputs:
         return cls(train, validation, shuffle)
 
     def check(self, number: int, checks: Checks, class_weight: Any) -> None:
-        """Refuse what a model cannot learn from, as `kerasnn.fit` does."""
+        """Refuse examples that a model cannot learn from, as `kerasnn.fit` does."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self._train[number].arrays)
-        checks.model()
         checks.types(x, y, sample_weight)
         checks.training(x, y, sample_weight, class_weight)
         if self._validation:
@@ -82,6 +81,8 @@ class Inputs:
     def build(self, number: int, model: keras.Model) -> None:
         """Build a model and its optimizers; those that Keras builds in the model's own step, by tracing it."""
         batch = self.first_batch(number)
+        if _build_from_symbols(model, batch):
+            return
         has_own_step = overridden(model, keras.Model, "train_step") is not None
         try:
             model._symbolic_build(data_batch=batch)
@@ -94,6 +95,10 @@ class Inputs:
     def first_batch(self, number: int) -> Any:
         """A batch of a model, as `tf.TensorSpec`s."""
         return self._train[number].first_batch
+
+    def weights_id(self, number: int) -> int:
+        """The same number for models with the same examples and weights."""
+        return id(self._train[number])
 
     def is_weighted(self, number: int) -> bool:
         """Whether a model's examples have weights."""
@@ -124,6 +129,31 @@ def _arrays_of(examples: Sequence[tuple[int, Examples]], shuffle: bool) -> "Arra
     if all(each is first for _, each in examples):
         return Arrays(_tensors(first.arrays), None, shuffle)
     return Arrays(_tensors(first.arrays[:2]), {number: _tensors(each.arrays[2]) for number, each in examples}, shuffle)
+
+
+def _build_from_symbols(model: keras.Model, batch: Any) -> bool:
+    """Build metrics, loss and optimizer from the shapes of outputs that are known already; returns whether that can be.
+
+    Keras traces the model, its metrics and its loss to learn the shapes, which takes longer than a small model trains.
+    """
+    metrics, loss = model._compile_metrics, model._compile_loss
+    known = type(model) in (Functional, keras.Sequential) and all(layer.built for layer in model._flatten_layers())
+    if not known or loss is None:
+        return False
+    _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+    targets = each(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), y)
+    if metrics is not None and not metrics.built:
+        metrics.build(targets, outputs)
+        # Some make their variables when they see the first batch.
+        if not all(getattr(metric, "_built", True) for metric in metrics.metrics):
+            metrics.built = False
+            return False
+    if not loss.built:
+        loss.build(targets, outputs)
+    model.optimizer.build(model.trainable_variables)
+    model._post_build()
+    return True
 
 
 class Arrays:

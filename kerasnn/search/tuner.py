@@ -20,8 +20,8 @@ from kerasnn.config.schema import differences
 from kerasnn.engine.fit import fit
 from kerasnn.files import replacing
 from kerasnn.fused.fit import fit_fused
-from kerasnn.fused.fitted import BestWeights
 from kerasnn.keras_private import tuner_errors, tuner_utils
+from kerasnn.search.execution import Execution
 from kerasnn.search.journal import Journal, read_journal, results_by_number
 from kerasnn.search.oracle import GridOracle, first_rungs, quiet
 from kerasnn.search.trial import Proposal
@@ -263,12 +263,13 @@ class FusedTuner(keras_tuner.Tuner):
                 self._keep_weights(trial, executions[number])
         return results
 
-    def _fit(self, executions: "Sequence[Execution]", options: Mapping[str, Any]) -> None:
+    def _fit(self, executions: Sequence[Execution], options: Mapping[str, Any]) -> None:
         """Train executions; each keeps its history, or the error that ended it."""
         given = {name: value for name, value in options.items() if name not in ("callbacks", "verbose")}
         count = len(executions)
         own: dict[str, Any] = {name: [given.pop(name, None)] * count for name in ("class_weight", "sample_weight")}
         own |= {"callbacks": [one.callbacks for one in executions], "seed": [one.seed for one in executions]}
+        own |= {"max_members": self.trials_at_once * self.executions_per_trial}
         try:
             histories = fit_fused([one.model for one in executions], **own, **given) if executions else []
             for one, history in zip(executions, histories, strict=True):
@@ -332,7 +333,7 @@ class FusedTuner(keras_tuner.Tuner):
         """Where the weights of a trial's best epoch are."""
         return Path(self.get_trial_dir(trial_id)) / "best_weights.npz"
 
-    def _keep_weights(self, trial: Any, executions: "Sequence[Execution]") -> None:
+    def _keep_weights(self, trial: Any, executions: Sequence[Execution]) -> None:
         """Save the weights of the best epoch of all executions."""
         best = executions[0]
         for one in executions[1:]:
@@ -358,45 +359,6 @@ class FusedTuner(keras_tuner.Tuner):
         model = keras_tuner.Tuner._build_hypermodel(self, trial.hyperparameters)
         self.restore(model, trial.trial_id)
         return model
-
-
-class Execution:
-    """One training of a trial.
-
-    Args:
-        tuner: the tuner.
-        trial: keras-tuner's trial.
-        index: number of the trial's trainings before it.
-        options: arguments of `fit`.
-
-    Attributes:
-        result: a History, or the error that ended it.
-    """
-
-    def __init__(self, tuner: FusedTuner, trial: Any, index: int, options: Mapping[str, Any]) -> None:
-        self._tuner, self._trial, self._index, self._options = tuner, trial, index, options
-        self.seed = tuner.oracle.seed + index
-        self.result: Any = None
-        self.build()
-
-    def build(self) -> None:
-        """Build the model anew, from its seed."""
-        keras.utils.set_random_seed(self._tuner.seed_of(self._trial, self._index))
-        self.model = self._tuner.build(self._trial)
-        self.best, self.best_value = BestWeights(self._is_better), math.nan
-        callbacks = self._tuner._deepcopy_callbacks(list(self._options.get("callbacks") or ()))
-        self._tuner._configure_tensorboard_dir(callbacks, self._trial, self._index)
-        self.callbacks = [*callbacks, self.best]
-
-    def _is_better(self, logs: dict[str, Any]) -> bool:
-        objective = self._tuner.oracle.objective
-        if not objective.has_value(logs):
-            return True
-        value = objective.get_value(logs)
-        if math.isnan(self.best_value) or objective.better_than(value, self.best_value):
-            self.best_value = value
-            return True
-        return False
 
 
 def _histories(executions: Any) -> list[keras.callbacks.History]:

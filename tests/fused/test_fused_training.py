@@ -230,8 +230,8 @@ def test_groups_run_at_once_on_the_cores_of_a_cpu(data, monkeypatch):
 
     monkeypatch.setattr(groups.Group, "run", run)
     # What is traced must not be in the way of another thread: it patches Keras.
-    tracing, traced = program._for_members, []
-    monkeypatch.setattr(program, "_for_members", lambda: traced.append(threading.current_thread()) or tracing())
+    tracing, traced = program.for_members, []
+    monkeypatch.setattr(program, "for_members", lambda: traced.append(threading.current_thread()) or tracing())
     program.fused_program.cache_clear()
     logs = []
     at_once = train_fused(configs, data, on_epoch=lambda epoch, found: logs.append(list(found)))
