@@ -97,6 +97,7 @@ FLAGS = {
     "--training.lsuv true": ("train", {"training.lsuv": True}),
     "--report.health false": ("train", {"report.health": False}),
     "--report.progress silent": ("train", {"report.progress": "silent"}),
+    "--data.path animals": ("train", {"data": {"path": "animals"}}),
     "--workers 4": ("search", {"workers": 4}),
     "--model best": ("evaluate", {"model": "best"}),
     "--config logs/first": ("gallery", {"config": "logs/first"}),
