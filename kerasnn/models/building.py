@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
+from kerasnn.config.run import OUTPUT_ACTIVATION
 from kerasnn.config.schema import one_of
 from kerasnn.config.sections import NetworkConfig, RegularizationConfig, Style, Task
 from kerasnn.data.table_encoder import TableEncoder
@@ -41,7 +42,7 @@ def build_model(
         A `keras.Sequential`, a functional `keras.Model` or a `Network`.
 
     Raises:
-        ValueError: for an unknown style, and for convolutions over inputs that are not images.
+        ValueError: for an unknown style or task, and for convolutions over inputs that are not images.
 
     Reference: Keras's three model APIs.
 
@@ -50,6 +51,8 @@ def build_model(
     """
     if style not in _BUILDERS:
         raise ValueError(one_of("style", style, _BUILDERS))
+    if task not in OUTPUT_ACTIVATION:
+        raise ValueError(one_of("task", task, OUTPUT_ACTIVATION))
     layers = network_layers(network, input_shape, outputs, task=task, regularization=regularization, seed=seed)
     return _BUILDERS[style](layers, tuple(input_shape), name)
 

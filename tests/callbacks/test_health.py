@@ -29,7 +29,7 @@ def digits():
 def watched(config, data, epochs=3, examples=None):
     model = build_model(
         config.network, data.input_shape, data.outputs, config.style, config.seed,
-        task=config.task, regularization=config.regularization,
+        task=config.known_task, regularization=config.regularization,
     )  # fmt: skip
     compile_model(model, config)
     health = Health((data.x_train[:256], data.y_train[:256]))

@@ -147,7 +147,6 @@ ARRAYS = {
     "ragged rows": (([[1.0], [1.0, 2.0]], [0, 1]), "rows of different lengths"),
     "masked values": ((np.ma.masked_greater(X, 1), Y), "masked values"),
     "lengths": ((X, Y[:3]), "x_train has 24 examples and y_train has 3"),
-    "targets of text": ((X, np.array(["a", "b", "c"] * 8)), "number the classes 0, 1, 2"),
     "soft labels": ((X, np.eye(2)[Y % 2] * 0.4 + 0.3), "soft labels are not supported"),
 }
 
