@@ -127,6 +127,6 @@ def _kill_repeatedly(
 
 
 def _has_state(run: Path) -> bool:
-    """Whether a run has a state, or a search a result."""
-    journal = run / "journal.jsonl"
-    return any(run.glob("state/*.state")) or (journal.exists() and b'"result"' in journal.read_bytes())
+    """Whether a run has a state, or a search or a study's search a result."""
+    journals = [path for path in (run / "journal.jsonl", run / "search" / "journal.jsonl") if path.exists()]
+    return any(run.glob("state/*.state")) or any(b'"result"' in path.read_bytes() for path in journals)
