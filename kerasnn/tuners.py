@@ -31,6 +31,7 @@ class RandomSearch(FusedTuner, keras_tuner.RandomSearch):
     Reference: `keras_tuner.RandomSearch`, whose arguments and methods it has.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> def build(hp):
     ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     ...     model.compile(keras.optimizers.SGD(hp.Float("rate", 0.01, 0.1)), "mse")
