@@ -4,7 +4,6 @@ import ctypes
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -109,6 +108,14 @@ def start(
     return Command(process)
 
 
+def start_and_kill(run: Path) -> None:
+    """Start a run, and kill it once it has trained an epoch."""
+    command = start(run)
+    command.wait_for_state(run)
+    command.process.kill()
+    command.process.wait()
+
+
 def content(run: Path) -> dict[str, object]:
     """What a run folder holds: models to the byte, history, events."""
     names = ("model.keras", "best.keras", "history.csv")
@@ -134,11 +141,8 @@ def read_only(around: Surroundings) -> str | None:
     if disk is None:
         return "left out: no right to mount a small disk"
     try:
-        command = start(disk / "run")
-        command.wait_for_state(disk / "run")
         # A file that is open for writing keeps a disk from becoming read-only.
-        command.process.send_signal(signal.SIGKILL)
-        command.process.wait()
+        start_and_kill(disk / "run")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         refused = start(disk / "run").end()
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
@@ -183,10 +187,7 @@ def two_processes(around: Surroundings) -> str | None:
 def no_right_to_write(around: Surroundings) -> str | None:
     """A user who may read a run but not write to it goes on with it."""
     run = around.folder / "run"
-    command = start(run)
-    command.wait_for_state(run)
-    command.process.kill()
-    command.process.wait()
+    start_and_kill(run)
     paths = [run, *run.rglob("*")]
     before = {path: path.read_bytes() for path in paths if path.is_file()}
     for path in paths:
@@ -235,10 +236,7 @@ def random_hash_seed(around: Surroundings) -> str | None:
 def clock_set_back(around: Surroundings) -> str | None:
     """The clock is set back by ten years between a kill and the next start."""
     run = around.folder / "run"
-    command = start(run)
-    command.wait_for_state(run)
-    command.process.kill()
-    command.process.wait()
+    start_and_kill(run)
     return around.ends_as_alone(run, before=_CLOCK_SET_BACK)
 
 

@@ -1,5 +1,6 @@
 """Numbers that grow by a few every epoch, at a cost that does not grow with them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,3 +38,44 @@ class GrowingArray:
     def rows(self) -> np.ndarray:
         """All rows so far, which later ones do not change; not a copy."""
         return self._rows[: self._count]
+
+
+class Columns:
+    """Columns by name: arrays, or lists from the first value on that is no number.
+
+    Args:
+        shape: shape of an entry.
+
+    >>> columns = Columns()
+    >>> for value in (0.5, "none"):
+    ...     columns.append("loss", value, is_number=isinstance(value, float))
+    >>> columns.tree()
+    {'loss': [0.5, 'none']}
+    """
+
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        self._shape = shape
+        self._columns: dict[str, GrowingArray | list[Any]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def length(self, name: str) -> int:
+        """Number of entries of a column; 0 for one that does not exist."""
+        return len(self._columns.get(name, ()))
+
+    def append(self, name: str, entry: Any, is_number: bool) -> None:
+        """Append an entry to a column, which begins with the first."""
+        column = self._columns.setdefault(name, GrowingArray(self._shape))
+        if not is_number and not isinstance(column, list):
+            self._columns[name] = column = column.rows().tolist()
+        column.append(entry)
+
+    def tree(self) -> dict[str, Any]:
+        """The columns, which later entries do not change."""
+        return {
+            name: list(column) if isinstance(column, list) else column.rows() for name, column in self._columns.items()
+        }

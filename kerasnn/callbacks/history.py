@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from kerasnn.callbacks.columns import GrowingArray
+from kerasnn.callbacks.columns import Columns
 from kerasnn.callbacks.logs import flat_logs
 from kerasnn.files import write_text
 
@@ -43,7 +43,7 @@ class HistoryFile(keras.callbacks.Callback):
         super().__init__()
         self.path = Path(path)
         self.rows: list[dict[str, Any]] = []
-        self._columns: dict[str, GrowingArray | list[list[Any]]] = {}
+        self._columns = Columns((2,))
         self._size: int | None = None
         """Bytes of the file after the last row; None before it is written."""
 
@@ -56,9 +56,7 @@ class HistoryFile(keras.callbacks.Callback):
 
     def get_state(self) -> dict[str, Any]:
         """Each column as row numbers and values, `(values, 2)`: an array, or a list of lists for text."""
-        return {
-            name: list(column) if isinstance(column, list) else column.rows() for name, column in self._columns.items()
-        }
+        return self._columns.tree()
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from the result of `get_state`; rows of later epochs are removed from the file."""
@@ -66,7 +64,7 @@ class HistoryFile(keras.callbacks.Callback):
         for name, column in state.items():
             for number, value in column if isinstance(column, list) else column.tolist():
                 rows[int(number)][name] = int(value) if name == "epoch" else value
-        self.rows, self._columns = [], {}
+        self.rows, self._columns = [], Columns((2,))
         for row in rows:
             self._add(row)
         if self.rows:
@@ -76,10 +74,7 @@ class HistoryFile(keras.callbacks.Callback):
 
     def _add(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
-            column = self._columns.setdefault(name, GrowingArray((2,)))
-            if isinstance(value, str) and not isinstance(column, list):
-                self._columns[name] = column = column.rows().tolist()
-            column.append([len(self.rows), value])
+            self._columns.append(name, [len(self.rows), value], is_number=not isinstance(value, str))
         self.rows.append(row)
 
     def _append(self, row: dict[str, Any]) -> bool:

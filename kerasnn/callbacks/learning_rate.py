@@ -125,8 +125,8 @@ class LearningRate(keras.callbacks.Callback):
             raise ValueError(
                 f"the optimizer's learning_rate must be a number where LearningRate sets it, received {received}"
             )
-        others = [name for name, value in vars(self.model).items() if isinstance(value, keras.optimizers.Optimizer)]
-        if others := [name for name in others if getattr(self.model, name) is not self.model.optimizer]:
+        optimizers = {name: each for name, each in vars(self.model).items() if isinstance(each, keras.Optimizer)}
+        if others := [name for name, each in optimizers.items() if each is not self.model.optimizer]:
             raise ValueError(
                 "LearningRate needs a model with one optimizer, model.optimizer, received one that also has "
                 f"{', '.join(others)}"

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasnn.callbacks.columns import GrowingArray
+from kerasnn.callbacks.columns import Columns, GrowingArray
 from kerasnn.checkpoint.state_file import logger
 
 Callbacks = Sequence[keras.callbacks.Callback]
@@ -85,7 +85,7 @@ class HistoryState:
 
     def __init__(self) -> None:
         self._epochs = GrowingArray()
-        self._values: dict[str, GrowingArray | list[Any]] = {}
+        self._values = Columns()
 
     def read(self, history: keras.callbacks.History, ended: int | None, logs: dict[str, Any]) -> dict[str, Any]:
         """The history as a tree.
@@ -97,28 +97,22 @@ class HistoryState:
         """
         epochs = getattr(history, "epoch", [])
         # `fit` begins with an empty history, which a resumed run then fills.
-        shorter = (len(history.history.get(name, ())) < len(column) for name, column in self._values.items())
+        shorter = (len(history.history.get(name, ())) < self._values.length(name) for name in self._values)
         if len(epochs) < len(self._epochs) or any(shorter):
-            self._epochs, self._values = GrowingArray(), {}
+            self._epochs, self._values = GrowingArray(), Columns()
         for epoch in epochs[len(self._epochs) :]:
             self._epochs.append(epoch)
         for name, values in history.history.items():
-            for value in values[len(self._values.get(name, ())) :]:
+            for value in values[self._values.length(name) :]:
                 self._add(name, value)
         if ended is not None and epochs[-1:] != [ended]:
             self._epochs.append(ended)
             for name, value in logs.items():
                 self._add(name, value)
-        values = {
-            name: list(column) if isinstance(column, list) else column.rows() for name, column in self._values.items()
-        }
-        return {"epoch": self._epochs.rows().astype(np.int64), "values": values}
+        return {"epoch": self._epochs.rows().astype(np.int64), "values": self._values.tree()}
 
     def _add(self, name: str, value: Any) -> None:
-        column = self._values.setdefault(name, GrowingArray())
-        if not isinstance(value, float) and not isinstance(column, list):
-            self._values[name] = column = column.rows().tolist()
-        column.append(value)
+        self._values.append(name, value, is_number=isinstance(value, float))
 
 
 def restore_history(history: keras.callbacks.History, state: dict[str, Any]) -> None:

@@ -184,3 +184,21 @@ def _decoded(flag: str, text: str, kinds: tuple[Any, ...]) -> Any:
         except ValueError:
             return text
     return text
+
+
+class RunParser(Parser):
+    """Reads a command line about a trained run: its folder, which of its models, and the batch size."""
+
+    def __init__(self, program: str, description: str) -> None:
+        super().__init__(program, description)
+        self.add_argument("run_dir", help="the run folder")
+        which = "final model or the best epoch's (default: model)"
+        self.add_argument("--model", choices=("model", "best"), default="model", help=which)
+        size = "examples per batch (default: 1024); the predictions are the same"
+        self.add_argument("--batch_size", type=int, default=1024, help=size)
+
+    def read(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        options = super().read(arguments)
+        if options.batch_size < 1:
+            self.error(f"--batch_size must be at least 1, received {options.batch_size}")
+        return options

@@ -3,33 +3,20 @@
 import argparse
 from collections.abc import Sequence
 
-from kerasnn.commands.command_line import Parser
+from kerasnn.commands.command_line import RunParser
 from kerasnn.commands.execution import DONE, import_tensorflow
 from kerasnn.config.run import RunConfig
 
 
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line."""
-    parser = Parser("kerasnn evaluate", "Evaluate a trained run on its test part or on other data.")
-    parser.add_argument("run_dir", help="the run folder")
+    parser = RunParser("kerasnn evaluate", "Evaluate a trained run on its test part or on other data.")
     parser.add_argument(
         "--data", metavar="FILE", help="table with the target, or npz file (default: the run's test part)"
     )
-    parser.add_argument(
-        "--model", choices=("model", "best"), default="model", help="final model or the best epoch's (default: model)"
-    )
     parser.add_argument("--predictions", metavar="FILE", help="CSV file to write, one row an example")
     parser.add_argument("--confusion", metavar="FILE", help="PNG or SVG picture of the confusion matrix to write")
-    parser.add_argument(
-        "--batch_size",
-        type=int,
-        default=1024,
-        help="examples per prediction batch (default: 1024); the predictions are the same",
-    )
-    options = parser.read(arguments)
-    if options.batch_size < 1:
-        parser.error(f"--batch_size must be at least 1, received {options.batch_size}")
-    return options
+    return parser.read(arguments)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,25 +4,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from kerasnn.commands.command_line import Parser
+from kerasnn.commands.command_line import RunParser
 from kerasnn.commands.execution import DONE, import_tensorflow
 from kerasnn.config.run import RunConfig
 
 
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line."""
-    parser = Parser("kerasnn predict", "Predict for the rows of a file with a trained run.")
-    parser.add_argument("run_dir", help="the run folder")
+    parser = RunParser("kerasnn predict", "Predict for the rows of a file with a trained run.")
     parser.add_argument("data", metavar="FILE", help="table with the training table's columns, or npz file with x")
     parser.add_argument("--output", metavar="FILE", help="CSV file to write (default: predictions.csv in this folder)")
-    parser.add_argument(
-        "--model", choices=("model", "best"), default="model", help="final model or the best epoch's (default: model)"
-    )
-    parser.add_argument("--batch_size", type=int, default=1024, help="examples per batch (default: 1024)")
-    options = parser.read(arguments)
-    if options.batch_size < 1:
-        parser.error(f"--batch_size must be at least 1, received {options.batch_size}")
-    return options
+    return parser.read(arguments)
 
 
 def run(options: argparse.Namespace) -> int:

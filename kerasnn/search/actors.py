@@ -5,7 +5,6 @@ They are apart from `kerasnn.search.cluster` because a process imports TensorFlo
 
 import asyncio
 import dataclasses
-import functools
 import itertools
 import math
 import statistics
@@ -19,9 +18,6 @@ from kerasnn.search.trial import Outcome, Proposal
 if TYPE_CHECKING:
     from kerasnn.data.loading import Data
     from kerasnn.search.trainer import Trainer
-
-DATA_SETS = 4
-"""Data sets kept in memory where trials differ in their data."""
 
 
 class Mailbox:
@@ -77,17 +73,16 @@ class Worker:
         """
         import ray
 
-        from kerasnn.data.loading import load_data
-        from kerasnn.search.trainer import Trainer
+        from kerasnn.search.trainer import Trainer, cached_data
 
         if self._trainer is None:
             self._config, self._mailbox = config, mailbox
             run, stored = config.run_with({}), ray.get(data[0])
-            load = functools.lru_cache(maxsize=DATA_SETS)(load_data)
+            load = cached_data()
 
             def data_of(wanted: RunConfig) -> "Data":
                 is_stored = (wanted.data, wanted.task) == (run.data, run.task)
-                return stored if is_stored else load(wanted.data, wanted.task)
+                return stored if is_stored else load(wanted)
 
             self._trainer = Trainer(config, data_of)
 
