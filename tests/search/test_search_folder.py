@@ -77,3 +77,15 @@ def test_files_of_the_users_stay(tmp_path):
     assert [path.read_text() for path in mine] == ["mine"] * 4
     assert not left.exists()
     assert sorted(path for path in (folder / "trials").iterdir() if path.is_dir()) == trials
+
+
+@pytest.mark.parametrize(("kind", "run"), [("search", search), ("study", study)])
+def test_every_file_that_a_search_touches_lies_in_its_folder(tmp_path, touched_files, kind, run):
+    folder = tmp_path / kind
+    config = SEARCH if kind == "search" else STUDY
+    with touched_files as paths:
+        run(config, folder)
+        run(config, folder)
+        report(folder)
+    assert {path.name for path in paths} >= {"config.json", "journal.jsonl", "report.html"}
+    assert [path for path in paths if not path.is_relative_to(folder)] == []
