@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kerasnn import figures
 from kerasnn.figures.style import BLUE, GREY, INK, ORANGE, shortened
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.importance import Importance
 from kerasnn.search.space import Choice, Range, canonical_json
 from kerasnn.search.table import cell_text, short_names
@@ -108,7 +108,7 @@ def importances(importance: Importance) -> Figure:
     return figure
 
 
-def by_trial(trials: Sequence[Trial], config: SearchConfig) -> Figure:
+def by_trial(trials: Sequence[Trial], config: SearchSettings) -> Figure:
     """The score of each trial that has one, in the order of the proposals, and the best score so far."""
     figure, ((axes,),) = figures.page(6.4, 3.6)
     scored = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.number)
@@ -123,7 +123,7 @@ def by_trial(trials: Sequence[Trial], config: SearchConfig) -> Figure:
     return figure
 
 
-def parallel_coordinates(trials: Sequence[Trial], config: SearchConfig) -> Figure:
+def parallel_coordinates(trials: Sequence[Trial], config: SearchSettings) -> Figure:
     """Every trial as a line through its values to its score: the darker, the better.
 
     Args:

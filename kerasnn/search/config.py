@@ -1,4 +1,4 @@
-"""A search described as data: a run, a space over its dotted keys, an oracle that proposes."""
+"""A search described as data: a space, an oracle that proposes, and the run whose dotted keys the space names."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,25 +67,14 @@ class ObjectiveConfig(Schema):
 Objective = Annotated[ObjectiveConfig, BeforeValidator(named)]
 
 
-class SearchConfig(Description):
-    """A search: the same description proposes the same trials and finds the same scores, on one machine.
-
-    >>> config = SearchConfig(space={"optimizer.learning_rate": {"choices": [0.01, 0.1]}}, oracle="grid")
-    >>> config.run_with({"optimizer.learning_rate": 0.1}).optimizer.learning_rate
-    0.1
-
-    Raises:
-        ValueError: one line, also where a value of the space makes no valid run.
-    """
+class SearchSettings(Description):
+    """What describes any search: a space, an oracle that proposes, trials and the value that they are compared by."""
 
     _FOLDER: ClassVar[str] = "search folder"
 
-    run: RunConfig = RunConfig()
-    """The run that every trial changes. Its `training.epochs` limit a trial's epochs, its `training.early_stopping`
-    applies to each trial, its `report` decides what is shown."""
-    space: dict[str, Parameter] = DEFAULT_SPACE
-    """Values by dotted key of the run: `{"choices": [[50], [50, 100]]}`, or a range
-    `{"min": 0.0001, "max": 0.1, "sampling": "log", "step": null}`; either with `when`."""
+    space: dict[str, Parameter]
+    """Values by name: `{"choices": [32, 64]}`, or a range `{"min": 0.0001, "max": 0.1, "sampling": "log"}`; either with
+    `when`."""
     oracle: OracleConfig = Random()
     """Method that proposes trials: random, grid, bayesian or hyperband."""
     trials: PositiveInt = 128
@@ -105,6 +94,84 @@ class SearchConfig(Description):
 
     keep_best: int = Field(default=1, ge=0)
     """Number of best trials whose models are kept in `models/`, each of its best epoch."""
+
+    @property
+    def objective_name(self) -> str:
+        """Name of the logged value that trials are compared by."""
+        return "val_loss" if self.objective is None else self.objective.name
+
+    @property
+    def direction(self) -> Direction:
+        """Whether a lower or a higher objective is better."""
+        return better_direction(self.objective_name, self._mode)
+
+    @property
+    def _mode(self) -> Mode:
+        return "auto" if self.objective is None else self.objective.direction
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of a trial that nothing ends before."""
+        raise NotImplementedError
+
+    def epochs_of(self, values: Mapping[str, Any]) -> int:
+        """Epochs of a trial, given its value by name."""
+        return self.max_epochs
+
+    @property
+    def progress_style(self) -> str:
+        """Style of the progress display."""
+        raise NotImplementedError
+
+    @property
+    def writes_tensorboard(self) -> bool:
+        """Whether event files are written."""
+        raise NotImplementedError
+
+    def as_loss(self, objective: float) -> float:
+        """The objective with its sign set so that less is better."""
+        return -objective if self.direction == "max" else objective
+
+    def best_epoch(self, objectives: Sequence[float]) -> tuple[float, int]:
+        """The best objective and its epoch, counted from 1; the first of equal ones.
+
+        >>> SearchConfig(objective="val_accuracy").best_epoch([0.5, 0.7, 0.7])
+        (0.7, 2)
+        """
+        best = (max if self.direction == "max" else min)(objectives)
+        return best, objectives.index(best) + 1
+
+    @property
+    def trials_per_batch(self) -> int:
+        """Number of trials proposed at once."""
+        return self.trials_at_once or (8 if isinstance(self.oracle, Bayesian) else 128)
+
+    def _check_condition(self, rule: str, parent: str, allowed: tuple[Any, ...]) -> None:
+        if parent not in self.space:
+            raise ValueError(one_of(f"{rule}'s keys", parent, self.space))
+        if not isinstance(self.space[parent], Choice):
+            raise ValueError(f"{rule} must name keys with choices, received {parent!r}, which is a range")
+        if not allowed or any(value not in self.space[parent].values for value in allowed):
+            raise ValueError(f"{rule}[{parent!r}] must list choices of {parent}; received {short(list(allowed))}")
+
+
+class SearchConfig(SearchSettings):
+    """A search: the same description proposes the same trials and finds the same scores, on one machine.
+
+    >>> config = SearchConfig(space={"optimizer.learning_rate": {"choices": [0.01, 0.1]}}, oracle="grid")
+    >>> config.run_with({"optimizer.learning_rate": 0.1}).optimizer.learning_rate
+    0.1
+
+    Raises:
+        ValueError: one line, also where a value of the space makes no valid run.
+    """
+
+    run: RunConfig = RunConfig()
+    """The run that every trial changes. Its `training.epochs` limit a trial's epochs, its `training.early_stopping`
+    applies to each trial, its `report` decides what is shown."""
+    space: dict[str, Parameter] = DEFAULT_SPACE
+    """Values by dotted key of the run: `{"choices": [[50], [50, 100]]}`, or a range
+    `{"min": 0.0001, "max": 0.1, "sampling": "log", "step": null}`; either with `when`."""
     workers: PositiveInt = 1
     """Processes that train, each on its own GPU where there are several; 1 trains in the process that searches. Trials
     of one program are divided among them, so `trials_at_once` is best a multiple. May be changed when a search is
@@ -125,31 +192,27 @@ class SearchConfig(Description):
         return self.run.monitor if self.objective is None else self.objective.name
 
     @property
-    def direction(self) -> Direction:
-        """Whether a lower or a higher objective is better."""
-        return better_direction(self.objective_name, self._mode)
-
-    @property
     def _mode(self) -> Mode:
         return self.run.training.monitor_mode if self.objective is None else self.objective.direction
 
-    def as_loss(self, objective: float) -> float:
-        """The objective with its sign set so that less is better."""
-        return -objective if self.direction == "max" else objective
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of a trial that nothing ends before."""
+        return self.run.training.epochs
 
-    def best_epoch(self, objectives: Sequence[float]) -> tuple[float, int]:
-        """The best objective and its epoch, counted from 1; the first of equal ones.
-
-        >>> SearchConfig(objective="val_accuracy").best_epoch([0.5, 0.7, 0.7])
-        (0.7, 2)
-        """
-        best = (max if self.direction == "max" else min)(objectives)
-        return best, objectives.index(best) + 1
+    def epochs_of(self, values: Mapping[str, Any]) -> int:
+        """Epochs of a trial, given its value by dotted key."""
+        return self.run_with(values).training.epochs
 
     @property
-    def trials_per_batch(self) -> int:
-        """Number of trials proposed at once."""
-        return self.trials_at_once or (8 if isinstance(self.oracle, Bayesian) else 128)
+    def progress_style(self) -> str:
+        """Style of the progress display."""
+        return self.run.report.progress
+
+    @property
+    def writes_tensorboard(self) -> bool:
+        """Whether event files are written."""
+        return self.run.report.tensorboard
 
     def run_with(self, values: Mapping[str, Any]) -> RunConfig:
         """The run of a trial.
@@ -209,14 +272,6 @@ class SearchConfig(Description):
             raise ValueError(f"space must not contain {key}, which is the same for all trials")
         if key == "training.epochs" and isinstance(self.oracle, Hyperband):
             raise ValueError(f"space must not contain {key}, which hyperband decides")
-
-    def _check_condition(self, rule: str, parent: str, allowed: tuple[Any, ...]) -> None:
-        if parent not in self.space:
-            raise ValueError(one_of(f"{rule}'s keys", parent, self.space))
-        if not isinstance(self.space[parent], Choice):
-            raise ValueError(f"{rule} must name keys with choices, received {parent!r}, which is a range")
-        if not allowed or any(value not in self.space[parent].values for value in allowed):
-            raise ValueError(f"{rule}[{parent!r}] must list choices of {parent}; received {short(list(allowed))}")
 
     def _check_run(self, values: Mapping[str, Any]) -> None:
         try:

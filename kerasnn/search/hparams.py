@@ -9,7 +9,7 @@ from typing import Any
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api, api_pb2, metadata, plugin_data_pb2
 
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.space import Choice, Range
 from kerasnn.tensorboard import event_files
 
@@ -23,7 +23,7 @@ _STATUS = {
 }
 
 
-def write_search(folder: Path, config: SearchConfig, logged: Sequence[str]) -> None:
+def write_search(folder: Path, config: SearchSettings, logged: Sequence[str]) -> None:
     """Declare every hyperparameter and the metrics, `logged` by trials, before the first trial of a search folder."""
     metrics = [api.Metric(SCORE, display_name=f"best {config.objective_name}")]
     metrics += [api.Metric(name, display_name=f"last {name}") for name in logged]
@@ -34,7 +34,7 @@ def write_search(folder: Path, config: SearchConfig, logged: Sequence[str]) -> N
 def write_trial(
     folder: Path,
     name: str,
-    config: SearchConfig,
+    config: SearchSettings,
     values: Mapping[str, Any],
     status: str,
     histories: Sequence[Mapping[str, Sequence[float]]],

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.trial import Trial
 
 
-def trials_table(trials: Sequence[Trial], config: SearchConfig) -> str:
+def trials_table(trials: Sequence[Trial], config: SearchSettings) -> str:
     """Trials of a search as lines of text, in the order given."""
     rows = [["rank", "trial", config.objective_name, "epoch", "status", *short_names(config.space)]]
     for rank, trial in enumerate(trials, 1):
@@ -27,7 +27,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)
 
 
-def trials_csv(trials: Sequence[Trial], config: SearchConfig) -> str:
+def trials_csv(trials: Sequence[Trial], config: SearchSettings) -> str:
     """Trials of a search as CSV, in the order given, with every digit; lists and objects as JSON."""
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
     fields = ("status", "score", "std", "epoch", "epochs", "seconds", "continues", "error")

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Outcome:
         """Number of epochs of the longest seed."""
         return max((len(values) for history in self.histories for values in history.values()), default=0)
 
-    def best_epochs(self, config: SearchConfig) -> list[tuple[float, int]]:
+    def best_epochs(self, config: SearchSettings) -> list[tuple[float, int]]:
         """Each seed's best objective and its epoch, counted from 1; empty for a failed trial."""
         if self.status == "failed":
             return []
@@ -86,6 +86,7 @@ class Trial:
     """A trial that has ended, as a search shows it.
 
     >>> trials = [Trial(0, {}, "completed", score=0.5), Trial(1, {}, "failed"), Trial(2, {}, "completed", score=0.4)]
+    >>> from kerasnn.search.config import SearchConfig
     >>> [trial.number for trial in ranked(trials, SearchConfig(objective="val_loss"))]
     [2, 0, 1]
 
@@ -124,7 +125,7 @@ class Trial:
     alone: str | None = field(default=None, repr=False)
 
     @classmethod
-    def from_outcome(cls, outcome: Outcome, proposal: Proposal, config: SearchConfig) -> Self:
+    def from_outcome(cls, outcome: Outcome, proposal: Proposal, config: SearchSettings) -> Self:
         """The trial of a proposal that training has an outcome for."""
         shared: dict[str, Any] = {"epochs": outcome.epochs, "seconds": round(outcome.seconds, 3)}
         shared |= {"continues": proposal.continues, "alone": outcome.alone}
@@ -173,6 +174,6 @@ class Trial:
         )
 
 
-def ranked(trials: Iterable[Trial], config: SearchConfig) -> list[Trial]:
+def ranked(trials: Iterable[Trial], config: SearchSettings) -> list[Trial]:
     """The trials, the best first; equal ones by number, those without a score last."""
     return sorted(trials, key=lambda trial: (trial.score is None, config.as_loss(trial.score or 0.0), trial.number))

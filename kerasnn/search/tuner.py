@@ -17,11 +17,9 @@ import keras_tuner
 import numpy as np
 
 from kerasnn.config.schema import differences
-from kerasnn.engine.fit import fit
 from kerasnn.files import replacing
-from kerasnn.fused.fit import fit_fused
 from kerasnn.keras_private import tuner_errors, tuner_utils
-from kerasnn.search.execution import Execution
+from kerasnn.search.execution import Execution, fit_executions
 from kerasnn.search.journal import Journal, read_journal, results_by_number
 from kerasnn.search.oracle import GridOracle, first_rungs, quiet
 from kerasnn.search.trial import Proposal
@@ -249,12 +247,13 @@ class FusedTuner(keras_tuner.Tuner):
         for number, trial in trials:
             self._sizes[number] = len(trial.hyperparameters.space)
             try:
-                executions[number] = [Execution(self, trial, at, options) for at in range(self.executions_per_trial)]
+                executions[number] = [self._execution(trial, at, options) for at in range(self.executions_per_trial)]
             except tuner_errors.FatalError:
                 raise
             except Exception as error:
                 executions[number] = error
-        self._fit([one for own in executions.values() if isinstance(own, list) for one in own], options)
+        built = [one for own in executions.values() if isinstance(own, list) for one in own]
+        fit_executions(built, options, self.trials_at_once * self.executions_per_trial)
         seconds = (time.perf_counter() - start) / len(trials)
         results = {}
         for number, trial in trials:
@@ -263,30 +262,16 @@ class FusedTuner(keras_tuner.Tuner):
                 self._keep_weights(trial, executions[number])
         return results
 
-    def _fit(self, executions: Sequence[Execution], options: Mapping[str, Any]) -> None:
-        """Train executions; each keeps its history, or the error that ended it."""
-        given = {name: value for name, value in options.items() if name not in ("callbacks", "verbose")}
-        count = len(executions)
-        own: dict[str, Any] = {name: [given.pop(name, None)] * count for name in ("class_weight", "sample_weight")}
-        own |= {"callbacks": [one.callbacks for one in executions], "seed": [one.seed for one in executions]}
-        own |= {"max_members": self.trials_at_once * self.executions_per_trial}
-        try:
-            histories = fit_fused([one.model for one in executions], **own, **given) if executions else []
-            for one, history in zip(executions, histories, strict=True):
-                one.result = history
-            return
-        except Exception as error:
-            logger.warning("%d models train one by one: %s", count, str(error).partition("\n")[0])
-        given |= {"class_weight": options.get("class_weight"), "sample_weight": options.get("sample_weight")}
-        for one in executions:
-            # One may be the cause: alone, each succeeds or fails with its own error.
-            try:
-                one.build()
-                one.result = fit(one.model, callbacks=one.callbacks, seed=one.seed, verbose=0, **given)
-            except tuner_errors.FatalError:
-                raise
-            except Exception as error:
-                one.result = error
+    def _execution(self, trial: Any, index: int, options: Mapping[str, Any]) -> Execution:
+        """A training of a trial, given the number of its trainings before it."""
+
+        def callbacks() -> list[Any]:
+            copies = self._deepcopy_callbacks(list(options.get("callbacks") or ()))
+            self._configure_tensorboard_dir(copies, trial, index)
+            return copies
+
+        seeds = self.seed_of(trial, index), self.oracle.seed + index
+        return Execution(partial(self.build, trial), callbacks, self.oracle.objective, *seeds)
 
     def _result(self, number: int, trial: Any, seconds: float, run: Callable[[], Any]) -> dict[str, Any]:
         """The journal's entry of what a trial's training returned or raised."""
