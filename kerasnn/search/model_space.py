@@ -53,14 +53,32 @@ def hyperparameters_of(values: Mapping[str, Any]) -> keras_tuner.HyperParameters
 
 
 def space_of(hyperparameters: keras_tuner.HyperParameters) -> dict[str, Parameter]:
-    """The space that keras-tuner's hyperparameters declare.
-
-    Raises:
-        ValueError: as `find_space`.
-    """
+    """The space that keras-tuner's hyperparameters declare, for display: of two declarations of a name, the first."""
     space: dict[str, Parameter] = {}
-    _add(hyperparameters, space)
+    for declared in hyperparameters.space:
+        if declared.name not in space and not declared.name.startswith("tuner/"):
+            space[declared.name] = _parameter(declared, strict=False)
     return space
+
+
+def explore(hypermodel: Any, oracle: Any) -> None:
+    """Find what models ask for in loops and under conditions, which keras-tuner learns of trial by trial.
+
+    Args:
+        hypermodel: keras-tuner's `HyperModel`, or None.
+        oracle: keras-tuner's oracle, to whose space it is added.
+    """
+    if hypermodel is None or not (oracle.tune_new_entries and oracle.allow_new_entries):
+        return
+
+    def build(hyperparameters: keras_tuner.HyperParameters) -> None:
+        hypermodel.build(hyperparameters)
+        oracle.update_space(hyperparameters)
+
+    try:
+        find_space(build)
+    except _SpaceError as error:
+        logger.warning("trials of the first batch may leave hyperparameters at their defaults: %s", error)
 
 
 class _SpaceError(ValueError):
@@ -95,7 +113,7 @@ def _add(hyperparameters: keras_tuner.HyperParameters, space: dict[str, Paramete
         space[declared.name] = parameter if before is None else _merged(declared.name, before, parameter)
 
 
-def _parameter(declared: Any) -> Parameter:
+def _parameter(declared: Any, strict: bool = True) -> Parameter:
     name = declared.name
     if isinstance(declared, kinds.Fixed):
         return Choice(choices=(declared.value,))
@@ -107,16 +125,19 @@ def _parameter(declared: Any) -> Parameter:
         raise _SpaceError(
             f"hyperparameter {name!r} must be a Choice, Int, Float, Boolean or Fixed, received {declared}"
         )
-    if declared.sampling == "reverse_log":
+    sampling = declared.sampling or "linear"
+    if sampling == "reverse_log" and not strict:
+        sampling = "linear"
+    if sampling == "reverse_log":
         raise _SpaceError(f"sampling must be 'linear' or 'log', received 'reverse_log' for hyperparameter {name!r}")
     number = int if isinstance(declared, kinds.Int) else float
     low, high = number(declared.min_value), number(declared.max_value)
     # A step of 1 between integers is every integer.
     step = None if declared.step is None or (number is int and declared.step == 1) else number(declared.step)
-    smallest_step = low * step if step and declared.sampling == "log" else low + (step or 0)
+    smallest_step = low * step if step and sampling == "log" else low + (step or 0)
     if low == high or smallest_step > high:
         return Choice(choices=(low,))
-    return Range(min=low, max=high, step=step, sampling=declared.sampling or "linear")
+    return Range(min=low, max=high, step=step, sampling=sampling)
 
 
 def _make_choice(space: dict[str, Parameter], name: str) -> None:

@@ -165,7 +165,8 @@ class Trial:
         plain = ("status", "score", "std", "epoch", "epochs", "metrics", "seconds", "error", "alone")
         return cls(
             proposal.number,
-            proposal.values,
+            # A tuner's trial may ask for further hyperparameters when its model is built.
+            entry.get("values", proposal.values),
             continues=proposal.continues,
             curve=tuple(entry.get("curve", ())),
             scores=tuple(entry.get("scores", ())),
