@@ -102,34 +102,40 @@ def search_models(
         name, build = type(build).__name__, build.build
     else:
         name = getattr(build, "__name__", type(build).__name__)
-    settings = {
-        **{"build": name, "space": find_space(build), "epochs": epochs, "oracle": oracle, "trials": trials},
-        **{"objective": objective, "seeds_per_trial": seeds_per_trial, "stopper": stopper, "seed": seed},
-        **{"trials_at_once": trials_at_once, "keep_best": keep_best, "progress": progress, "tensorboard": tensorboard},
-    }
-    subject = model_subject(settings, _Builder(build, name, settings["space"]), x, y, callbacks, fit)
+    config = ModelSearchConfig.model_validate(
+        {
+            **{"build": name, "space": find_space(build), "epochs": epochs, "oracle": oracle, "trials": trials},
+            **{"objective": objective, "seeds_per_trial": seeds_per_trial, "stopper": stopper, "seed": seed},
+            **{"trials_at_once": trials_at_once, "keep_best": keep_best, "fit": plain_arguments(fit)},
+            **{"progress": progress, "tensorboard": tensorboard},
+        }
+    )
+    subject = model_subject(config, _Builder(build, name, config.space), x, y, callbacks, fit)
     return search_subject(subject, search_dir or dated_path("search", name))
 
 
 def model_subject(
-    settings: Mapping[str, Any], make: Make, x: Any, y: Any, callbacks: Sequence[Any], fit: Mapping[str, Any]
+    config: ModelSearchConfig, make: Make, x: Any, y: Any, callbacks: Sequence[Any], fit: Mapping[str, Any]
 ) -> "ModelSubject":
     """The subject of a search.
 
     Args:
-        settings: of the search, as in `ModelSearchConfig`.
+        config: the search.
         make: builds the model of a trial's values.
         x, y, callbacks, fit: as in `search_models`.
 
     Raises:
-        TypeError, ValueError: as `search_models`.
+        TypeError: for an unknown argument.
     """
     for key in fit:
         if key not in FIT_ARGUMENTS:
             raise TypeError(one_of("a further argument", key, FIT_ARGUMENTS))
-    plain = {key: value for key, value in fit.items() if value is None or isinstance(value, bool | int | float | str)}
-    config = ModelSearchConfig.model_validate({**settings, "fit": plain})
     return ModelSubject(config, make, {"x": x, "y": y, "callbacks": callbacks, **fit})
+
+
+def plain_arguments(fit: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `fit` that a config holds."""
+    return {key: value for key, value in fit.items() if value is None or isinstance(value, bool | int | float | str)}
 
 
 class ModelSubject:
