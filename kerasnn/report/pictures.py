@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kerasnn import figures
 from kerasnn.figures.style import BLUE, GREY, INK, ORANGE, shortened
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.importance import Importance
 from kerasnn.search.space import Choice, Range, canonical_json
 from kerasnn.search.table import cell_text, short_names
@@ -109,7 +109,7 @@ def importances(importance: Importance) -> Figure:
     return figure
 
 
-def by_trial(trials: Sequence[Trial], config: SearchConfig) -> Figure:
+def by_trial(trials: Sequence[Trial], config: SearchSettings) -> Figure:
     """The score of each trial that has one, in the order of the proposals, and the best score so far."""
     figure, ((axes,),) = figures.page(6.4, 3.6)
     scored = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.number)
@@ -124,7 +124,7 @@ def by_trial(trials: Sequence[Trial], config: SearchConfig) -> Figure:
     return figure
 
 
-def pareto_front(trials: Sequence[Trial], config: SearchConfig) -> Figure:
+def pareto_front(trials: Sequence[Trial], config: SearchSettings) -> Figure:
     """Trials by each pair of objectives, those marked that no other one beats in all objectives.
 
     Args:
@@ -164,7 +164,7 @@ def pareto_front(trials: Sequence[Trial], config: SearchConfig) -> Figure:
     return figure
 
 
-def parallel_coordinates(trials: Sequence[Trial], config: SearchConfig) -> Figure:
+def parallel_coordinates(trials: Sequence[Trial], config: SearchSettings) -> Figure:
     """Every trial as a line through its values to its score: the darker, the better.
 
     Args:

@@ -1,5 +1,6 @@
 """Reports about run, search and study folders."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from kerasnn.config.description import parse_json
 from kerasnn.files import write_text
 from kerasnn.report import html, pictures
 from kerasnn.report.runs import comparison_sections, read_run, run_sections
+from kerasnn.search.config import SearchConfig
 from kerasnn.search.importance import importance
 from kerasnn.search.run_search import SearchResult, read_search
 from kerasnn.search.table import cell_text, short_names
@@ -101,10 +103,14 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     names = short_names(keys)
     headings = ["rank", "trial", config.objective_name, "std", "epoch", "status", *names, *metrics, "error"]
     yield "Trials", html.table(headings, rows, sortable=True, marked=0)
-    runs = [html.folded("config.json", config.to_json())]
+    parts = [html.folded("config.json", config.to_json())]
     if len(config.objectives) == 1:
-        runs.insert(0, html.folded("The best trial's run", result.best_config.to_json()))
-    yield "Configuration", html.joined(runs)
+        if isinstance(config, SearchConfig):
+            best = html.folded("The best trial's run", result.best_config.to_json())
+        else:
+            best = html.folded("The best trial's values", json.dumps(result.best.values, indent=2))
+        parts.insert(0, best)
+    yield "Configuration", html.joined(parts)
 
 
 def _best(result: SearchResult) -> tuple[str, str]:

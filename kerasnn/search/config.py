@@ -1,4 +1,4 @@
-"""A search described as data: a run, a space over its dotted keys, an oracle that proposes."""
+"""A search described as data: a space, an oracle that proposes, and the run whose dotted keys the space names."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,25 +118,14 @@ MULTI_OBJECTIVE = (Random, Grid, Tpe, Gp, Nsga2)
 """Oracles that take several objectives."""
 
 
-class SearchConfig(Description):
-    """A search: the same description proposes the same trials and finds the same scores, on one machine.
-
-    >>> config = SearchConfig(space={"optimizer.learning_rate": {"choices": [0.01, 0.1]}}, oracle="grid")
-    >>> config.run_with({"optimizer.learning_rate": 0.1}).optimizer.learning_rate
-    0.1
-
-    Raises:
-        ValueError: one line, also where a value of the space makes no valid run.
-    """
+class SearchSettings(Description):
+    """What describes any search: a space, an oracle that proposes, trials and the value that they are compared by."""
 
     _FOLDER: ClassVar[str] = "search folder"
 
-    run: RunConfig = RunConfig()
-    """The run that every trial changes. Its `training.epochs` limit a trial's epochs, its `training.early_stopping`
-    applies to each trial, its `report` decides what is shown."""
-    space: dict[str, Parameter] = DEFAULT_SPACE
-    """Values by dotted key of the run: `{"choices": [[50], [50, 100]]}`, or a range
-    `{"min": 0.0001, "max": 0.1, "sampling": "log", "step": null}`; either with `when`."""
+    space: dict[str, Parameter]
+    """Values by name: `{"choices": [32, 64]}`, or a range `{"min": 0.0001, "max": 0.1, "sampling": "log"}`; either with
+    `when`."""
     oracle: OracleConfig = Random()
     """Method that proposes trials: random, grid, bayesian or hyperband; or tpe, gp, cmaes or nsga2 of Optuna."""
     trials: PositiveInt = 128
@@ -159,23 +148,10 @@ class SearchConfig(Description):
     keep_best: int = Field(default=1, ge=0)
     """Number of best trials whose models are kept in `models/`, each of its best epoch; with several objectives, those
     of the Pareto front are kept, whatever the number above 0."""
-    workers: PositiveInt = 1
-    """Processes that train, each on its own GPU where there are several; 1 trains in the process that searches. Trials
-    of one program are divided among them, so `trials_at_once` is best a multiple. May be changed when a search is
-    continued. Results depend on it in their last digits, and through a stopper, which compares trials that train
-    together."""
-    cluster: str | None = None
-    """Address of the Ray cluster whose workers train: `auto` for the one that this machine belongs to, `host:port` or
-    `ray://host:port`; null starts Ray on this machine for the time of the search where there are several workers."""
-
-    @property
-    def has_workers(self) -> bool:
-        """Whether other processes train the trials."""
-        return self.workers > 1 or self.cluster is not None
 
     @property
     def objective_name(self) -> str:
-        """Name of the logged value that trials are compared by."""
+        """Name of the logged value that trials are compared by: with several objectives, the first."""
         return self.objectives[0][0]
 
     @property
@@ -192,10 +168,33 @@ class SearchConfig(Description):
     def _objectives(self) -> tuple[ObjectiveConfig, ...]:
         match self.objective:
             case None:
-                return (ObjectiveConfig(name=self.run.monitor, direction=self.run.training.monitor_mode),)
+                return (self._default_objective,)
             case ObjectiveConfig():
                 return (self.objective,)
         return self.objective
+
+    @property
+    def _default_objective(self) -> ObjectiveConfig:
+        return ObjectiveConfig(name="val_loss")
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of a trial that nothing ends before."""
+        raise NotImplementedError
+
+    def epochs_of(self, values: Mapping[str, Any]) -> int:
+        """Epochs of a trial, given its value by name."""
+        return self.max_epochs
+
+    @property
+    def progress_style(self) -> str:
+        """Style of the progress display."""
+        raise NotImplementedError
+
+    @property
+    def writes_tensorboard(self) -> bool:
+        """Whether event files are written."""
+        raise NotImplementedError
 
     def as_loss(self, objective: float) -> float:
         """The objective with its sign set so that less is better."""
@@ -222,9 +221,91 @@ class SearchConfig(Description):
                 return size
         return 128
 
+    def _check_oracle(self) -> None:
+        """Refuse objectives and spaces that the oracle cannot take."""
+        if self.objective == ():
+            raise ValueError("objective must name at least one logged value, received []")
+        ranges = [key for key, each in self.space.items() if isinstance(each, Range) and not each.when]
+        if isinstance(self.oracle, Cmaes) and len(ranges) < 2:
+            raise ValueError(f"space must have two ranges without conditions for cmaes, received {len(ranges)}")
+        names = [name for name, _ in self.objectives]
+        if len(set(names)) < len(names):
+            raise ValueError(f"objective must name different values, received {', '.join(names)}")
+        if len(names) == 1:
+            return
+        if not isinstance(self.oracle, MULTI_OBJECTIVE):
+            able = ", ".join(kind.model_fields["name"].default for kind in MULTI_OBJECTIVE)
+            raise ValueError(f"oracle must be one of {able} for several objectives, received {self.oracle.name}")
+        if self.stopper is not None:
+            raise ValueError(f"stopper must be null with several objectives, received {self.stopper.name}")
+
+    def _check_condition(self, rule: str, parent: str, allowed: tuple[Any, ...]) -> None:
+        if parent not in self.space:
+            raise ValueError(one_of(f"{rule}'s keys", parent, self.space))
+        if not isinstance(self.space[parent], Choice):
+            raise ValueError(f"{rule} must name keys with choices, received {parent!r}, which is a range")
+        if not allowed or any(value not in self.space[parent].values for value in allowed):
+            raise ValueError(f"{rule}[{parent!r}] must list choices of {parent}; received {short(list(allowed))}")
+
+
+class SearchConfig(SearchSettings):
+    """A search: the same description proposes the same trials and finds the same scores, on one machine.
+
+    >>> config = SearchConfig(space={"optimizer.learning_rate": {"choices": [0.01, 0.1]}}, oracle="grid")
+    >>> config.run_with({"optimizer.learning_rate": 0.1}).optimizer.learning_rate
+    0.1
+
+    Raises:
+        ValueError: one line, also where a value of the space makes no valid run.
+    """
+
+    run: RunConfig = RunConfig()
+    """The run that every trial changes. Its `training.epochs` limit a trial's epochs, its `training.early_stopping`
+    applies to each trial, its `report` decides what is shown."""
+    space: dict[str, Parameter] = DEFAULT_SPACE
+    """Values by dotted key of the run: `{"choices": [[50], [50, 100]]}`, or a range
+    `{"min": 0.0001, "max": 0.1, "sampling": "log", "step": null}`; either with `when`."""
+    workers: PositiveInt = 1
+    """Processes that train, each on its own GPU where there are several; 1 trains in the process that searches. Trials
+    of one program are divided among them, so `trials_at_once` is best a multiple. May be changed when a search is
+    continued. Results depend on it in their last digits, and through a stopper, which compares trials that train
+    together."""
+    cluster: str | None = None
+    """Address of the Ray cluster whose workers train: `auto` for the one that this machine belongs to, `host:port` or
+    `ray://host:port`; null starts Ray on this machine for the time of the search where there are several workers."""
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether other processes train the trials."""
+        return self.workers > 1 or self.cluster is not None
+
+    @property
+    def objective_name(self) -> str:
+        """Name of the logged value that trials are compared by."""
+        return self.objectives[0][0]
+
+    @property
+    def _default_objective(self) -> ObjectiveConfig:
+        return ObjectiveConfig(name=self.run.monitor, direction=self.run.training.monitor_mode)
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of a trial that nothing ends before."""
+        return self.run.training.epochs
+
     def epochs_of(self, values: Mapping[str, Any]) -> int:
         """Epochs of a trial, given its value by dotted key."""
         return self.run_with(values).training.epochs
+
+    @property
+    def progress_style(self) -> str:
+        """Style of the progress display."""
+        return self.run.report.progress
+
+    @property
+    def writes_tensorboard(self) -> bool:
+        """Whether event files are written."""
+        return self.run.report.tensorboard
 
     def run_with(self, values: Mapping[str, Any]) -> RunConfig:
         """The run of a trial.
@@ -262,14 +343,12 @@ class SearchConfig(Description):
     def _space_is_valid(self) -> Self:
         if not self.space:
             raise ValueError("space must name at least one key of the run, received {}")
-        if self.objective == ():
-            raise ValueError("objective must name at least one logged value, received []")
+        self._check_oracle()
         try:
             for name, _ in self.objectives:
                 replace_at(self.run_with({}), {"training.monitor": name})
         except ValueError as error:
             raise ValueError(str(error).replace("training.monitor", "objective.name")) from None
-        self._check_objectives()
         for key, parameter in self.space.items():
             self._check_key(key)
             for parent, allowed in parameter.when.items():
@@ -279,23 +358,7 @@ class SearchConfig(Description):
         for key, parameter in self.space.items():
             if isinstance(parameter, Range):
                 self._check_integers(key, parameter)
-        numbers = [key for key, each in self.space.items() if isinstance(each, Range) and not each.when]
-        if isinstance(self.oracle, Cmaes) and len(numbers) < 2:
-            raise ValueError(f"space must have two ranges without conditions for cmaes, received {len(numbers)}")
         return self
-
-    def _check_objectives(self) -> None:
-        """Refuse several objectives where they have no meaning."""
-        names = [name for name, _ in self.objectives]
-        if len(set(names)) < len(names):
-            raise ValueError(f"objective must name different values, received {', '.join(names)}")
-        if len(names) == 1:
-            return
-        if not isinstance(self.oracle, MULTI_OBJECTIVE):
-            able = ", ".join(kind.model_fields["name"].default for kind in MULTI_OBJECTIVE)
-            raise ValueError(f"oracle must be one of {able} for several objectives, received {self.oracle.name}")
-        if self.stopper is not None:
-            raise ValueError(f"stopper must be null with several objectives, received {self.stopper.name}")
 
     def _check_key(self, key: str) -> None:
         if key in ("training.monitor", "training.monitor_mode"):
@@ -304,14 +367,6 @@ class SearchConfig(Description):
             raise ValueError(f"space must not contain {key}, which is the same for all trials")
         if key == "training.epochs" and isinstance(self.oracle, Hyperband):
             raise ValueError(f"space must not contain {key}, which hyperband decides")
-
-    def _check_condition(self, rule: str, parent: str, allowed: tuple[Any, ...]) -> None:
-        if parent not in self.space:
-            raise ValueError(one_of(f"{rule}'s keys", parent, self.space))
-        if not isinstance(self.space[parent], Choice):
-            raise ValueError(f"{rule} must name keys with choices, received {parent!r}, which is a range")
-        if not allowed or any(value not in self.space[parent].values for value in allowed):
-            raise ValueError(f"{rule}[{parent!r}] must list choices of {parent}; received {short(list(allowed))}")
 
     def _check_run(self, values: Mapping[str, Any]) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api, api_pb2, metadata, plugin_data_pb2
 
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.space import Choice, Range
 from kerasnn.search.trial import Trial, best_of
 from kerasnn.tensorboard import event_files
@@ -26,7 +26,7 @@ _STATUS = {
 }
 
 
-def write_search(folder: Path, config: SearchConfig, logged: Sequence[str]) -> None:
+def write_search(folder: Path, config: SearchSettings, logged: Sequence[str]) -> None:
     """Declare every hyperparameter and the metrics, `logged` by trials, before the first trial of a search folder."""
     metrics = [api.Metric(SCORE, display_name=f"best {config.objective_name}")]
     for name, _ in config.objectives[1:]:
@@ -41,7 +41,7 @@ def write_search(folder: Path, config: SearchConfig, logged: Sequence[str]) -> N
 def write_trial(
     folder: Path,
     name: str,
-    config: SearchConfig,
+    config: SearchSettings,
     values: Mapping[str, Any],
     status: str,
     histories: Sequence[Mapping[str, Sequence[float]]],
@@ -78,7 +78,7 @@ def write_trial(
         event_files.write(trial / str(seed) if len(histories) > 1 else trial, steps, FILE, durable=False)
 
 
-def write_front(folder: Path, trials: Iterable[Trial], config: SearchConfig) -> None:
+def write_front(folder: Path, trials: Iterable[Trial], config: SearchSettings) -> None:
     """Mark the trials of the Pareto front with 1, all others with 0, given the trials of a search that has ended."""
     trials = list(trials)
     front = {trial.number for trial in best_of(trials, config)}

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kerasnn.search.config import Cmaes, Gp, Nsga2, SearchConfig, Tpe
+from kerasnn.search.config import Cmaes, Gp, Nsga2, SearchSettings, Tpe
 from kerasnn.search.space import Choice, Range, canonical_json, ordered
 from kerasnn.search.trial import Proposal
 
@@ -36,7 +36,7 @@ class OptunaOracle:
     Reference: Akiba et al., "Optuna: A Next-Generation Hyperparameter Optimization Framework", KDD 2019.
     """
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: SearchSettings) -> None:
         self._config = config
         self._space = ordered(config.space)
         directions = [optuna.study.StudyDirection[_DIRECTIONS[direction]] for _, direction in config.objectives]

@@ -11,7 +11,7 @@ import numpy as np
 from keras_tuner import oracles
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kerasnn.search.config import Bayesian, Grid, Hyperband, SearchConfig
+from kerasnn.search.config import Bayesian, Grid, Hyperband, SearchSettings
 from kerasnn.search.space import Choice, Range, Space, canonical_json, ordered
 from kerasnn.search.trial import Proposal
 
@@ -19,6 +19,7 @@ from kerasnn.search.trial import Proposal
 class Oracle:
     """Proposes trials: for the same search and the same results, the same proposals.
 
+    >>> from kerasnn.search.config import SearchConfig
     >>> config = SearchConfig(space={"optimizer.name": {"choices": ["sgd", "adam"]}}, oracle="grid")
     >>> [proposal.values for proposal in Oracle(config).ask(5)]
     [{'optimizer.name': 'sgd'}, {'optimizer.name': 'adam'}]
@@ -29,7 +30,7 @@ class Oracle:
     Reference: `keras_tuner.Oracle`; its `create_trial`, `update_trial` and `end_trial`.
     """
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: SearchSettings) -> None:
         self._config = config
         self._space = ordered(config.space)
         with quiet(None):
@@ -86,7 +87,7 @@ class Oracle:
         return Proposal(
             number,
             values,
-            epochs=drawn.get("tuner/epochs", self._config.run_with(values).training.epochs),
+            epochs=drawn.get("tuner/epochs", self._config.epochs_of(values)),
             continues=None if parent is None else int(parent),
         )
 
@@ -118,7 +119,7 @@ class GridOracle(oracles.GridSearchOracle):
         return response
 
 
-def _build(config: SearchConfig, space: keras_tuner.HyperParameters) -> Any:
+def _build(config: SearchSettings, space: keras_tuner.HyperParameters) -> Any:
     options: dict[str, Any] = {
         "objective": keras_tuner.Objective(config.objective_name, config.direction),
         "hyperparameters": space,
@@ -136,7 +137,7 @@ def _build(config: SearchConfig, space: keras_tuner.HyperParameters) -> Any:
             return oracles.BayesianOptimizationOracle(max_trials=None, **options)
         case Hyperband(factor=factor):
             # Without a limit on its iterations: the search counts the trials.
-            options |= {"max_epochs": config.run.training.epochs, "factor": factor}
+            options |= {"max_epochs": config.max_epochs, "factor": factor}
             return oracles.HyperbandOracle(hyperband_iterations=None, **options)
         case _:
             return oracles.RandomSearchOracle(max_trials=None, **options)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from kerasnn.callbacks.progress import duration, shown_as
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.table import trials_table
 from kerasnn.search.trial import Trial, best_of, ranked
 
@@ -20,19 +20,20 @@ REFRESH = 0.1
 class SearchProgress:
     """Shows the best trials so far: as a live table on a terminal, elsewhere as a line for each group of results.
 
+    >>> from kerasnn.search.config import SearchConfig
     >>> progress = SearchProgress(SearchConfig(trials=2))
     >>> progress.results({0: Trial(0, {}, "failed"), 1: Trial(1, {}, "completed", score=0.5, epoch=3)})
     2/2 trials, 0 s, best val_loss 0.5000 in epoch 3 of trial 1
 
     Args:
-        config: the search, whose `run.report.progress` is the style.
+        config: the search, whose `progress_style` is the style.
         stream: output; None takes the standard output.
     """
 
-    def __init__(self, config: SearchConfig, stream: TextIO | None = None) -> None:
+    def __init__(self, config: SearchSettings, stream: TextIO | None = None) -> None:
         self._config = config
         self._stream = stream or sys.stdout
-        self._style = shown_as(config.run.report.progress, self._stream)
+        self._style = shown_as(config.progress_style, self._stream)
         self._start = time.monotonic()
         self._drawn_at, self._height = -1.0, 0
         self._best: list[Trial] = []

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Protocol
 
-from kerasnn.search.config import Cmaes, Gp, Optuna, SearchConfig
+from kerasnn.search.config import Cmaes, Gp, Optuna, SearchSettings
 from kerasnn.search.oracle import Oracle
 from kerasnn.search.trial import Proposal
 
@@ -22,12 +22,12 @@ class Proposer(Protocol):
         """Report a trial's value of each objective, or None where it failed."""
 
 
-def library_of(config: SearchConfig) -> str:
+def library_of(config: SearchSettings) -> str:
     """The library whose version decides what a search proposes."""
     return "optuna" if isinstance(config.oracle, Optuna) else "keras_tuner"
 
 
-def check_installed(config: SearchConfig) -> None:
+def check_installed(config: SearchSettings) -> None:
     """Refuse an oracle whose library is not installed.
 
     Raises:
@@ -47,7 +47,7 @@ def check_installed(config: SearchConfig) -> None:
         raise ValueError(f"oracle {oracle.name} needs {' and '.join(missing)}: pip install 'kerasnn[{extra}]'")
 
 
-def proposer_of(config: SearchConfig) -> Proposer:
+def proposer_of(config: SearchSettings) -> Proposer:
     """The object that proposes the trials of a search."""
     if isinstance(config.oracle, Optuna):
         from kerasnn.search.optuna_oracle import OptunaOracle

@@ -1,33 +1,41 @@
 """The search: from a description to ranked trials and a search folder."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
 
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import differences, short
 from kerasnn.data.loading import Data, fingerprint
 from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
 from kerasnn.search import hparams
-from kerasnn.search.best_models import BestModels
+from kerasnn.search.best_models import BestModels, model_files, save_run_model
 from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import Journal, read_journal, results_by_number
+from kerasnn.search.model_config import load_search
 from kerasnn.search.progress import SearchProgress
 from kerasnn.search.proposers import LIBRARIES, check_installed, library_of, proposer_of
 from kerasnn.search.stopping import trials_to_stop
+from kerasnn.search.subject import ScoreToBeat, Subject, Train
 from kerasnn.search.table import trials_csv, trials_table
-from kerasnn.search.trainer import OnEpoch, Trainer, cached_data
+from kerasnn.search.trainer import Trainer, cached_data
 from kerasnn.search.trial import Outcome, Proposal, Trial, best_of, ranked
 
-CONTENT = ("config.json", "journal.jsonl", "best_config.json", "trials.csv", hparams.FILE, "models", "trials")
+CONTENT = (
+    *("config.json", "journal.jsonl", "best_config.json", "best_values.json", "trials.csv"),
+    *(hparams.FILE, "models", "trials"),
+)
 """The files and folders of a search folder."""
-MAY_CHANGE = ("trials", "workers", "cluster", "listen")
+MAY_CHANGE = ("trials", "workers", "cluster", "listen", "progress", "tensorboard")
 """Settings that a continued search may change, besides `run.report`; searches of kerasnn 0.1 have `listen`."""
-Train = Callable[[int, Sequence[Proposal], OnEpoch], Iterable[list[Outcome]]]
-"""Trains the proposals of a batch, given its number; yields the outcomes of trials that ended together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +49,16 @@ class SearchResult:
 
     Args:
         trials: all trials, the best first.
-        config: the search.
+        config: the search; a `ModelSearchConfig` for one over a function that builds models.
         search_dir: its folder.
+        build: makes the model of a trial's values, where the search was over a function; None in a result that was
+            read from its folder.
     """
 
     trials: tuple[Trial, ...] = field(repr=False)
-    config: SearchConfig = field(repr=False)
+    config: Any = field(repr=False)
     search_dir: Path
+    build: Callable[[Mapping[str, Any]], keras.Model] | None = field(default=None, repr=False)
 
     @property
     def best(self) -> Trial:
@@ -69,8 +80,43 @@ class SearchResult:
 
     @property
     def best_config(self) -> RunConfig:
-        """The run of the best trial; `train` with it gives the trial's score again."""
-        return self.config.run_with(self.best.values)
+        """The run of the best trial of a config's search; `train` with it gives the trial's score again."""
+        run: RunConfig = self.config.run_with(self.best.values)
+        return run
+
+    def best_models(self, count: int = 1) -> list[keras.Model]:
+        """The models of the best trials, the best first, each with the weights of its best epoch.
+
+        Args:
+            count: number of trials, at most the search's `keep_best`. Of a trial with several seeds, its best one.
+
+        Raises:
+            ValueError: one line, where fewer are kept.
+        """
+        kept = min(self.config.keep_best, sum(trial.score is not None for trial in self.trials))
+        if kept and len(self.config.objectives) > 1:
+            kept = len(self.best_trials)
+        if not 1 <= count <= kept:
+            raise ValueError(f"count must be from 1 to {kept}, the models that the search keeps, received {count}")
+        return [self._model(trial) for trial in self.trials[:count]]
+
+    def _model(self, trial: Trial) -> keras.Model:
+        losses = list(map(self.config.as_loss, trial.scores))
+        path = model_files(self.search_dir / "models", trial.number)[losses.index(min(losses)) if losses else 0]
+        if self.build is None:
+            if path.suffix != ".keras":
+                raise ValueError(
+                    f"{path} holds weights only: call search again, with the function that builds the model"
+                )
+            loaded: keras.Model = keras.models.load_model(path)
+            return loaded
+        model = self.build(trial.values)
+        if model.built:
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(path)
+            return model
+        restored: keras.Model = keras.models.load_model(path, custom_objects={type(model).__name__: type(model)})
+        return restored
 
     def table(self, rows: int = 10) -> str:
         """The best trials as text."""
@@ -99,11 +145,20 @@ def search(
     Raises:
         ValueError: one line, for a folder in use or of another search, and where every trial failed.
     """
-    config = config or SearchConfig()
-    check_installed(config)
-    if data is not None and any(key.split(".")[0] in ("data", "task") for key in config.space):
-        raise ValueError("space must not contain data or task where data is given")
-    folder = Path(search_dir or dated_path("search", config.run.data.name))
+    subject = RunSubject(config or SearchConfig(), data)
+    config = subject.config
+    return search_subject(subject, search_dir or dated_path("search", config.run.data.name))
+
+
+def search_subject(subject: Subject, search_dir: str | Path) -> SearchResult:
+    """Search, or continue the search of a folder.
+
+    Args:
+        subject: what its trials train.
+        search_dir: a folder that is new, empty or a search's.
+    """
+    check_installed(subject.config)
+    folder = Path(search_dir)
     journal_file = folder / "journal.jsonl"
     if folder.exists() and not journal_file.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
@@ -113,7 +168,7 @@ def search(
     refuse_links(folder, *CONTENT)
     with Journal(journal_file) as journal:
         delete_partial_files(folder, folder / "models")
-        return _Search(config, folder, journal, data).run()
+        return _Search(subject, folder, journal).run()
 
 
 def read_search(search_dir: str | Path) -> SearchResult:
@@ -128,7 +183,7 @@ def read_search(search_dir: str | Path) -> SearchResult:
     """
     folder = Path(search_dir)
     refuse_links(folder, *CONTENT)
-    config, entries = SearchConfig.load(folder), read_journal(folder / "journal.jsonl")
+    config, entries = load_search(folder), read_journal(folder / "journal.jsonl")
     proposals = {entry["proposal"]: Proposal.from_json(entry) for entry in entries if "proposal" in entry}
     trials = [Trial.from_json(entry, proposals[number]) for number, entry in results_by_number(entries).items()]
     if not trials:
@@ -136,31 +191,91 @@ def read_search(search_dir: str | Path) -> SearchResult:
     return SearchResult(tuple(ranked(trials, config)), config, folder)
 
 
+class RunSubject:
+    """The runs of a config.
+
+    Args:
+        config: the search.
+        data: prepared data for all trials; None loads the data that each run describes.
+
+    Raises:
+        ValueError: one line, where the data are given and searched for.
+    """
+
+    def __init__(self, config: SearchConfig, data: Data | None) -> None:
+        if data is not None and any(key.split(".")[0] in ("data", "task") for key in config.space):
+            raise ValueError("space must not contain data or task where data is given")
+        self._config, self._data_of = config, cached_data(data)
+
+    @functools.cached_property
+    def _loaded(self) -> Data:
+        return self._data_of(self._config.run_with({}))
+
+    @functools.cached_property
+    def config(self) -> SearchConfig:
+        """The search, with the task of its data."""
+        return self._config.model_copy(update={"run": self._config.run.with_task(self._loaded.task)})
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of the examples."""
+        return fingerprint(self._loaded)
+
+    @property
+    def logged(self) -> Sequence[str]:
+        """Names of the values that trials log."""
+        return self.config.run.logged(validation=bool(self.config.run.data.validation_share))
+
+    @property
+    def build(self) -> None:
+        """None: the config says what a trial trains."""
+
+    def note(self, proposals: Sequence[Proposal]) -> None:
+        """Nothing: a trial's values say all."""
+
+    @contextmanager
+    def training(self, message: Callable[[str], None], score_to_beat: ScoreToBeat) -> Iterator[Train]:
+        """A context that returns the `Train`: of this process, or of workers."""
+        if not self.config.has_workers:
+            yield Trainer(self.config, self._data_of).train
+            return
+        with Cluster(self.config, self._data_of(self.config.run_with({})), message) as cluster:
+            yield functools.partial(cluster.train, score_to_beat=score_to_beat)
+
+    def save(self, trial: Trial, seed: int, weights: list[np.ndarray], path: Path) -> None:
+        """Save the model of a trial, given a path without its suffix."""
+        run = self.config.run_with(trial.values)
+        save_run_model(run, weights, self._data_of(run), path.with_name(f"{path.name}.keras"))
+
+    def best_file(self, trial: Trial) -> tuple[str, str]:
+        """Name and text of the file that describes the best trial."""
+        return "best_config.json", self.config.run_with(trial.values).to_json() + "\n"
+
+
 class _Search:
     """A running search: its proposals, its results so far, and its folder."""
 
-    def __init__(self, config: SearchConfig, folder: Path, journal: Journal, data: Data | None) -> None:
-        self._data_of = cached_data(data)
-        loaded = self._data_of(config.run_with({}))
-        config = config.model_copy(update={"run": config.run.with_task(loaded.task)})
-        self._config, self._folder, self._journal = config, folder, journal
-        self._fingerprint = fingerprint(loaded)
+    def __init__(self, subject: Subject, folder: Path, journal: Journal) -> None:
+        self._subject, self._config = subject, subject.config
+        self._folder, self._journal = folder, journal
+        # Names in the HParams page.
+        self._logged: set[str] = set()
         self._begin()
         self._proposed = {entry["proposal"]: entry for entry in journal.entries if "proposal" in entry}
         self._results = results_by_number(journal.entries)
         self._trials: dict[int, Trial] = {}
-        self._models = BestModels(folder / "models", config)
+        self._models = BestModels(folder / "models", self._config)
         # The objective by epoch of running trials, by number.
         self._curves: dict[int, list[float]] = {}
         self._reasons_shown: set[str] = set()
-        self._progress = SearchProgress(config)
+        self._progress = SearchProgress(self._config)
 
     def run(self) -> SearchResult:
-        if not self._config.has_workers:
-            return self._run(Trainer(self._config, self._data_of).train)
-        with Cluster(self._config, self._data_of(self._config.run_with({})), self._progress.message) as cluster:
-            train = functools.partial(cluster.train, score_to_beat=lambda: self._models.score_to_beat(self._ranking()))
+        with self._subject.training(self._progress.message, self._score_to_beat) as train:
             return self._run(train)
+
+    def _score_to_beat(self) -> float | None:
+        return self._models.score_to_beat(self._ranking())
 
     def _run(self, train: Train) -> SearchResult:
         oracle = proposer_of(self._config)
@@ -186,16 +301,17 @@ class _Search:
             raise ValueError(
                 f"at least one trial must succeed, all {len(ranking)} failed, the first with: {ranking[0].error}"
             )
-        if self._config.run.report.tensorboard and len(self._config.objectives) > 1:
+        if self._config.writes_tensorboard and len(self._config.objectives) > 1:
             hparams.write_front(self._folder, ranking, self._config)
-        return SearchResult(tuple(ranking), self._config, self._folder)
+        return SearchResult(tuple(ranking), self._config, self._folder, self._subject.build)
 
     def _begin(self) -> None:
         """Begin the journal, or check that it is this search's."""
         described = self._config.model_dump(mode="json")
         if not self._journal.entries:
             library = library_of(self._config)
-            self._journal.append([{"search": described, "data": self._fingerprint, library: version(library)}])
+            versions = {library: version(library)}
+            self._journal.append([{"search": described, "data": self._subject.fingerprint, **versions}])
         header = self._journal.entries[0]
         if header.keys() not in [{"search", "data", library} for library in LIBRARIES]:
             raise ValueError(f"{self._journal.path} must be the journal of a search, received {short(header)}")
@@ -204,7 +320,7 @@ class _Search:
             for key in differences(header["search"], described)
             if key not in MAY_CHANGE and not key.startswith("run.report.")
         ]
-        if header["data"] != self._fingerprint:
+        if header["data"] != self._subject.fingerprint:
             changed.append("data (its examples)")
         if changed:
             raise ValueError(
@@ -212,12 +328,17 @@ class _Search:
                 f"{', '.join(changed)}; give a new folder or the settings of {self._folder / 'config.json'}"
             )
         write_text(self._folder / "config.json", self._config.to_json() + "\n")
-        if self._config.run.report.tensorboard:
-            logged = self._config.run.logged(validation=bool(self._config.run.data.validation_share))
-            hparams.write_search(self._folder, self._config, logged)
+        self._declare(self._subject.logged)
+
+    def _declare(self, logged: Iterable[str]) -> None:
+        """Declare the space and the logged values for the HParams page."""
+        if self._config.writes_tensorboard and not self._logged.issuperset(logged):
+            self._logged |= set(logged)
+            hparams.write_search(self._folder, self._config, list(logged))
 
     def _record(self, proposals: Sequence[Proposal]) -> None:
         """Add proposals to the journal; those that it holds must be the same."""
+        self._subject.note(proposals)
         new = []
         for proposal in proposals:
             entry = proposal.to_json()
@@ -245,7 +366,7 @@ class _Search:
             if proposal.continues is not None:
                 self._curves[proposal.number] = list(self._trials[proposal.continues].curve)
         if len(to_train) < len(proposals):
-            self._write_best_config()
+            self._write_best()
             self._progress.results(self._trials, replayed=len(proposals) - len(to_train))
         by_number = {proposal.number: proposal for proposal in to_train}
         for outcomes in train(batch, to_train, self._on_epoch) if to_train else ():
@@ -257,7 +378,8 @@ class _Search:
         config = self._config
         trials = [Trial.from_outcome(outcome, proposals[outcome.number], config) for outcome in outcomes]
         for trial, outcome in zip(trials, outcomes, strict=True):
-            if config.run.report.tensorboard:
+            if config.writes_tensorboard:
+                self._declare(name for history in outcome.histories for name in history)
                 scores = outcome.best_epochs(config)
                 name = f"{trial.number:04d}"
                 hparams.write_trial(self._folder, name, config, trial.values, trial.status, outcome.histories, scores)
@@ -268,13 +390,13 @@ class _Search:
                 self._progress.message(f"trial {trial.number} trained alone, and so may others: {trial.alone}")
         ranking = self._ranking()
         # Models before results, so that every best trial in the journal has its model.
-        self._models.save(ranking, outcomes, config, self._data_of)
+        self._models.save(ranking, outcomes, self._subject.save)
         # After a crash all of them count or none: trials that train together decide on each other's stopping.
         self._journal.append(
             {**trial.to_json(), "left": left} for trial, left in zip(trials, reversed(range(len(trials))), strict=True)
         )
         self._models.delete_others(ranking)
-        self._write_best_config()
+        self._write_best()
         self._progress.results(self._trials)
 
     def _on_epoch(self, epoch: int, values: Mapping[int, float]) -> set[int]:
@@ -289,10 +411,10 @@ class _Search:
     def _ranking(self) -> list[Trial]:
         return ranked(self._trials.values(), self._config)
 
-    def _write_best_config(self) -> None:
+    def _write_best(self) -> None:
         best = best_of(self._trials.values(), self._config)
         if best and len(self._config.objectives) == 1:
-            text = self._config.run_with(best[0].values).to_json() + "\n"
-            path = self._folder / "best_config.json"
+            name, text = self._subject.best_file(best[0])
+            path = self._folder / name
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 write_text(path, text)

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.trial import Trial, best_of
 
 
-def trials_table(trials: Sequence[Trial], config: SearchConfig) -> str:
+def trials_table(trials: Sequence[Trial], config: SearchSettings) -> str:
     """Trials of a search as lines of text, in the order given; `*` marks the Pareto front of several objectives."""
     further = [name for name, _ in config.objectives[1:]]
     rows = [["rank", "trial", config.objective_name, *further, "epoch", "status", *short_names(config.space)]]
@@ -33,7 +33,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)
 
 
-def trials_csv(trials: Sequence[Trial], config: SearchConfig) -> str:
+def trials_csv(trials: Sequence[Trial], config: SearchSettings) -> str:
     """Trials of a search as CSV, in the order given, with every digit; lists and objects as JSON.
 
     With several objectives `on_front` is 1 for the trials of the Pareto front, else 0.

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.pareto import fronts
 
 
@@ -75,7 +75,7 @@ class Outcome:
         """Number of epochs of the longest seed."""
         return max((len(values) for history in self.histories for values in history.values()), default=0)
 
-    def best_epochs(self, config: SearchConfig) -> list[tuple[float, int]]:
+    def best_epochs(self, config: SearchSettings) -> list[tuple[float, int]]:
         """Each seed's best objective and its epoch, counted from 1; empty for a failed trial."""
         if self.status == "failed":
             return []
@@ -87,6 +87,7 @@ class Trial:
     """A trial that has ended, as a search shows it.
 
     >>> trials = [Trial(0, {}, "completed", score=0.5), Trial(1, {}, "failed"), Trial(2, {}, "completed", score=0.4)]
+    >>> from kerasnn.search.config import SearchConfig
     >>> [trial.number for trial in ranked(trials, SearchConfig(objective="val_loss"))]
     [2, 0, 1]
 
@@ -125,7 +126,7 @@ class Trial:
     alone: str | None = field(default=None, repr=False)
 
     @classmethod
-    def from_outcome(cls, outcome: Outcome, proposal: Proposal, config: SearchConfig) -> Self:
+    def from_outcome(cls, outcome: Outcome, proposal: Proposal, config: SearchSettings) -> Self:
         """The trial of a proposal that training has an outcome for."""
         shared: dict[str, Any] = {"epochs": outcome.epochs, "seconds": round(outcome.seconds, 3)}
         shared |= {"continues": proposal.continues, "alone": outcome.alone}
@@ -146,7 +147,7 @@ class Trial:
             proposal.number, proposal.values, outcome.status, score, epoch=epoch, metrics=metrics, curve=curve, **shared
         )
 
-    def objectives(self, config: SearchConfig) -> list[float] | None:
+    def objectives(self, config: SearchSettings) -> list[float] | None:
         """The value of each objective in the epoch in which the first is best; None for a failed trial."""
         if self.score is None:
             return None
@@ -171,7 +172,8 @@ class Trial:
         plain = ("status", "score", "std", "epoch", "epochs", "metrics", "seconds", "error", "alone")
         return cls(
             proposal.number,
-            proposal.values,
+            # A tuner's trial may ask for further hyperparameters when its model is built.
+            entry.get("values", proposal.values),
             continues=proposal.continues,
             curve=tuple(entry.get("curve", ())),
             scores=tuple(entry.get("scores", ())),
@@ -180,7 +182,7 @@ class Trial:
         )
 
 
-def ranked(trials: Iterable[Trial], config: SearchConfig) -> list[Trial]:
+def ranked(trials: Iterable[Trial], config: SearchSettings) -> list[Trial]:
     """The trials, the best first; equal ones by number, those without a score last.
 
     With several objectives those come first that no other trial beats in all of them, then those that only these beat,
@@ -199,7 +201,7 @@ def ranked(trials: Iterable[Trial], config: SearchConfig) -> list[Trial]:
     )
 
 
-def best_of(trials: Iterable[Trial], config: SearchConfig) -> list[Trial]:
+def best_of(trials: Iterable[Trial], config: SearchSettings) -> list[Trial]:
     """The best trial, or with several objectives the Pareto front: those that no other one beats in all of them.
 
     >>> from kerasnn.search.config import SearchConfig
@@ -219,7 +221,7 @@ def best_of(trials: Iterable[Trial], config: SearchConfig) -> list[Trial]:
     return [trial for trial in ranking if by_front[trial.number] == 0]
 
 
-def _fronts(trials: Iterable[Trial], config: SearchConfig) -> dict[int, int]:
+def _fronts(trials: Iterable[Trial], config: SearchSettings) -> dict[int, int]:
     """The front of each trial that has a score, by number; with one objective there are none."""
     if len(config.objectives) == 1:
         return {}

@@ -21,7 +21,7 @@ ABLE = "random, grid, tpe, gp, nsga2"
 
 def config_of(**settings):
     quiet = {"training": {"epochs": 3}, "report": {"progress": "silent"}}
-    space = {"regularization.dropout": {"min": 0.0, "max": 0.5}}
+    space = {"regularization.dropout": {"min": 0.0, "max": 0.5}, "regularization.l2": {"min": 0.0, "max": 0.1}}
     return SearchConfig.model_validate({"run": quiet, "space": space, "objective": BOTH, "trials": 12, **settings})
 
 
