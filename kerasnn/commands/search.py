@@ -39,6 +39,9 @@ def run(options: argparse.Namespace) -> int:
     print(result.table())
     failed = sum(trial.status == "failed" for trial in result.trials)
     print(f"{len(result.trials)} trials, {failed} failed" if failed else f"{len(result.trials)} trials")
-    print(f"train the best  kerasnn train --config {result.search_dir / 'best_config.json'}")
+    if len(result.config.objectives) == 1:
+        print(f"train the best  kerasnn train --config {result.search_dir / 'best_config.json'}")
+    else:
+        print(f"Pareto front    {len(result.best_trials)} trials (*), report with kerasnn report {result.search_dir}")
     print(f"dashboard       tensorboard --logdir {result.search_dir}")
     return DONE

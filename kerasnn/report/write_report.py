@@ -79,12 +79,14 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     tiles = [
         ("trials", f"{len(trials)}"),
         ("failed", f"{failed}"),
-        (f"best {config.objective_name}", _score(result.best.score)),
+        _best(result),
         ("oracle", config.oracle.name),
         ("seconds of training", f"{sum(trial.seconds for trial in trials):.0f}"),
     ]
     yield "", html.tiles(tiles)
     if failed < len(trials):
+        if len(config.objectives) > 1:
+            yield "Pareto front", html.pictures([("Pareto front", pictures.pareto_front(trials, config))])
         shown = [("parallel coordinates", pictures.parallel_coordinates(trials, config))]
         yield "Values and scores", html.pictures([*shown, ("scores by trial", pictures.by_trial(trials, config))])
         yield "What decides", _importance(result)
@@ -101,11 +103,21 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     names = short_names(keys)
     headings = ["rank", "trial", config.objective_name, "std", "epoch", "status", *names, *metrics, "error"]
     yield "Trials", html.table(headings, rows, sortable=True, marked=0)
-    if isinstance(config, SearchConfig):
-        best = html.folded("The best trial's run", result.best_config.to_json())
-    else:
-        best = html.folded("The best trial's values", json.dumps(result.best.values, indent=2))
-    yield "Configuration", html.joined([best, html.folded("config.json", config.to_json())])
+    parts = [html.folded("config.json", config.to_json())]
+    if len(config.objectives) == 1:
+        if isinstance(config, SearchConfig):
+            best = html.folded("The best trial's run", result.best_config.to_json())
+        else:
+            best = html.folded("The best trial's values", json.dumps(result.best.values, indent=2))
+        parts.insert(0, best)
+    yield "Configuration", html.joined(parts)
+
+
+def _best(result: SearchResult) -> tuple[str, str]:
+    """Heading and text of the tile about the best trials."""
+    if len(result.config.objectives) > 1:
+        return "on the Pareto front", f"{len(result.best_trials)}"
+    return f"best {result.config.objective_name}", _score(result.best.score)
 
 
 def _score(value: float | None) -> str:

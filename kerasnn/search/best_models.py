@@ -12,7 +12,8 @@ from kerasnn.distribute import devices
 from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import build_network, compile_model
 from kerasnn.models.saving import save_model
-from kerasnn.search.trial import Outcome, Trial
+from kerasnn.search.config import SearchSettings
+from kerasnn.search.trial import Outcome, Trial, best_of
 
 _FILE = re.compile(r"(\d{4,})(?:-(\d+))?\.(?:keras|weights\.h5)")
 Save = Callable[[Trial, int, list[np.ndarray], Path], None]
@@ -22,23 +23,25 @@ Save = Callable[[Trial, int, list[np.ndarray], Path], None]
 class BestModels:
     """Keeps the models of a search's best trials in a folder, each of its best epoch, and no others.
 
-    A file is `<trial>.keras`, with several seeds `<trial>-<seed>.keras`; the model takes raw examples.
+    With several objectives these are the trials of the Pareto front. A file is `<trial>.keras`, with several seeds
+    `<trial>-<seed>.keras`; the model takes raw examples.
 
-    >>> models = BestModels(Path("models"), count=2)
+    >>> models = BestModels(Path("models"), SearchConfig(keep_best=2))
     >>> models.score_to_beat([Trial(7, {}, "completed", score=0.1), Trial(3, {}, "completed", score=0.2)])
     0.2
 
     Args:
         folder: the folder, made with the first model.
-        count: number of trials to keep.
+        config: the search.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self._folder, self._count = folder, count
+    def __init__(self, folder: Path, config: SearchSettings) -> None:
+        self._folder, self._count, self._config = folder, config.keep_best, config
 
     def score_to_beat(self, ranking: Sequence[Trial]) -> float | None:
         """The worst score of which a model is kept, given trials, the best first; None where any score is enough."""
-        return ranking[self._count - 1].score if 0 < self._count <= len(ranking) else None
+        has_enough = 0 < self._count <= len(ranking) and len(self._config.objectives) == 1
+        return ranking[self._count - 1].score if has_enough else None
 
     def save(self, ranking: Sequence[Trial], outcomes: Sequence[Outcome], save: Save) -> None:
         """Save the models of trials that have just ended and are among the best.
@@ -68,6 +71,8 @@ class BestModels:
                 path.unlink()
 
     def _best(self, ranking: Sequence[Trial]) -> list[Trial]:
+        if self._count and len(self._config.objectives) > 1:
+            return best_of(ranking, self._config)
         return [trial for trial in ranking[: self._count] if trial.score is not None]
 
 

@@ -52,7 +52,56 @@ class Hyperband(Schema):
     """One trial in this many continues, to this many times the epochs."""
 
 
-OracleConfig = Annotated[Random | Grid | Bayesian | Hyperband, Field(discriminator="name"), BeforeValidator(named)]
+class Tpe(Schema):
+    """Optuna's tree-structured Parzen estimator: densities of the values of good and of other trials.
+
+    Reference: Watanabe, "Tree-Structured Parzen Estimator" (arXiv 2304.11127); `optuna.samplers.TPESampler`.
+    """
+
+    name: Literal["tpe"] = "tpe"
+    startup_trials: PositiveInt = 10
+    """Random trials before the first model."""
+
+
+class Gp(Schema):
+    """Optuna's Gaussian process, by the logarithm of the expected improvement; needs PyTorch.
+
+    Reference: Ament et al., "Unexpected Improvements to Expected Improvement" (NeurIPS 2023);
+        `optuna.samplers.GPSampler`.
+    """
+
+    name: Literal["gp"] = "gp"
+    startup_trials: PositiveInt = 10
+    """Random trials before the first model."""
+
+
+class Cmaes(Schema):
+    """Optuna's CMA-ES: a normal distribution over the numbers of the space, moved by generations; choices are random.
+
+    Reference: Hansen, "The CMA Evolution Strategy" (arXiv 1604.00772); `optuna.samplers.CmaEsSampler`.
+    """
+
+    name: Literal["cmaes"] = "cmaes"
+    population_size: int = Field(default=8, ge=4)
+    """Trials of a generation."""
+
+
+class Nsga2(Schema):
+    """Optuna's NSGA-II: crossover of the trials that no other one beats in every objective.
+
+    Reference: Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II" (2002);
+        `optuna.samplers.NSGAIISampler`.
+    """
+
+    name: Literal["nsga2"] = "nsga2"
+    population_size: int = Field(default=32, ge=2)
+    """Trials of a generation."""
+
+
+Optuna = Tpe | Gp | Cmaes | Nsga2
+OracleConfig = Annotated[
+    Random | Grid | Bayesian | Hyperband | Optuna, Field(discriminator="name"), BeforeValidator(named)
+]
 
 
 class ObjectiveConfig(Schema):
@@ -65,6 +114,8 @@ class ObjectiveConfig(Schema):
 
 
 Objective = Annotated[ObjectiveConfig, BeforeValidator(named)]
+MULTI_OBJECTIVE = (Random, Grid, Tpe, Gp, Nsga2)
+"""Oracles that take several objectives."""
 
 
 class SearchSettings(Description):
@@ -76,11 +127,13 @@ class SearchSettings(Description):
     """Values by name: `{"choices": [32, 64]}`, or a range `{"min": 0.0001, "max": 0.1, "sampling": "log"}`; either with
     `when`."""
     oracle: OracleConfig = Random()
-    """Method that proposes trials: random, grid, bayesian or hyperband."""
+    """Method that proposes trials: random, grid, bayesian or hyperband; or tpe, gp, cmaes or nsga2 of Optuna."""
     trials: PositiveInt = 128
     """Maximum number of trials; may be changed when a search is continued."""
-    objective: Objective | None = None
-    """Logged value to compare trials by; null takes the run's monitor (`val_loss`)."""
+    objective: Objective | tuple[Objective, ...] | None = None
+    """Logged value to compare trials by; null takes the run's monitor (`val_loss`). Several, `val_loss,val_accuracy`,
+    are all those of the epoch in which the first is best, and no trial is the best: those that no other one beats in
+    every objective are."""
     seeds_per_trial: PositiveInt = 1
     """Networks of each trial, with the seeds seed, seed + 1, … of its run; its score is their mean. All trials share
     the seeds, so that they differ by their values only."""
@@ -90,24 +143,39 @@ class SearchSettings(Description):
     """Seed of the proposals."""
     trials_at_once: PositiveInt | None = None
     """Trials proposed before the result of the first of them is known: with more, more train together; with fewer, the
-    oracle learns sooner. Null takes 128, or 8 for bayesian."""
+    oracle learns sooner. Null takes 128; 8 for bayesian, tpe and gp; a generation for cmaes and nsga2."""
 
     keep_best: int = Field(default=1, ge=0)
-    """Number of best trials whose models are kept in `models/`, each of its best epoch."""
+    """Number of best trials whose models are kept in `models/`, each of its best epoch; with several objectives, those
+    of the Pareto front are kept, whatever the number above 0."""
 
     @property
     def objective_name(self) -> str:
-        """Name of the logged value that trials are compared by."""
-        return "val_loss" if self.objective is None else self.objective.name
+        """Name of the logged value that trials are compared by: with several objectives, the first."""
+        return self.objectives[0][0]
 
     @property
     def direction(self) -> Direction:
         """Whether a lower or a higher objective is better."""
-        return better_direction(self.objective_name, self._mode)
+        return self.objectives[0][1]
 
     @property
-    def _mode(self) -> Mode:
-        return "auto" if self.objective is None else self.objective.direction
+    def objectives(self) -> tuple[tuple[str, Direction], ...]:
+        """Name of each objective, and whether lower or higher is better."""
+        return tuple((each.name, better_direction(each.name, each.direction)) for each in self._objectives)
+
+    @property
+    def _objectives(self) -> tuple[ObjectiveConfig, ...]:
+        match self.objective:
+            case None:
+                return (self._default_objective,)
+            case ObjectiveConfig():
+                return (self.objective,)
+        return self.objective
+
+    @property
+    def _default_objective(self) -> ObjectiveConfig:
+        return ObjectiveConfig(name="val_loss")
 
     @property
     def max_epochs(self) -> int:
@@ -144,7 +212,32 @@ class SearchSettings(Description):
     @property
     def trials_per_batch(self) -> int:
         """Number of trials proposed at once."""
-        return self.trials_at_once or (8 if isinstance(self.oracle, Bayesian) else 128)
+        if self.trials_at_once:
+            return self.trials_at_once
+        match self.oracle:
+            case Bayesian() | Tpe() | Gp():
+                return 8
+            case Cmaes(population_size=size) | Nsga2(population_size=size):
+                return size
+        return 128
+
+    def _check_oracle(self) -> None:
+        """Refuse objectives and spaces that the oracle cannot take."""
+        if self.objective == ():
+            raise ValueError("objective must name at least one logged value, received []")
+        ranges = [key for key, each in self.space.items() if isinstance(each, Range) and not each.when]
+        if isinstance(self.oracle, Cmaes) and len(ranges) < 2:
+            raise ValueError(f"space must have two ranges without conditions for cmaes, received {len(ranges)}")
+        names = [name for name, _ in self.objectives]
+        if len(set(names)) < len(names):
+            raise ValueError(f"objective must name different values, received {', '.join(names)}")
+        if len(names) == 1:
+            return
+        if not isinstance(self.oracle, MULTI_OBJECTIVE):
+            able = ", ".join(kind.model_fields["name"].default for kind in MULTI_OBJECTIVE)
+            raise ValueError(f"oracle must be one of {able} for several objectives, received {self.oracle.name}")
+        if self.stopper is not None:
+            raise ValueError(f"stopper must be null with several objectives, received {self.stopper.name}")
 
     def _check_condition(self, rule: str, parent: str, allowed: tuple[Any, ...]) -> None:
         if parent not in self.space:
@@ -189,11 +282,11 @@ class SearchConfig(SearchSettings):
     @property
     def objective_name(self) -> str:
         """Name of the logged value that trials are compared by."""
-        return self.run.monitor if self.objective is None else self.objective.name
+        return self.objectives[0][0]
 
     @property
-    def _mode(self) -> Mode:
-        return self.run.training.monitor_mode if self.objective is None else self.objective.direction
+    def _default_objective(self) -> ObjectiveConfig:
+        return ObjectiveConfig(name=self.run.monitor, direction=self.run.training.monitor_mode)
 
     @property
     def max_epochs(self) -> int:
@@ -225,7 +318,7 @@ class SearchConfig(SearchSettings):
         """
         # A key comes before those within it: network.hidden before network.hidden.0.
         changes = copy.deepcopy(dict(sorted(values.items())))
-        monitored = {"training.monitor": self.objective_name, "training.monitor_mode": self._mode}
+        monitored = {"training.monitor": self.objective_name, "training.monitor_mode": self._objectives[0].direction}
         return replace_at(self.run, monitored | changes)
 
     def runs_with(self, values: Mapping[str, Any]) -> Iterator[RunConfig]:
@@ -250,8 +343,10 @@ class SearchConfig(SearchSettings):
     def _space_is_valid(self) -> Self:
         if not self.space:
             raise ValueError("space must name at least one key of the run, received {}")
+        self._check_oracle()
         try:
-            self.run_with({})
+            for name, _ in self.objectives:
+                replace_at(self.run_with({}), {"training.monitor": name})
         except ValueError as error:
             raise ValueError(str(error).replace("training.monitor", "objective.name")) from None
         for key, parameter in self.space.items():

@@ -51,7 +51,7 @@ class ModelSearchConfig(SearchSettings):
     def _space_is_valid(self) -> Self:
         if not self.space:
             raise ValueError(f"{self.build} must ask for at least one hyperparameter, received none")
-        self.direction  # noqa: B018 — refuses a metric whose better direction is unknown
+        self._check_oracle()
         for name, parameter in self.space.items():
             for parent, allowed in parameter.when.items():
                 self._check_condition(f"space[{name!r}].when", parent, allowed)

@@ -123,8 +123,9 @@ class ModelTrainer:
         def report(epoch: int, logs: dict[int, Mapping[str, Any]]) -> list[int]:
             values: dict[int, list[float]] = {}
             for index, log in logs.items():
-                if name not in log:
-                    raise SearchError(one_of("objective", name, log))
+                for each, _ in self._config.objectives:
+                    if each not in log:
+                        raise SearchError(one_of("objective", each, log))
                 values.setdefault(running[index][0].proposal.number, []).append(float(log[name]))
             means = {number: sum(seeds) / len(seeds) for number, seeds in values.items()}
             stop = set(on_epoch(epoch + 1, {number: mean for number, mean in means.items() if math.isfinite(mean)}))

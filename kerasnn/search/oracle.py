@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -64,20 +64,20 @@ class Oracle:
                 self._count += 1
         return proposals
 
-    def tell(self, number: int, score: float | None, epoch: int = 0) -> None:
+    def tell(self, number: int, scores: Sequence[float] | None, epoch: int = 0) -> None:
         """Report the result of a proposal.
 
         Args:
             number: the proposal's.
-            score: the trial's objective; None for a failed trial.
-            epoch: epoch of that score.
+            scores: the trial's value of each objective; None for a failed trial.
+            epoch: epoch of these values.
         """
         trial = self._open.pop(number)
         with quiet(self._oracle):
-            if score is None:
+            if scores is None:
                 trial.status = "FAILED"
             else:
-                self._oracle.update_trial(trial.trial_id, {self._config.objective_name: score}, step=epoch)
+                self._oracle.update_trial(trial.trial_id, {self._config.objective_name: scores[0]}, step=epoch)
                 trial.status = "COMPLETED"
             self._oracle.end_trial(trial)
 

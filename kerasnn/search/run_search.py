@@ -21,13 +21,13 @@ from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import Journal, read_journal, results_by_number
 from kerasnn.search.model_config import load_search
-from kerasnn.search.oracle import Oracle
 from kerasnn.search.progress import SearchProgress
+from kerasnn.search.proposers import LIBRARIES, check_installed, library_of, proposer_of
 from kerasnn.search.stopping import trials_to_stop
 from kerasnn.search.subject import ScoreToBeat, Subject, Train
 from kerasnn.search.table import trials_csv, trials_table
 from kerasnn.search.trainer import Trainer, cached_data
-from kerasnn.search.trial import Outcome, Proposal, Trial, ranked
+from kerasnn.search.trial import Outcome, Proposal, Trial, best_of, ranked
 
 CONTENT = (
     *("config.json", "journal.jsonl", "best_config.json", "best_values.json", "trials.csv"),
@@ -62,8 +62,21 @@ class SearchResult:
 
     @property
     def best(self) -> Trial:
-        """The best trial."""
+        """The best trial.
+
+        Raises:
+            ValueError: one line, with several objectives, by which no trial is the best.
+        """
+        if len(self.config.objectives) > 1:
+            names = ", ".join(name for name, _ in self.config.objectives)
+            raise ValueError(f"the best trial needs one objective, received {names}; best_trials is their Pareto front")
         return self.trials[0]
+
+    @property
+    def best_trials(self) -> tuple[Trial, ...]:
+        """The best trial; with several objectives the Pareto front, the trials that no other one beats in all of them,
+        by the first objective; empty where every trial failed."""
+        return tuple(best_of(self.trials, self.config))
 
     @property
     def best_config(self) -> RunConfig:
@@ -81,6 +94,8 @@ class SearchResult:
             ValueError: one line, where fewer are kept.
         """
         kept = min(self.config.keep_best, sum(trial.score is not None for trial in self.trials))
+        if kept and len(self.config.objectives) > 1:
+            kept = len(self.best_trials)
         if not 1 <= count <= kept:
             raise ValueError(f"count must be from 1 to {kept}, the models that the search keeps, received {count}")
         return [self._model(trial) for trial in self.trials[:count]]
@@ -142,6 +157,7 @@ def search_subject(subject: Subject, search_dir: str | Path) -> SearchResult:
         subject: what its trials train.
         search_dir: a folder that is new, empty or a search's.
     """
+    check_installed(subject.config)
     folder = Path(search_dir)
     journal_file = folder / "journal.jsonl"
     if folder.exists() and not journal_file.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -248,7 +264,7 @@ class _Search:
         self._proposed = {entry["proposal"]: entry for entry in journal.entries if "proposal" in entry}
         self._results = results_by_number(journal.entries)
         self._trials: dict[int, Trial] = {}
-        self._models = BestModels(folder / "models", self._config.keep_best)
+        self._models = BestModels(folder / "models", self._config)
         # The objective by epoch of running trials, by number.
         self._curves: dict[int, list[float]] = {}
         self._reasons_shown: set[str] = set()
@@ -262,7 +278,7 @@ class _Search:
         return self._models.score_to_beat(self._ranking())
 
     def _run(self, train: Train) -> SearchResult:
-        oracle = Oracle(self._config)
+        oracle = proposer_of(self._config)
         batch = 0
         try:
             while (left := self._config.trials - len(self._trials)) > 0:
@@ -277,7 +293,7 @@ class _Search:
                 batch += 1
                 for proposal in proposals:
                     trial = self._trials[proposal.number]
-                    oracle.tell(trial.number, trial.score, trial.epoch)
+                    oracle.tell(trial.number, trial.objectives(self._config), trial.epoch)
         finally:
             self._progress.close()
         ranking = self._ranking()
@@ -285,16 +301,19 @@ class _Search:
             raise ValueError(
                 f"at least one trial must succeed, all {len(ranking)} failed, the first with: {ranking[0].error}"
             )
+        if self._config.writes_tensorboard and len(self._config.objectives) > 1:
+            hparams.write_front(self._folder, ranking, self._config)
         return SearchResult(tuple(ranking), self._config, self._folder, self._subject.build)
 
     def _begin(self) -> None:
         """Begin the journal, or check that it is this search's."""
         described = self._config.model_dump(mode="json")
         if not self._journal.entries:
-            versions = {"keras_tuner": version("keras-tuner")}
+            library = library_of(self._config)
+            versions = {library: version(library)}
             self._journal.append([{"search": described, "data": self._subject.fingerprint, **versions}])
         header = self._journal.entries[0]
-        if header.keys() != {"search", "data", "keras_tuner"}:
+        if header.keys() not in [{"search", "data", library} for library in LIBRARIES]:
             raise ValueError(f"{self._journal.path} must be the journal of a search, received {short(header)}")
         changed = [
             key
@@ -327,10 +346,11 @@ class _Search:
             if before is None:
                 new.append(entry)
             elif changed := differences(before, entry):
-                then, now = self._journal.entries[0]["keras_tuner"], version("keras-tuner")
+                library = library_of(self._config)
+                then, now = self._journal.entries[0][library], version(library)
                 raise ValueError(
                     f"the oracle must propose what it proposed before, trial {proposal.number} has another "
-                    f"{', '.join(changed)}; the search began with keras-tuner {then}, this is {now}"
+                    f"{', '.join(changed)}; the search began with {library.replace('_', '-')} {then}, this is {now}"
                 )
         if new:
             self._journal.append(new)
@@ -392,9 +412,9 @@ class _Search:
         return ranked(self._trials.values(), self._config)
 
     def _write_best(self) -> None:
-        best = self._ranking()[0]
-        if best.score is not None:
-            name, text = self._subject.best_file(best)
+        best = best_of(self._trials.values(), self._config)
+        if best and len(self._config.objectives) == 1:
+            name, text = self._subject.best_file(best[0])
             path = self._folder / name
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 write_text(path, text)
