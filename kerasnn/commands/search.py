@@ -23,6 +23,10 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="new or empty folder, or a search's, which is then continued with its own config.json "
         "(default: logs/<time>-search-<data>)",
     )
+    about = "CSV file of values to try first, a column for each key of the space; or an earlier search's trials.csv"
+    parser.add_argument("--initial", metavar="FILE", help=about)
+    about = "folder of an earlier search with the same objective, from whose trials the oracle learns"
+    parser.add_argument("--earlier", metavar="FOLDER", help=about)
     options = parser.read(arguments)
     options.config = parser.config_of(options, folder=options.search_dir)
     return options
@@ -35,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         import_tensorflow()
         from kerasnn.search.run_search import search
 
-        result = search(options.config, folder)
+        result = search(options.config, folder, initial=options.initial, earlier=options.earlier)
     print(result.table())
     failed = sum(trial.status == "failed" for trial in result.trials)
     print(f"{len(result.trials)} trials, {failed} failed" if failed else f"{len(result.trials)} trials")

@@ -12,7 +12,7 @@ from kerasnn.report import html, pictures
 from kerasnn.report.runs import comparison_sections, read_run, run_sections
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.importance import importance
-from kerasnn.search.run_search import SearchResult, read_search
+from kerasnn.search.result import SearchResult, read_search
 from kerasnn.search.table import cell_text, short_names
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
 from kerasnn.study.run_study import StudyResult, read_study

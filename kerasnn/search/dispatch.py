@@ -6,16 +6,22 @@ from typing import Any, overload
 import keras_tuner
 
 from kerasnn.data.loading import Data
+from kerasnn.search.beginning import Table
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.model_search import search_models
 from kerasnn.search.model_space import Build
-from kerasnn.search.run_search import SearchResult
+from kerasnn.search.result import SearchResult
 from kerasnn.search.run_search import search as search_runs
 
 
 @overload
 def search(
-    what: SearchConfig | None = None, search_dir: str | Path | None = None, data: Data | None = None
+    what: SearchConfig | None = None,
+    search_dir: str | Path | None = None,
+    data: Data | None = None,
+    *,
+    initial: Table | None = None,
+    earlier: str | Path | None = None,
 ) -> SearchResult: ...
 
 

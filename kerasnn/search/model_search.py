@@ -16,10 +16,12 @@ from kerasnn.config.schema import one_of
 from kerasnn.files import dated_path
 from kerasnn.fused.fit import fit_fused
 from kerasnn.models.saving import save_model
+from kerasnn.search.beginning import Table, read_beginning
 from kerasnn.search.model_config import ModelSearchConfig
 from kerasnn.search.model_space import Build, find_space, hyperparameters_of
 from kerasnn.search.model_trainer import Make, ModelTrainer
-from kerasnn.search.run_search import SearchResult, search_subject
+from kerasnn.search.result import SearchResult
+from kerasnn.search.run_search import search_subject
 from kerasnn.search.subject import ScoreToBeat, Train
 from kerasnn.search.trial import Proposal, Trial
 
@@ -56,6 +58,8 @@ def search_models(
     keep_best: int = 1,
     progress: str = "auto",
     tensorboard: bool = True,
+    initial: Table | None = None,
+    earlier: str | Path | None = None,
     **fit: Any,
 ) -> SearchResult:
     """Search over the compiled models that a function builds of hyperparameters, or continue the search of a folder.
@@ -73,6 +77,10 @@ def search_models(
         oracle, trials, objective, seeds_per_trial, stopper, seed, trials_at_once, keep_best: as in `SearchConfig`. The
             seed decides initial weights and orders of examples too; the n-th training of each trial has seed + n.
         progress, tensorboard: as in `ReportConfig`.
+        initial: values to try first, by name: a list of dicts, a data frame, a CSV file, or an earlier search's
+            `trials.csv`. One that is missing keeps its default.
+        earlier: folder of an earlier search with the same objectives: the oracle learns from its trials, which are not
+            trained again.
         fit: further arguments of `fit`: `batch_size`, `validation_data`, `validation_split`, `shuffle`,
             `class_weight`, `sample_weight`, `validation_batch_size`; and `checks` of `kerasnn.fit`.
 
@@ -111,7 +119,8 @@ def search_models(
         }
     )
     subject = model_subject(config, _Builder(build, name, config.space), x, y, callbacks, fit)
-    return search_subject(subject, search_dir or dated_path("search", name))
+    beginning = read_beginning(initial, earlier, config)
+    return search_subject(subject, search_dir or dated_path("search", name), beginning)
 
 
 def model_subject(

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ class OptunaOracle:
     sampler keeps in memory decides what is proposed after a kill. Values that were proposed before, which would train
     to the same score, are replaced by random ones.
 
+    >>> from kerasnn.search.config import SearchConfig
     >>> space = {"optimizer.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"}}
     >>> proposals = OptunaOracle(SearchConfig(space=space, oracle="tpe")).ask(2)
     >>> [proposal.number for proposal in proposals]
@@ -83,6 +84,22 @@ class OptunaOracle:
                 self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
                 self._study.tell(trial, list(scores))
+
+    def learn(self, values: Mapping[str, Any], scores: Sequence[float], epoch: int) -> None:
+        """Report a result that was not proposed.
+
+        Args:
+            values: value by name.
+            scores: the value of each objective.
+            epoch: epoch of these values.
+        """
+        self._proposed.add(canonical_json(values))
+        params = {key: _coded(self._space[key], value) for key, value in values.items()}
+        distributions = {key: _distribution(self._space[key]) for key in values}
+        with _quiet():
+            self._study.add_trial(
+                optuna.trial.create_trial(params=params, distributions=distributions, values=list(scores))
+            )
 
     def _new(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
         """A trial with values that were not proposed before, or None."""
@@ -153,3 +170,22 @@ def _suggested(trial: optuna.Trial, key: str, parameter: Choice | Range) -> Any:
     if parameter.is_integer:
         return trial.suggest_int(key, int(parameter.min), int(parameter.max), log=log)
     return trial.suggest_float(key, parameter.min, parameter.max, log=log)
+
+
+def _coded(parameter: Choice | Range, value: Any) -> Any:
+    """A value as Optuna stores it: see `_suggested`."""
+    if isinstance(parameter, Choice):
+        return canonical_json(value)
+    return value if parameter.step is None else parameter.values.index(value)
+
+
+def _distribution(parameter: Choice | Range) -> optuna.distributions.BaseDistribution:
+    """What `_suggested` draws from."""
+    if isinstance(parameter, Choice):
+        return optuna.distributions.CategoricalDistribution([canonical_json(value) for value in parameter.values])
+    log = parameter.sampling == "log"
+    if parameter.step is not None:
+        return optuna.distributions.IntDistribution(0, len(parameter.values) - 1)
+    if parameter.is_integer:
+        return optuna.distributions.IntDistribution(int(parameter.min), int(parameter.max), log=log)
+    return optuna.distributions.FloatDistribution(parameter.min, parameter.max, log=log)

@@ -9,6 +9,7 @@ from typing import Any
 import keras_tuner
 import numpy as np
 from keras_tuner import oracles
+from keras_tuner.engine.trial import Trial
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kerasnn.search.config import Bayesian, Grid, Hyperband, SearchSettings
@@ -40,6 +41,8 @@ class Oracle:
         self._oracle._save_trial = lambda trial: None
         self._oracle.verbose = 0
         self._open: dict[int, Any] = {}
+        # Results of combinations that a grid need not try, by their values.
+        self._grid_known: dict[str, tuple[list[float], int]] = {}
         self._count = 0
 
     def ask(self, count: int) -> list[Proposal]:
@@ -59,8 +62,12 @@ class Oracle:
                 trial = self._oracle.create_trial(f"{self._count}")
                 if trial.status != "RUNNING":
                     break
+                proposal = self._proposal(self._count, trial.hyperparameters.values)
+                if known := self._grid_known.get(canonical_json(proposal.values)):
+                    self._end(trial, *known)
+                    continue
                 self._open[self._count] = trial
-                proposals.append(self._proposal(self._count, trial.hyperparameters.values))
+                proposals.append(proposal)
                 self._count += 1
         return proposals
 
@@ -72,14 +79,41 @@ class Oracle:
             scores: the trial's value of each objective; None for a failed trial.
             epoch: epoch of these values.
         """
-        trial = self._open.pop(number)
         with quiet(self._oracle):
-            if scores is None:
-                trial.status = "FAILED"
-            else:
-                self._oracle.update_trial(trial.trial_id, {self._config.objective_name: scores[0]}, step=epoch)
-                trial.status = "COMPLETED"
-            self._oracle.end_trial(trial)
+            self._end(self._open.pop(number), scores, epoch)
+
+    def _end(self, trial: Any, scores: Sequence[float] | None, epoch: int) -> None:
+        if scores is None:
+            trial.status = "FAILED"
+        else:
+            self._oracle.update_trial(trial.trial_id, {self._config.objective_name: scores[0]}, step=epoch)
+            trial.status = "COMPLETED"
+        self._oracle.end_trial(trial)
+
+    def learn(self, values: Mapping[str, Any], scores: Sequence[float], epoch: int) -> None:
+        """Report a result that was not proposed. Hyperband does not learn from it: it compares within brackets.
+
+        Args:
+            values: value by name.
+            scores: the value of each objective.
+            epoch: epoch of these values.
+        """
+        match self._config.oracle:
+            case Hyperband():
+                return
+            case Grid():
+                self._grid_known[canonical_json(values)] = (list(scores), epoch)
+                return
+        space = self._oracle.get_space()
+        space.values = {
+            key: canonical_json(value) if _is_choice(self._space[key]) else value for key, value in values.items()
+        }
+        trial = Trial(space, f"learned-{len(self._oracle.trials)}", "COMPLETED")
+        with quiet(self._oracle):
+            self._oracle.trials[trial.trial_id] = trial
+            self._oracle.update_trial(trial.trial_id, {self._config.objective_name: scores[0]}, step=epoch)
+            trial.score, trial.best_step = scores[0], epoch
+            self._oracle._record_values(trial)
 
     def _proposal(self, number: int, drawn: Mapping[str, Any]) -> Proposal:
         values = {key: _value(parameter, drawn[key]) for key, parameter in self._space.items() if key in drawn}

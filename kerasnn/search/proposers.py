@@ -1,9 +1,11 @@
 """Which object proposes the trials of a search, and the library that it needs."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
+from kerasnn.search.beginning import Beginning
 from kerasnn.search.config import Cmaes, Gp, Optuna, SearchSettings
 from kerasnn.search.oracle import Oracle
 from kerasnn.search.trial import Proposal
@@ -20,6 +22,9 @@ class Proposer(Protocol):
 
     def tell(self, number: int, scores: Sequence[float] | None, epoch: int = 0) -> None:
         """Report a trial's value of each objective, or None where it failed."""
+
+    def learn(self, values: Mapping[str, Any], scores: Sequence[float], epoch: int) -> None:
+        """Report a result that was not proposed, before the first proposal."""
 
 
 def library_of(config: SearchSettings) -> str:
@@ -54,3 +59,43 @@ def proposer_of(config: SearchSettings) -> Proposer:
 
         return OptunaOracle(config)
     return Oracle(config)
+
+
+class Begun:
+    """Proposes what a search begins with, then what its oracle proposes.
+
+    Args:
+        oracle: the oracle, which learns from the results that the search begins with.
+        beginning: what the search begins with.
+        config: the search.
+    """
+
+    def __init__(self, oracle: Proposer, beginning: Beginning, config: SearchSettings) -> None:
+        self._oracle = oracle
+        epochs = [config.epochs_of(values) for values in beginning.initial]
+        self._first = [Proposal(at, dict(values), epochs[at]) for at, values in enumerate(beginning.initial)]
+        self._waiting = list(self._first)
+        for known in beginning.earlier:
+            oracle.learn(known.values, known.scores, known.epoch)
+
+    def ask(self, count: int) -> list[Proposal]:
+        """Propose up to `count` trials; none once there are no further ones."""
+        if self._waiting:
+            proposals, self._waiting = self._waiting[:count], self._waiting[count:]
+            return proposals
+        shift = len(self._first)
+        return [
+            dataclasses.replace(
+                each,
+                number=each.number + shift,
+                continues=None if each.continues is None else each.continues + shift,
+            )
+            for each in self._oracle.ask(count)
+        ]
+
+    def tell(self, number: int, scores: Sequence[float] | None, epoch: int = 0) -> None:
+        """Report a trial's value of each objective, or None where it failed."""
+        if number >= len(self._first):
+            self._oracle.tell(number - len(self._first), scores, epoch)
+        elif scores is not None:
+            self._oracle.learn(self._first[number].values, scores, epoch)

@@ -3,128 +3,40 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 
-from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import differences, short
 from kerasnn.data.loading import Data, fingerprint
 from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
 from kerasnn.search import hparams
-from kerasnn.search.best_models import BestModels, model_files, save_run_model
+from kerasnn.search.beginning import Beginning, Table, read_beginning
+from kerasnn.search.best_models import BestModels, save_run_model
 from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
-from kerasnn.search.journal import Journal, read_journal, results_by_number
-from kerasnn.search.model_config import load_search
+from kerasnn.search.journal import Journal, results_by_number
 from kerasnn.search.progress import SearchProgress
-from kerasnn.search.proposers import LIBRARIES, check_installed, library_of, proposer_of
+from kerasnn.search.proposers import LIBRARIES, Begun, check_installed, library_of, proposer_of
+from kerasnn.search.result import CONTENT, SearchResult
 from kerasnn.search.stopping import trials_to_stop
 from kerasnn.search.subject import ScoreToBeat, Subject, Train
-from kerasnn.search.table import trials_csv, trials_table
+from kerasnn.search.table import trials_csv
 from kerasnn.search.trainer import Trainer, cached_data
 from kerasnn.search.trial import Outcome, Proposal, Trial, best_of, ranked
 
-CONTENT = (
-    *("config.json", "journal.jsonl", "best_config.json", "best_values.json", "trials.csv"),
-    *(hparams.FILE, "models", "trials"),
-)
-"""The files and folders of a search folder."""
 MAY_CHANGE = ("trials", "workers", "cluster", "listen", "progress", "tensorboard")
 """Settings that a continued search may change, besides `run.report`; searches of kerasnn 0.1 have `listen`."""
 
 
-@dataclass(frozen=True, eq=False)
-class SearchResult:
-    """The result of a search.
-
-    >>> trials = (Trial(1, {"optimizer.learning_rate": 0.1}, "completed", score=0.4),)
-    >>> result = SearchResult(trials, SearchConfig(), Path("logs"))
-    >>> result.best_config.optimizer.learning_rate
-    0.1
-
-    Args:
-        trials: all trials, the best first.
-        config: the search; a `ModelSearchConfig` for one over a function that builds models.
-        search_dir: its folder.
-        build: makes the model of a trial's values, where the search was over a function; None in a result that was
-            read from its folder.
-    """
-
-    trials: tuple[Trial, ...] = field(repr=False)
-    config: Any = field(repr=False)
-    search_dir: Path
-    build: Callable[[Mapping[str, Any]], keras.Model] | None = field(default=None, repr=False)
-
-    @property
-    def best(self) -> Trial:
-        """The best trial.
-
-        Raises:
-            ValueError: one line, with several objectives, by which no trial is the best.
-        """
-        if len(self.config.objectives) > 1:
-            names = ", ".join(name for name, _ in self.config.objectives)
-            raise ValueError(f"the best trial needs one objective, received {names}; best_trials is their Pareto front")
-        return self.trials[0]
-
-    @property
-    def best_trials(self) -> tuple[Trial, ...]:
-        """The best trial; with several objectives the Pareto front, the trials that no other one beats in all of them,
-        by the first objective; empty where every trial failed."""
-        return tuple(best_of(self.trials, self.config))
-
-    @property
-    def best_config(self) -> RunConfig:
-        """The run of the best trial of a config's search; `train` with it gives the trial's score again."""
-        run: RunConfig = self.config.run_with(self.best.values)
-        return run
-
-    def best_models(self, count: int = 1) -> list[keras.Model]:
-        """The models of the best trials, the best first, each with the weights of its best epoch.
-
-        Args:
-            count: number of trials, at most the search's `keep_best`. Of a trial with several seeds, its best one.
-
-        Raises:
-            ValueError: one line, where fewer are kept.
-        """
-        kept = min(self.config.keep_best, sum(trial.score is not None for trial in self.trials))
-        if kept and len(self.config.objectives) > 1:
-            kept = len(self.best_trials)
-        if not 1 <= count <= kept:
-            raise ValueError(f"count must be from 1 to {kept}, the models that the search keeps, received {count}")
-        return [self._model(trial) for trial in self.trials[:count]]
-
-    def _model(self, trial: Trial) -> keras.Model:
-        losses = list(map(self.config.as_loss, trial.scores))
-        path = model_files(self.search_dir / "models", trial.number)[losses.index(min(losses)) if losses else 0]
-        if self.build is None:
-            if path.suffix != ".keras":
-                raise ValueError(
-                    f"{path} holds weights only: call search again, with the function that builds the model"
-                )
-            loaded: keras.Model = keras.models.load_model(path)
-            return loaded
-        model = self.build(trial.values)
-        if model.built:
-            model.optimizer.build(model.trainable_variables)
-            model.load_weights(path)
-            return model
-        restored: keras.Model = keras.models.load_model(path, custom_objects={type(model).__name__: type(model)})
-        return restored
-
-    def table(self, rows: int = 10) -> str:
-        """The best trials as text."""
-        return trials_table(self.trials[:rows], self.config)
-
-
 def search(
-    config: SearchConfig | None = None, search_dir: str | Path | None = None, data: Data | None = None
+    config: SearchConfig | None = None,
+    search_dir: str | Path | None = None,
+    data: Data | None = None,
+    *,
+    initial: Table | None = None,
+    earlier: str | Path | None = None,
 ) -> SearchResult:
     """Search the space that a config describes, or continue the search of a folder.
 
@@ -138,6 +50,10 @@ def search(
         config: the search; None is the default search on the digits.
         search_dir: a folder that is new, empty or a search's; None makes `logs/<time>-search-<data>`.
         data: prepared data for all trials; None loads the data that each run describes.
+        initial: values to try first, by dotted key: a list of dicts, a data frame, a CSV file, or an earlier search's
+            `trials.csv`. A key that is missing keeps the run's value.
+        earlier: folder of an earlier search with the same objectives: the oracle learns from its trials, which are not
+            trained again.
 
     Returns:
         The ranked trials.
@@ -147,15 +63,17 @@ def search(
     """
     subject = RunSubject(config or SearchConfig(), data)
     config = subject.config
-    return search_subject(subject, search_dir or dated_path("search", config.run.data.name))
+    beginning = read_beginning(initial, earlier, config)
+    return search_subject(subject, search_dir or dated_path("search", config.run.data.name), beginning)
 
 
-def search_subject(subject: Subject, search_dir: str | Path) -> SearchResult:
+def search_subject(subject: Subject, search_dir: str | Path, beginning: Beginning | None = None) -> SearchResult:
     """Search, or continue the search of a folder.
 
     Args:
         subject: what its trials train.
         search_dir: a folder that is new, empty or a search's.
+        beginning: what it begins with; None for nothing, or what the search of the folder began with.
     """
     check_installed(subject.config)
     folder = Path(search_dir)
@@ -168,27 +86,7 @@ def search_subject(subject: Subject, search_dir: str | Path) -> SearchResult:
     refuse_links(folder, *CONTENT)
     with Journal(journal_file) as journal:
         delete_partial_files(folder, folder / "models")
-        return _Search(subject, folder, journal).run()
-
-
-def read_search(search_dir: str | Path) -> SearchResult:
-    """The trials of a search that have ended, from its folder; the search may be running.
-
-    Args:
-        search_dir: the folder.
-
-    Raises:
-        FileNotFoundError: where the folder holds no search.
-        ValueError: one line, where a file is damaged or no trial has ended.
-    """
-    folder = Path(search_dir)
-    refuse_links(folder, *CONTENT)
-    config, entries = load_search(folder), read_journal(folder / "journal.jsonl")
-    proposals = {entry["proposal"]: Proposal.from_json(entry) for entry in entries if "proposal" in entry}
-    trials = [Trial.from_json(entry, proposals[number]) for number, entry in results_by_number(entries).items()]
-    if not trials:
-        raise ValueError(f"at least one trial must have ended, {folder} has none yet")
-    return SearchResult(tuple(ranked(trials, config)), config, folder)
+        return _Search(subject, folder, journal, beginning).run()
 
 
 class RunSubject:
@@ -255,12 +153,13 @@ class RunSubject:
 class _Search:
     """A running search: its proposals, its results so far, and its folder."""
 
-    def __init__(self, subject: Subject, folder: Path, journal: Journal) -> None:
+    def __init__(self, subject: Subject, folder: Path, journal: Journal, beginning: Beginning | None) -> None:
         self._subject, self._config = subject, subject.config
         self._folder, self._journal = folder, journal
         # Names in the HParams page.
         self._logged: set[str] = set()
-        self._begin()
+        self._begin(beginning)
+        self._beginning = Beginning.from_json(journal.entries[0].get("beginning", Beginning().to_json()))
         self._proposed = {entry["proposal"]: entry for entry in journal.entries if "proposal" in entry}
         self._results = results_by_number(journal.entries)
         self._trials: dict[int, Trial] = {}
@@ -278,7 +177,7 @@ class _Search:
         return self._models.score_to_beat(self._ranking())
 
     def _run(self, train: Train) -> SearchResult:
-        oracle = proposer_of(self._config)
+        oracle = Begun(proposer_of(self._config), self._beginning, self._config)
         batch = 0
         try:
             while (left := self._config.trials - len(self._trials)) > 0:
@@ -305,15 +204,16 @@ class _Search:
             hparams.write_front(self._folder, ranking, self._config)
         return SearchResult(tuple(ranking), self._config, self._folder, self._subject.build)
 
-    def _begin(self) -> None:
+    def _begin(self, beginning: Beginning | None) -> None:
         """Begin the journal, or check that it is this search's."""
         described = self._config.model_dump(mode="json")
         if not self._journal.entries:
             library = library_of(self._config)
             versions = {library: version(library)}
-            self._journal.append([{"search": described, "data": self._subject.fingerprint, **versions}])
+            told = {} if beginning is None else {"beginning": beginning.to_json()}
+            self._journal.append([{"search": described, "data": self._subject.fingerprint, **versions, **told}])
         header = self._journal.entries[0]
-        if header.keys() not in [{"search", "data", library} for library in LIBRARIES]:
+        if header.keys() - {"beginning"} not in [{"search", "data", library} for library in LIBRARIES]:
             raise ValueError(f"{self._journal.path} must be the journal of a search, received {short(header)}")
         changed = [
             key
@@ -322,6 +222,8 @@ class _Search:
         ]
         if header["data"] != self._subject.fingerprint:
             changed.append("data (its examples)")
+        if beginning is not None and beginning.to_json() != header.get("beginning"):
+            changed.append("initial or earlier")
         if changed:
             raise ValueError(
                 f"search_dir must continue the search that it holds, {self._folder} began with another "

@@ -10,7 +10,8 @@ from kerasnn import figures
 from kerasnn.data.loading import Data
 from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
 from kerasnn.search import hparams
-from kerasnn.search.run_search import SearchResult, read_search, search
+from kerasnn.search.result import SearchResult, read_search
+from kerasnn.search.run_search import search
 from kerasnn.search.space import canonical_json
 from kerasnn.search.table import aligned, csv_text, short_names
 from kerasnn.study.comparison import Cell, compare, is_baseline, level_text

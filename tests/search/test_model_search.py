@@ -10,7 +10,7 @@ import pytest
 import kerasnn
 from kerasnn.search import search
 from kerasnn.search.model_space import find_space, hyperparameters_of
-from kerasnn.search.run_search import read_search
+from kerasnn.search.result import read_search
 from kerasnn.search.space import Choice, Range
 from kerasnn.tuners import HyperModel
 

@@ -11,7 +11,8 @@ from kerasnn.report.write_report import report
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.pareto import fronts
 from kerasnn.search.progress import SearchProgress
-from kerasnn.search.run_search import read_search, search
+from kerasnn.search.result import read_search
+from kerasnn.search.run_search import search
 from kerasnn.search.trial import Outcome, Trial, best_of, ranked
 
 POINTS = [(1, 4), (2, 2), (4, 1), (3, 3), (4, 4), (2, 2), (1, 5)]
