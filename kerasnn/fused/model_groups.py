@@ -16,6 +16,7 @@ from kerasnn.fused.fitted import FittedModel
 from kerasnn.fused.groups import COMPILE_COST, MEMBERS_PER_CORE, MEMORY_SHARE, Sizes
 from kerasnn.fused.inputs import Arrays, Inputs
 from kerasnn.fused.model_program import ModelProgram, NotFusableError
+from kerasnn.fused.streams import Stream
 from kerasnn.fused.structure import Structure
 
 OnEpoch = Callable[[int, dict[int, Mapping[str, Any]]], Collection[int] | None]
@@ -66,8 +67,8 @@ class ModelGroup:
         members: Sequence[FittedModel],
         size: int,
         device: str,
-        train: Arrays,
-        validation: Arrays | None,
+        train: Arrays | Stream,
+        validation: Arrays | Stream | None,
     ) -> None:
         self.program, self.members, self.device = program, list(members), device
         self._train, self._validation = train, validation
@@ -88,19 +89,39 @@ class ModelGroup:
 
     def trace(self, epoch: int) -> None:
         """Trace the programs, which threads must not do."""
-        self.program.train.get_concrete_function(*self._training(epoch))
-        if self._validation is not None:
+        if isinstance(self._train, Arrays):
+            self.program.train.get_concrete_function(*self._training(epoch))
+        if isinstance(self._validation, Arrays):
             self.program.validate.get_concrete_function(*self._validating())
 
     def train(self, epoch: int) -> list[dict[str, Any]]:
         """Train an epoch; returns each member's logs."""
+        if isinstance(self._train, Stream):
+            rates = [each for row in self.rows if (each := row.rates(epoch)) is not None]
+            return self._run_parts(self._train, lambda: self.program.train_on, np.stack(rates) if rates else None)
         return self._run(lambda: self.program.train, self._training(epoch))
 
     def validate(self) -> list[dict[str, Any]]:
         """Evaluate; returns each member's logs."""
+        if isinstance(self._validation, Stream):
+            return self._run_parts(self._validation, lambda: self.program.validate_on, None)
         return self._run(lambda: self.program.validate, self._validating())
 
+    def _run_parts(self, stream: Stream, function: Callable[[], Any], rates: Any) -> list[dict[str, Any]]:
+        """Run an epoch in the blocks of a stream."""
+        with tf.device(self.device):
+            self._state = list(self.program.reset(self._state, self._numbers))
+        logs: list[dict[str, Any]] = []
+        done = 0
+        for batches, count in stream.blocks((), (), 0):
+            with tf.device(self.device):
+                part = None if rates is None else tf.constant(rates[:, done : done + count])
+            logs = self._run(function, (self._state, self._numbers, batches, part))
+            done += count
+        return logs
+
     def _training(self, epoch: int) -> tuple[Any, ...]:
+        assert isinstance(self._train, Arrays)
         numbers, seeds = [row.number for row in self.rows], [row.seed for row in self.rows]
         rates = [each for row in self.rows if (each := row.rates(epoch)) is not None]
         with tf.device(self.device):
@@ -108,7 +129,7 @@ class ModelGroup:
             return self._state, self._numbers, batches, tf.constant(np.stack(rates)) if rates else None
 
     def _validating(self) -> tuple[Any, ...]:
-        assert self._validation is not None
+        assert isinstance(self._validation, Arrays)
         with tf.device(self.device):
             return self._state, self._numbers, self._validation.batches([row.number for row in self.rows], (), 0), None
 
@@ -180,7 +201,8 @@ def train_group(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) -> N
         NotFusableError: they cannot be trained as one program; no callback has been called.
     """
     program = _program_for(members, inputs)
-    device, at_once = _placement(len(members))
+    # A dataset is read by one group at a time.
+    device, at_once = _placement(1 if inputs.streams else len(members))
     sizes = Sizes(
         operations=_operations(members[0].model) * inputs.rows,
         epochs=plan.epochs,
@@ -259,7 +281,7 @@ def _program_for(members: Sequence[FittedModel], inputs: Inputs) -> ModelProgram
     positions = _positions(members)
     key = (
         *(first.structure.key, positions, _fixed(first.structure, positions), first.learning_rate is None),
-        *(inputs.batch_size, inputs.validation_batch_size),
+        *(inputs.batch_size, inputs.validation_batch_size, inputs.sizes_known),
         str([(spec.shape[1:], spec.dtype) for spec in tf.nest.flatten(batch) if spec is not None]),
     )
     if (program := _programs.pop(key, None)) is not None:
@@ -270,7 +292,7 @@ def _program_for(members: Sequence[FittedModel], inputs: Inputs) -> ModelProgram
     if program is None:
         sizes, sets_rate = (inputs.batch_size, inputs.validation_batch_size), first.learning_rate is not None
         try:
-            program = ModelProgram(first.structure, positions, batch, *sizes, sets_rate)
+            program = ModelProgram(first.structure, positions, batch, *sizes, sets_rate, inputs.sizes_known)
         except NotFusableError:
             raise
         except Exception as error:

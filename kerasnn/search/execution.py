@@ -131,6 +131,7 @@ def fit_executions(
             seed=seeds,
             max_members=max_members,
             on_epoch=on_epoch,
+            verbose=0,
             **given,
         )
     except (SearchError, keras_tuner.errors.FatalError):
