@@ -13,25 +13,30 @@ import numpy as np
 
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import differences, short
+from kerasnn.data.class_weights import class_weights
 from kerasnn.data.loading import Data, fingerprint
 from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
+from kerasnn.models.from_config import compiled_network
 from kerasnn.search import hparams
 from kerasnn.search.best_models import BestModels, model_files, save_run_model
 from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
+from kerasnn.search.generations import generation_rows
 from kerasnn.search.journal import Journal, read_journal, results_by_number
 from kerasnn.search.model_config import load_search
+from kerasnn.search.oracle_config import Pbt
+from kerasnn.search.population_trainer import PopulationTrainer
 from kerasnn.search.progress import SearchProgress
 from kerasnn.search.proposers import LIBRARIES, check_installed, library_of, proposer_of
 from kerasnn.search.stopping import trials_to_stop
 from kerasnn.search.subject import ScoreToBeat, Subject, Train
-from kerasnn.search.table import trials_csv, trials_table
+from kerasnn.search.table import csv_text, trials_csv, trials_table
 from kerasnn.search.trainer import Trainer, cached_data
 from kerasnn.search.trial import Outcome, Proposal, Trial, best_of, ranked
 
 CONTENT = (
-    *("config.json", "journal.jsonl", "best_config.json", "best_values.json", "trials.csv"),
-    *(hparams.FILE, "models", "trials"),
+    *("config.json", "journal.jsonl", "best_config.json", "best_values.json", "trials.csv", "generations.csv"),
+    *(hparams.FILE, "models", "trials", "population"),
 )
 """The files and folders of a search folder."""
 MAY_CHANGE = ("trials", "workers", "cluster", "listen", "progress", "tensorboard")
@@ -80,7 +85,13 @@ class SearchResult:
 
     @property
     def best_config(self) -> RunConfig:
-        """The run of the best trial of a config's search; `train` with it gives the trial's score again."""
+        """The run of the best trial of a config's search; `train` with it gives the trial's score again.
+
+        Raises:
+            ValueError: one line, of a population, whose members change their values while they train.
+        """
+        if not self.config.has_best_run:
+            raise ValueError(f"trial {self.best.number} of pbt has no run that gives its score again; models/ has it")
         run: RunConfig = self.config.run_with(self.best.values)
         return run
 
@@ -230,6 +241,14 @@ class RunSubject:
     def build(self) -> None:
         """None: the config says what a trial trains."""
 
+    def population(self) -> tuple[Callable[[Mapping[str, Any]], keras.Model], Mapping[str, Any]]:
+        """A function that builds the network of a trial's values, and what `fit` gets."""
+        run, data = self.config.run, self._loaded
+        validation = None if data.x_validation is None else (data.x_validation, data.y_validation)
+        arguments: dict[str, Any] = {"x": data.x_train, "y": data.y_train, "validation_data": validation}
+        arguments |= {"batch_size": run.training.batch_size, "class_weight": class_weights(run, data)}
+        return lambda values: compiled_network(self.config.run_with(values), data), arguments
+
     def note(self, proposals: Sequence[Proposal]) -> None:
         """Nothing: a trial's values say all."""
 
@@ -271,6 +290,9 @@ class _Search:
         self._progress = SearchProgress(self._config)
 
     def run(self) -> SearchResult:
+        if isinstance(self._config.oracle, Pbt):
+            build, arguments = self._subject.population()
+            return self._run(PopulationTrainer(self._config, build, arguments, self._folder / "population").train)
         with self._subject.training(self._progress.message, self._score_to_beat) as train:
             return self._run(train)
 
@@ -284,7 +306,8 @@ class _Search:
             while (left := self._config.trials - len(self._trials)) > 0:
                 proposals = oracle.ask(min(left, self._config.trials_per_batch))
                 if not proposals:
-                    self._progress.message(f"the space is exhausted after {len(self._trials)} trials")
+                    if not isinstance(self._config.oracle, Pbt):
+                        self._progress.message(f"the space is exhausted after {len(self._trials)} trials")
                     break
                 self._record(proposals)
                 # All results come before the next proposals, in the order of this batch's proposals: so the proposals
@@ -372,6 +395,9 @@ class _Search:
         for outcomes in train(batch, to_train, self._on_epoch) if to_train else ():
             self._take(outcomes, by_number)
         write_text(self._folder / "trials.csv", trials_csv(self._ranking(), self._config))
+        if isinstance(self._config.oracle, Pbt):
+            rows = generation_rows(list(self._trials.values()), self._config)
+            write_text(self._folder / "generations.csv", csv_text(rows))
 
     def _take(self, outcomes: Sequence[Outcome], proposals: Mapping[int, Proposal]) -> None:
         """Keep the outcomes of trials that ended together."""
@@ -413,7 +439,7 @@ class _Search:
 
     def _write_best(self) -> None:
         best = best_of(self._trials.values(), self._config)
-        if best and len(self._config.objectives) == 1:
+        if best and self._config.has_best_run:
             name, text = self._subject.best_file(best[0])
             path = self._folder / name
             if not path.exists() or path.read_text(encoding="utf-8") != text:

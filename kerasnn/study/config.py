@@ -9,7 +9,8 @@ from kerasnn.config.description import Description
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import DataConfig, DenseLayer, NetworkConfig, TrainingConfig
-from kerasnn.search.config import Grid, Objective, ObjectiveConfig, SearchConfig
+from kerasnn.search.config import Objective, ObjectiveConfig, SearchConfig
+from kerasnn.search.oracle_config import Grid
 from kerasnn.search.space import Choice, canonical_json
 
 FACTORS: dict[str, tuple[Any, ...]] = {
