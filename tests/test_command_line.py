@@ -15,7 +15,8 @@ from kerasnn.commands.execution import continued_by, execute
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schedules import Cosine, MultiStep, Step
-from kerasnn.search.config import Hyperband, ObjectiveConfig, SearchConfig
+from kerasnn.search.config import ObjectiveConfig, SearchConfig
+from kerasnn.search.oracle_config import Hyperband
 from kerasnn.search.stopping import Median
 from kerasnn.signals import TerminatedError
 from kerasnn.study.config import StudyConfig

@@ -43,9 +43,11 @@ def run(options: argparse.Namespace) -> int:
     print(result.table())
     failed = sum(trial.status == "failed" for trial in result.trials)
     print(f"{len(result.trials)} trials, {failed} failed" if failed else f"{len(result.trials)} trials")
-    if len(result.config.objectives) == 1:
+    if result.config.has_best_run:
         print(f"train the best  kerasnn train --config {result.search_dir / 'best_config.json'}")
+    elif len(result.config.objectives) > 1:
+        print(f"Pareto front    {len(result.best_trials)} trials, marked *; kerasnn report {result.search_dir}")
     else:
-        print(f"Pareto front    {len(result.best_trials)} trials (*), report with kerasnn report {result.search_dir}")
+        print(f"schedules       kerasnn report {result.search_dir}")
     print(f"dashboard       tensorboard --logdir {result.search_dir}")
     return DONE

@@ -200,14 +200,14 @@ def train_group(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) -> N
     Raises:
         NotFusableError: they cannot be trained as one program; no callback has been called.
     """
-    program = _program_for(members, inputs)
+    program = program_for(members, inputs)
     # A dataset is read by one group at a time.
-    device, at_once = _placement(1 if inputs.streams else len(members))
+    device, at_once = placement(1 if inputs.streams else len(members))
     sizes = Sizes(
         operations=_operations(members[0].model) * inputs.rows,
         epochs=plan.epochs,
         compile_cost=COMPILE_COST[device.partition(":")[0]],
-        capacity=_capacity(program, members[0].model, inputs, at_once),
+        capacity=capacity(program, members[0].model, inputs, at_once),
         max_members=plan.max_members,
     )
     with tf.device(device):
@@ -274,7 +274,7 @@ def _each_of(
         return list(zip(groups, threads.map(run, groups), strict=True))
 
 
-def _program_for(members: Sequence[FittedModel], inputs: Inputs) -> ModelProgram:
+def program_for(members: Sequence[FittedModel], inputs: Inputs) -> ModelProgram:
     """The program of a structure and of what differs among its members; the programs used last are cached."""
     first = members[0]
     batch = inputs.first_batch(first.number)
@@ -325,7 +325,7 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1 if lines[0] == 'in user code:' else 0][:200]}"
 
 
-def _placement(members: int) -> tuple[str, int]:
+def placement(members: int) -> tuple[str, int]:
     """The device, and how many groups train on it at the same time."""
     if tf.config.list_logical_devices("GPU"):
         return "GPU:0", 1
@@ -348,7 +348,7 @@ def _operations(model: keras.Model) -> float:
     return total
 
 
-def _capacity(program: ModelProgram, model: keras.Model, inputs: Inputs, at_once: int) -> int:
+def capacity(program: ModelProgram, model: keras.Model, inputs: Inputs, at_once: int) -> int:
     """Number of members per group with which all groups that train at the same time fit into memory."""
     size = sum(math.prod(variable.shape) * tf.as_dtype(variable.dtype).size for variable in program.variables)
     units = 0

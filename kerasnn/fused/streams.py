@@ -74,7 +74,7 @@ class Stream:
     def blocks(self, numbers: Sequence[int], seeds: Sequence[int], epoch: int) -> Iterator[tuple[Batches, int]]:
         """Consecutive batches of a pass and how many they are: whole ones, then perhaps a shorter one."""
         if self._first is None:
-            # At each epoch's end Keras begins a pass that it does not use: a shuffled dataset has another order in each.
+            # At an epoch's end Keras begins a pass that it does not use; a shuffled dataset has another order in each.
             iter(self._dataset)
         batches = iter(self._dataset) if self._first is None else itertools.chain([self._first], self._rest)
         self._first, self._rest = None, iter(())

@@ -10,8 +10,11 @@ from kerasnn.config.description import parse_json
 from kerasnn.files import write_text
 from kerasnn.report import html, pictures
 from kerasnn.report.runs import comparison_sections, read_run, run_sections
+from kerasnn.report.schedules import schedules
 from kerasnn.search.config import SearchConfig
+from kerasnn.search.generations import generation_rows
 from kerasnn.search.importance import importance
+from kerasnn.search.oracle_config import Pbt
 from kerasnn.search.result import SearchResult, read_search
 from kerasnn.search.table import cell_text, short_names
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
@@ -87,6 +90,11 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     if failed < len(trials):
         if len(config.objectives) > 1:
             yield "Pareto front", html.pictures([("Pareto front", pictures.pareto_front(trials, config))])
+        if isinstance(config.oracle, Pbt):
+            yield "Schedules", html.pictures([("schedules", schedules(trials, config))])
+            headings, *intervals = generation_rows(trials, config)
+            cells = [["–" if cell is None else cell_text(cell) for cell in row] for row in intervals]
+            yield "Intervals", html.table([str(each) for each in headings], cells)
         shown = [("parallel coordinates", pictures.parallel_coordinates(trials, config))]
         yield "Values and scores", html.pictures([*shown, ("scores by trial", pictures.by_trial(trials, config))])
         yield "What decides", _importance(result)
@@ -104,7 +112,7 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     headings = ["rank", "trial", config.objective_name, "std", "epoch", "status", *names, *metrics, "error"]
     yield "Trials", html.table(headings, rows, sortable=True, marked=0)
     parts = [html.folded("config.json", config.to_json())]
-    if len(config.objectives) == 1:
+    if config.has_best_run:
         if isinstance(config, SearchConfig):
             best = html.folded("The best trial's run", result.best_config.to_json())
         else:

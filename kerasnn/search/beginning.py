@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from kerasnn.config.schema import one_of, short
 from kerasnn.files import existing_file
-from kerasnn.search.config import Hyperband, SearchConfig, SearchSettings
+from kerasnn.search.config import SearchConfig, SearchSettings
+from kerasnn.search.oracle_config import Hyperband, Pbt
 from kerasnn.search.result import read_search
 from kerasnn.search.space import Choice, Range, active_values, canonical_json
 
@@ -69,6 +70,8 @@ def read_beginning(initial: Table | None, earlier: str | Path | None, config: Se
     """
     if initial is None and earlier is None:
         return None
+    if isinstance(config.oracle, Pbt):
+        raise ValueError("initial and earlier must be null for pbt, whose members change their values while they train")
     first = [] if initial is None else [_checked(row, number, config) for number, row in enumerate(_rows(initial))]
     return Beginning(tuple(first), () if earlier is None else tuple(_learned(Path(earlier), config)))
 

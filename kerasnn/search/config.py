@@ -1,107 +1,32 @@
 """A search described as data: a space, an oracle that proposes, and the run whose dotted keys the space names."""
 
 import copy
+import functools
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from kerasnn.config.description import Description, replace_at
 from kerasnn.config.monitor import Direction, Mode, better_direction
 from kerasnn.config.run import RunConfig
+from kerasnn.config.schedules import Constant
 from kerasnn.config.schema import Schema, named, one_of, short
+from kerasnn.search.oracle_config import (
+    MULTI_OBJECTIVE,
+    Bayesian,
+    Cmaes,
+    Gp,
+    Hyperband,
+    Nsga2,
+    OracleConfig,
+    Pbt,
+    Random,
+    Tpe,
+)
 from kerasnn.search.space import DEFAULT_SPACE, Choice, Parameter, Range, combinations, values_with
 from kerasnn.search.stopping import Stopper
-
-
-class Random(Schema):
-    """Values drawn independently."""
-
-    name: Literal["random"] = "random"
-
-
-class Grid(Schema):
-    """Every combination in turn; a range without a step is tried at its minimum and at ten values within."""
-
-    name: Literal["grid"] = "grid"
-
-
-class Bayesian(Schema):
-    """A Gaussian process over the results so far; proposes the point that it finds most promising.
-
-    Reference: Srinivas et al., "Gaussian Process Optimization in the Bandit Setting" (ICML 2010).
-    """
-
-    name: Literal["bayesian"] = "bayesian"
-    initial_points: PositiveInt | None = None
-    """Random trials before the first model; null takes three for each key of the space."""
-    alpha: float = Field(default=1e-4, gt=0)
-    """Noise expected in the objective, as a variance."""
-    beta: float = Field(default=2.6, ge=0)
-    """Weight of the uncertainty against the expected objective; larger values explore more."""
-
-
-class Hyperband(Schema):
-    """Many short trials, of which the best continue to more epochs, up to `run.training.epochs`.
-
-    Reference: Li et al., "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization" (JMLR 2018).
-    """
-
-    name: Literal["hyperband"] = "hyperband"
-    factor: int = Field(default=3, ge=2)
-    """One trial in this many continues, to this many times the epochs."""
-
-
-class Tpe(Schema):
-    """Optuna's tree-structured Parzen estimator: densities of the values of good and of other trials.
-
-    Reference: Watanabe, "Tree-Structured Parzen Estimator" (arXiv 2304.11127); `optuna.samplers.TPESampler`.
-    """
-
-    name: Literal["tpe"] = "tpe"
-    startup_trials: PositiveInt = 10
-    """Random trials before the first model."""
-
-
-class Gp(Schema):
-    """Optuna's Gaussian process, by the logarithm of the expected improvement; needs PyTorch.
-
-    Reference: Ament et al., "Unexpected Improvements to Expected Improvement" (NeurIPS 2023);
-        `optuna.samplers.GPSampler`.
-    """
-
-    name: Literal["gp"] = "gp"
-    startup_trials: PositiveInt = 10
-    """Random trials before the first model."""
-
-
-class Cmaes(Schema):
-    """Optuna's CMA-ES: a normal distribution over the numbers of the space, moved by generations; choices are random.
-
-    Reference: Hansen, "The CMA Evolution Strategy" (arXiv 1604.00772); `optuna.samplers.CmaEsSampler`.
-    """
-
-    name: Literal["cmaes"] = "cmaes"
-    population_size: int = Field(default=8, ge=4)
-    """Trials of a generation."""
-
-
-class Nsga2(Schema):
-    """Optuna's NSGA-II: crossover of the trials that no other one beats in every objective.
-
-    Reference: Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II" (2002);
-        `optuna.samplers.NSGAIISampler`.
-    """
-
-    name: Literal["nsga2"] = "nsga2"
-    population_size: int = Field(default=32, ge=2)
-    """Trials of a generation."""
-
-
-Optuna = Tpe | Gp | Cmaes | Nsga2
-OracleConfig = Annotated[
-    Random | Grid | Bayesian | Hyperband | Optuna, Field(discriminator="name"), BeforeValidator(named)
-]
 
 
 class ObjectiveConfig(Schema):
@@ -114,8 +39,6 @@ class ObjectiveConfig(Schema):
 
 
 Objective = Annotated[ObjectiveConfig, BeforeValidator(named)]
-MULTI_OBJECTIVE = (Random, Grid, Tpe, Gp, Nsga2)
-"""Oracles that take several objectives."""
 
 
 class SearchSettings(Description):
@@ -127,7 +50,8 @@ class SearchSettings(Description):
     """Values by name: `{"choices": [32, 64]}`, or a range `{"min": 0.0001, "max": 0.1, "sampling": "log"}`; either with
     `when`."""
     oracle: OracleConfig = Random()
-    """Method that proposes trials: random, grid, bayesian or hyperband; or tpe, gp, cmaes or nsga2 of Optuna."""
+    """Method that proposes trials: random, grid, bayesian or hyperband; tpe, gp, cmaes or nsga2 of Optuna; pbt
+    (population-based training)."""
     trials: PositiveInt = 128
     """Maximum number of trials; may be changed when a search is continued."""
     objective: Objective | tuple[Objective, ...] | None = None
@@ -196,16 +120,25 @@ class SearchSettings(Description):
         """Whether event files are written."""
         raise NotImplementedError
 
+    @property
+    def has_best_run(self) -> bool:
+        """Whether one run is the best and gives its trial's score again: not with several objectives, nor of a
+        population, whose members change while they train."""
+        return len(self.objectives) == 1 and not isinstance(self.oracle, Pbt)
+
     def as_loss(self, objective: float) -> float:
         """The objective with its sign set so that less is better."""
         return -objective if self.direction == "max" else objective
 
     def best_epoch(self, objectives: Sequence[float]) -> tuple[float, int]:
-        """The best objective and its epoch, counted from 1; the first of equal ones.
+        """The best objective and its epoch, counted from 1; the first of equal ones. Of a population the last.
 
         >>> SearchConfig(objective="val_accuracy").best_epoch([0.5, 0.7, 0.7])
         (0.7, 2)
         """
+        if isinstance(self.oracle, Pbt):
+            # What others go on from is the state at the end.
+            return objectives[-1], len(objectives)
         best = (max if self.direction == "max" else min)(objectives)
         return best, objectives.index(best) + 1
 
@@ -217,7 +150,7 @@ class SearchSettings(Description):
         match self.oracle:
             case Bayesian() | Tpe() | Gp():
                 return 8
-            case Cmaes(population_size=size) | Nsga2(population_size=size):
+            case Cmaes(population_size=size) | Nsga2(population_size=size) | Pbt(members=size):
                 return size
         return 128
 
@@ -228,6 +161,8 @@ class SearchSettings(Description):
         ranges = [key for key, each in self.space.items() if isinstance(each, Range) and not each.when]
         if isinstance(self.oracle, Cmaes) and len(ranges) < 2:
             raise ValueError(f"space must have two ranges without conditions for cmaes, received {len(ranges)}")
+        if isinstance(self.oracle, Pbt):
+            self._check_population(self.oracle)
         names = [name for name, _ in self.objectives]
         if len(set(names)) < len(names):
             raise ValueError(f"objective must name different values, received {', '.join(names)}")
@@ -238,6 +173,21 @@ class SearchSettings(Description):
             raise ValueError(f"oracle must be one of {able} for several objectives, received {self.oracle.name}")
         if self.stopper is not None:
             raise ValueError(f"stopper must be null with several objectives, received {self.stopper.name}")
+
+    def _check_population(self, oracle: Pbt) -> None:
+        """Refuse settings that population-based training has no use for."""
+        needed = oracle.members * oracle.generations(self.max_epochs)
+        if self.trials < needed:
+            raise ValueError(
+                f"trials must be at least {needed} for pbt ({oracle.members} members in "
+                f"{oracle.generations(self.max_epochs)} intervals), received {self.trials}"
+            )
+        neutral = {"stopper": None, "trials_at_once": None, "seeds_per_trial": 1, "workers": 1, "cluster": None}
+        for name, value in neutral.items():
+            if (received := getattr(self, name, value)) != value:
+                raise ValueError(f"{name} must be {json.dumps(value)} for pbt, received {short(_name(received))}")
+        if conditional := [key for key, parameter in self.space.items() if parameter.when]:
+            raise ValueError(f"space must have no conditions for pbt, received one for {conditional[0]}")
 
     def _check_condition(self, rule: str, parent: str, allowed: tuple[Any, ...]) -> None:
         if parent not in self.space:
@@ -278,11 +228,6 @@ class SearchConfig(SearchSettings):
     def has_workers(self) -> bool:
         """Whether other processes train the trials."""
         return self.workers > 1 or self.cluster is not None
-
-    @property
-    def objective_name(self) -> str:
-        """Name of the logged value that trials are compared by."""
-        return self.objectives[0][0]
 
     @property
     def _default_objective(self) -> ObjectiveConfig:
@@ -360,13 +305,25 @@ class SearchConfig(SearchSettings):
                 self._check_integers(key, parameter)
         return self
 
+    def _check_population(self, oracle: Pbt) -> None:
+        super()._check_population(oracle)
+        # Rates and the training's end are the population's to decide.
+        neutral = {"schedule": Constant(), "training.plateau": None, "training.early_stopping": None}
+        for key, value in neutral.items():
+            received: Any = functools.reduce(getattr, key.split("."), self.run)
+            if received != value:
+                expected = "constant" if value else "null"
+                raise ValueError(f"run.{key} must be {expected} for pbt, received {short(_name(received))}")
+
     def _check_key(self, key: str) -> None:
         if key in ("training.monitor", "training.monitor_mode"):
             raise ValueError(f"space must not contain {key}, which the objective decides")
         if key.split(".")[0] in ("report", "devices"):
             raise ValueError(f"space must not contain {key}, which is the same for all trials")
-        if key == "training.epochs" and isinstance(self.oracle, Hyperband):
-            raise ValueError(f"space must not contain {key}, which hyperband decides")
+        if key == "training.epochs" and isinstance(self.oracle, Hyperband | Pbt):
+            raise ValueError(f"space must not contain {key}, which {self.oracle.name} decides")
+        if isinstance(self.oracle, Pbt) and key.split(".")[0] not in ("optimizer", "regularization", "loss", "network"):
+            raise ValueError(f"space must not contain {key}, which is the same for all members of pbt")
 
     def _check_run(self, values: Mapping[str, Any]) -> None:
         try:
@@ -387,3 +344,8 @@ class SearchConfig(SearchSettings):
             f"space[{key!r}] must say whether fractions are meant: give {parameter.min}.0 and {parameter.max}.0, "
             f"or a step for integers; received min {parameter.min} and max {parameter.max}"
         )
+
+
+def _name(setting: Any) -> Any:
+    """A setting as a user gives it: by its name, if it has one."""
+    return getattr(setting, "name", setting)

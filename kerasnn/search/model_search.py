@@ -20,6 +20,7 @@ from kerasnn.search.beginning import Table, read_beginning
 from kerasnn.search.model_config import ModelSearchConfig
 from kerasnn.search.model_space import Build, find_space, hyperparameters_of
 from kerasnn.search.model_trainer import Make, ModelTrainer
+from kerasnn.search.oracle_config import Pbt
 from kerasnn.search.result import SearchResult
 from kerasnn.search.run_search import search_subject
 from kerasnn.search.subject import ScoreToBeat, Train
@@ -160,7 +161,23 @@ class ModelSubject:
         self.config, self.build = config, make
         self.fingerprint = _fingerprint([arguments.get(key) for key in ("x", "y", "sample_weight", "validation_data")])
         self.logged: Sequence[str] = [config.objective_name]
+        self._arguments = arguments
         self._trainer = ModelTrainer(config, make, arguments)
+
+    def population(self) -> tuple[Make, Mapping[str, Any]]:
+        """A function that builds the model of a trial's values from the search's seed, and what `fit` gets.
+
+        Raises:
+            ValueError: one line, where there are callbacks, which a population has no call for.
+        """
+        if self._arguments["callbacks"]:
+            raise ValueError("callbacks must be none for pbt: models are copied between calls")
+
+        def build(values: Mapping[str, Any]) -> keras.Model:
+            keras.utils.set_random_seed(self.config.seed)
+            return self.build(values)
+
+        return build, {name: value for name, value in self._arguments.items() if name != "callbacks"}
 
     def note(self, proposals: Sequence[Proposal]) -> None:
         """Take notice of what will be trained or was trained before."""
@@ -173,7 +190,13 @@ class ModelSubject:
 
     def save(self, trial: Trial, seed: int, weights: list[np.ndarray], path: Path) -> None:
         """Save the model of a trial that has just ended; of one that Keras can't save, the weights."""
-        model = self._trainer.model(trial.number, seed)
+        if isinstance(self.config.oracle, Pbt):
+            model = self.build(trial.values)
+            if not model.built:
+                model.predict(keras.tree.map_structure(lambda array: array[:1], self._arguments["x"]), verbose=0)
+            model.optimizer.build(model.trainable_variables)
+        else:
+            model = self._trainer.model(trial.number, seed)
         last = model.get_weights()
         model.set_weights(weights)
         try:

@@ -13,9 +13,9 @@ import numpy as np
 
 from kerasnn.config.schema import one_of
 from kerasnn.fused.structure import Structure
-from kerasnn.search.config import Hyperband
 from kerasnn.search.execution import Execution, SearchError, fit_executions
 from kerasnn.search.model_config import ModelSearchConfig
+from kerasnn.search.oracle_config import Hyperband
 from kerasnn.search.trainer import OnEpoch, error_line
 from kerasnn.search.trial import Outcome, Proposal
 

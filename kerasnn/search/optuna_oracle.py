@@ -10,7 +10,8 @@ import numpy as np
 import optuna
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kerasnn.search.config import Cmaes, Gp, Nsga2, SearchSettings, Tpe
+from kerasnn.search.config import SearchSettings
+from kerasnn.search.oracle_config import Cmaes, Gp, Nsga2, Tpe
 from kerasnn.search.space import Choice, Range, canonical_json, ordered
 from kerasnn.search.trial import Proposal
 

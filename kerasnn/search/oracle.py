@@ -12,7 +12,8 @@ from keras_tuner import oracles
 from keras_tuner.engine.trial import Trial
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kerasnn.search.config import Bayesian, Grid, Hyperband, SearchSettings
+from kerasnn.search.config import SearchSettings
+from kerasnn.search.oracle_config import Bayesian, Grid, Hyperband
 from kerasnn.search.space import Choice, Range, Space, canonical_json, ordered
 from kerasnn.search.trial import Proposal
 

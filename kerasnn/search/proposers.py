@@ -6,11 +6,13 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from kerasnn.search.beginning import Beginning
-from kerasnn.search.config import Cmaes, Gp, Optuna, SearchSettings
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.oracle import Oracle
+from kerasnn.search.oracle_config import Cmaes, Gp, Optuna, Pbt
+from kerasnn.search.population_oracle import PopulationOracle
 from kerasnn.search.trial import Proposal
 
-LIBRARIES = ("keras_tuner", "optuna")
+LIBRARIES = ("keras_tuner", "optuna", "numpy")
 """The libraries that propose; a journal names its own with its version."""
 
 
@@ -29,6 +31,8 @@ class Proposer(Protocol):
 
 def library_of(config: SearchSettings) -> str:
     """The library whose version decides what a search proposes."""
+    if isinstance(config.oracle, Pbt):
+        return "numpy"
     return "optuna" if isinstance(config.oracle, Optuna) else "keras_tuner"
 
 
@@ -58,6 +62,8 @@ def proposer_of(config: SearchSettings) -> Proposer:
         from kerasnn.search.optuna_oracle import OptunaOracle
 
         return OptunaOracle(config)
+    if isinstance(config.oracle, Pbt):
+        return PopulationOracle(config)
     return Oracle(config)
 
 

@@ -18,8 +18,8 @@ from kerasnn.search.table import trials_table
 from kerasnn.search.trial import Proposal, Trial, best_of, ranked
 
 CONTENT = (
-    *("config.json", "journal.jsonl", "best_config.json", "best_values.json", "trials.csv"),
-    *(hparams.FILE, "models", "trials"),
+    *("config.json", "journal.jsonl", "best_config.json", "best_values.json", "trials.csv", "generations.csv"),
+    *(hparams.FILE, "models", "trials", "population"),
 )
 """The files and folders of a search folder."""
 
@@ -67,7 +67,13 @@ class SearchResult:
 
     @property
     def best_config(self) -> RunConfig:
-        """The run of the best trial of a config's search; `train` with it gives the trial's score again."""
+        """The run of the best trial of a config's search; `train` with it gives the trial's score again.
+
+        Raises:
+            ValueError: one line, of a population, whose members change their values while they train.
+        """
+        if not self.config.has_best_run:
+            raise ValueError(f"trial {self.best.number} of pbt has no run that gives its score again; models/ has it")
         run: RunConfig = self.config.run_with(self.best.values)
         return run
 

@@ -5,24 +5,31 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
 from kerasnn.config.schema import differences, short
+from kerasnn.data.class_weights import class_weights
 from kerasnn.data.loading import Data, fingerprint
 from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
+from kerasnn.models.from_config import compiled_network
 from kerasnn.search import hparams
 from kerasnn.search.beginning import Beginning, Table, read_beginning
 from kerasnn.search.best_models import BestModels, save_run_model
 from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
+from kerasnn.search.generations import generation_rows
 from kerasnn.search.journal import Journal, results_by_number
+from kerasnn.search.oracle_config import Pbt
+from kerasnn.search.population_trainer import PopulationTrainer
 from kerasnn.search.progress import SearchProgress
 from kerasnn.search.proposers import LIBRARIES, Begun, check_installed, library_of, proposer_of
 from kerasnn.search.result import CONTENT, SearchResult
 from kerasnn.search.stopping import trials_to_stop
 from kerasnn.search.subject import ScoreToBeat, Subject, Train
-from kerasnn.search.table import trials_csv
+from kerasnn.search.table import csv_text, trials_csv
 from kerasnn.search.trainer import Trainer, cached_data
 from kerasnn.search.trial import Outcome, Proposal, Trial, best_of, ranked
 
@@ -128,6 +135,14 @@ class RunSubject:
     def build(self) -> None:
         """None: the config says what a trial trains."""
 
+    def population(self) -> tuple[Callable[[Mapping[str, Any]], keras.Model], Mapping[str, Any]]:
+        """A function that builds the network of a trial's values, and what `fit` gets."""
+        run, data = self.config.run, self._loaded
+        validation = None if data.x_validation is None else (data.x_validation, data.y_validation)
+        arguments: dict[str, Any] = {"x": data.x_train, "y": data.y_train, "validation_data": validation}
+        arguments |= {"batch_size": run.training.batch_size, "class_weight": class_weights(run, data)}
+        return lambda values: compiled_network(self.config.run_with(values), data), arguments
+
     def note(self, proposals: Sequence[Proposal]) -> None:
         """Nothing: a trial's values say all."""
 
@@ -170,6 +185,9 @@ class _Search:
         self._progress = SearchProgress(self._config)
 
     def run(self) -> SearchResult:
+        if isinstance(self._config.oracle, Pbt):
+            build, arguments = self._subject.population()
+            return self._run(PopulationTrainer(self._config, build, arguments, self._folder / "population").train)
         with self._subject.training(self._progress.message, self._score_to_beat) as train:
             return self._run(train)
 
@@ -183,7 +201,8 @@ class _Search:
             while (left := self._config.trials - len(self._trials)) > 0:
                 proposals = oracle.ask(min(left, self._config.trials_per_batch))
                 if not proposals:
-                    self._progress.message(f"the space is exhausted after {len(self._trials)} trials")
+                    if not isinstance(self._config.oracle, Pbt):
+                        self._progress.message(f"the space is exhausted after {len(self._trials)} trials")
                     break
                 self._record(proposals)
                 # All results come before the next proposals, in the order of this batch's proposals: so the proposals
@@ -274,6 +293,9 @@ class _Search:
         for outcomes in train(batch, to_train, self._on_epoch) if to_train else ():
             self._take(outcomes, by_number)
         write_text(self._folder / "trials.csv", trials_csv(self._ranking(), self._config))
+        if isinstance(self._config.oracle, Pbt):
+            rows = generation_rows(list(self._trials.values()), self._config)
+            write_text(self._folder / "generations.csv", csv_text(rows))
 
     def _take(self, outcomes: Sequence[Outcome], proposals: Mapping[int, Proposal]) -> None:
         """Keep the outcomes of trials that ended together."""
@@ -315,7 +337,7 @@ class _Search:
 
     def _write_best(self) -> None:
         best = best_of(self._trials.values(), self._config)
-        if best and len(self._config.objectives) == 1:
+        if best and self._config.has_best_run:
             name, text = self._subject.best_file(best[0])
             path = self._folder / name
             if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -36,6 +36,9 @@ class Subject(Protocol):
     def build(self) -> Callable[[Mapping[str, Any]], keras.Model] | None:
         """Builds the model of a trial's values; None where a config says what a trial trains."""
 
+    def population(self) -> tuple[Callable[[Mapping[str, Any]], keras.Model], Mapping[str, Any]]:
+        """What a population trains: a function that builds the model of a trial's values, and arguments of `fit`."""
+
     def note(self, proposals: Sequence[Proposal]) -> None:
         """Take notice of what will be trained or was trained before."""
 

@@ -10,9 +10,10 @@ from keras_tuner import oracles
 
 from kerasnn.files import write_text
 from kerasnn.search import hparams
-from kerasnn.search.config import Bayesian, Grid, Hyperband, ObjectiveConfig, Random
+from kerasnn.search.config import ObjectiveConfig
 from kerasnn.search.model_config import ModelSearchConfig
 from kerasnn.search.model_space import space_of
+from kerasnn.search.oracle_config import Bayesian, Grid, Hyperband, Random
 from kerasnn.search.progress import SearchProgress
 from kerasnn.search.table import trials_csv
 from kerasnn.search.trial import Proposal, Trial, ranked

@@ -11,8 +11,9 @@ from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import DataConfig, DenseLayer, NetworkConfig, TrainingConfig
 from kerasnn.files import inside
-from kerasnn.search.config import Grid, Objective, ObjectiveConfig, SearchConfig, SearchSettings
+from kerasnn.search.config import Objective, ObjectiveConfig, SearchConfig, SearchSettings
 from kerasnn.search.model_config import ModelSearchConfig
+from kerasnn.search.oracle_config import Grid
 from kerasnn.search.space import Choice, canonical_json
 
 FACTORS: dict[str, tuple[Any, ...]] = {
