@@ -21,7 +21,7 @@ from tests.zoo.models import ZOO
 ALL = bool(os.environ.get("KERASNN_ALL_TESTS"))
 NAMES = list(ZOO) if ALL else ["residual", "gan"]
 TOLERANCE = {"mixed_bfloat16": 2e-2, "mixed_float16": 2e-3, "attention": 5e-5}
-ALONE = ("bidirectional", "conv_lstm", "lstm")
+ALONE = ("bidirectional", "lstm")
 """The gradient of their loop over time has no vectorized form."""
 WITHOUT_TEST_STEP = ("gan", "vae", "own_train_step", "stateful")
 L = keras.layers
