@@ -224,7 +224,9 @@ def _build_from_symbols(model: keras.Model, batch: Any) -> bool:
             return False
     if not loss.built:
         loss.build(targets, outputs)
-    model.optimizer.build(model.trainable_variables)
+    # Not all of Keras's optimizers take it that they are built twice.
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     model._post_build()
     return True
 

@@ -194,7 +194,8 @@ class ModelSubject:
             model = self.build(trial.values)
             if not model.built:
                 model.predict(keras.tree.map_structure(lambda array: array[:1], self._arguments["x"]), verbose=0)
-            model.optimizer.build(model.trainable_variables)
+            if not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
         else:
             model = self._trainer.model(trial.number, seed)
         last = model.get_weights()

@@ -105,7 +105,8 @@ class SearchResult:
             return loaded
         model = self.build(trial.values)
         if model.built:
-            model.optimizer.build(model.trainable_variables)
+            if not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
             model.load_weights(path)
             return model
         restored: keras.Model = keras.models.load_model(path, custom_objects={type(model).__name__: type(model)})

@@ -19,8 +19,9 @@ from kerasnn.fused.structure import Structure
 from tests.zoo.models import ZOO
 
 ALL = bool(os.environ.get("KERASNN_ALL_TESTS"))
-NAMES = list(ZOO) if ALL else ["residual", "gan"]
-TOLERANCE = {"mixed_bfloat16": 2e-2, "mixed_float16": 2e-3, "attention": 5e-5}
+NAMES = list(ZOO) if ALL else ["residual", "gan", "mixed_float16"]
+# In bfloat16, rounding may decide one of 24 validation examples.
+TOLERANCE = {"mixed_bfloat16": 5e-2, "mixed_float16": 2e-3, "attention": 5e-5}
 ALONE = ("bidirectional", "lstm")
 """The gradient of their loop over time has no vectorized form."""
 WITHOUT_TEST_STEP = ("gan", "vae", "own_train_step", "stateful")
