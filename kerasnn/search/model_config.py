@@ -51,7 +51,10 @@ class ModelSearchConfig(SearchSettings):
     def _space_is_valid(self) -> Self:
         if not self.space:
             raise ValueError(f"{self.build} must ask for at least one hyperparameter, received none")
-        self._check_oracle()
+        try:
+            self._check_oracle()
+        except ValueError as error:
+            raise ValueError(str(error).replace("mode must", "objective.direction must", 1)) from None
         for name, parameter in self.space.items():
             for parent, allowed in parameter.when.items():
                 self._check_condition(f"space[{name!r}].when", parent, allowed)

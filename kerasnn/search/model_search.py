@@ -75,7 +75,8 @@ def search_models(
         epochs: epochs of a trial that nothing ends before.
         callbacks: Keras callbacks; each training gets copies.
         search_dir: a folder that is new, empty or a search's; None makes `logs/<time>-search-<function>`.
-        oracle, trials, objective, seeds_per_trial, stopper, seed, trials_at_once, keep_best: as in `SearchConfig`. The
+        objective: as in `SearchConfig`, or keras-tuner's `Objective`.
+        oracle, trials, seeds_per_trial, stopper, seed, trials_at_once, keep_best: as in `SearchConfig`. The
             seed decides initial weights and orders of examples too; the n-th training of each trial has seed + n.
         progress, tensorboard: as in `ReportConfig`.
         initial: values to try first, by name: a list of dicts, a data frame, a CSV file, or an earlier search's
@@ -111,6 +112,8 @@ def search_models(
         name, build = type(build).__name__, build.build
     else:
         name = getattr(build, "__name__", type(build).__name__)
+    if isinstance(objective, keras_tuner.Objective):
+        objective = {"name": objective.name, "direction": objective.direction}
     config = ModelSearchConfig.model_validate(
         {
             **{"build": name, "space": find_space(build), "epochs": epochs, "oracle": oracle, "trials": trials},
@@ -135,11 +138,14 @@ def model_subject(
         x, y, callbacks, fit: as in `search_models`.
 
     Raises:
-        TypeError: for an unknown argument.
+        TypeError: for an unknown argument, and for examples that can be read only once.
     """
     for key in fit:
         if key not in FIT_ARGUMENTS:
             raise TypeError(one_of("a further argument", key, FIT_ARGUMENTS))
+    for name, given in (("x", x), ("validation_data", fit.get("validation_data"))):
+        if isinstance(given, Iterator):
+            raise TypeError(f"{name} must be readable for each trial, as arrays or tf.data; received a generator")
     return ModelSubject(config, make, {"x": x, "y": y, "callbacks": callbacks, **fit})
 
 

@@ -1,5 +1,7 @@
 """The result of a search, and how it is read from a folder."""
 
+import json
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,13 +106,12 @@ class SearchResult:
             loaded: keras.Model = keras.models.load_model(path)
             return loaded
         model = self.build(trial.values)
-        if model.built:
-            if not model.optimizer.built:
-                model.optimizer.build(model.trainable_variables)
-            model.load_weights(path)
-            return model
-        restored: keras.Model = keras.models.load_model(path, custom_objects={type(model).__name__: type(model)})
-        return restored
+        if not model.built:
+            _build_as_saved(model, path)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        model.load_weights(path)
+        return model
 
     def ensemble(self, count: int, x: Any = None, y: Any = None, rounds: int = 20) -> Ensemble:
         """The best trials' models as one model: with equal shares, or selected greedily on held-out examples.
@@ -149,3 +150,14 @@ def read_search(search_dir: str | Path) -> SearchResult:
     if not trials:
         raise ValueError(f"at least one trial must have ended, {folder} has none yet")
     return SearchResult(tuple(ranked(trials, config)), config, folder)
+
+
+def _build_as_saved(model: keras.Model, path: Path) -> None:
+    """Build a model for the shapes of its inputs that a `.keras` file keeps."""
+    if path.suffix != ".keras":
+        raise ValueError(f"{path} holds weights only: the function must return a built model to take them")
+    with zipfile.ZipFile(path) as archive:
+        described = json.loads(archive.read("config.json"))
+    model.build_from_config(described["build_config"])
+    # Keras builds the layers, and does not say so of the model.
+    model.built = True
