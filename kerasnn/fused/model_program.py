@@ -48,6 +48,7 @@ class ModelProgram:
         validation_batch_size: examples in a batch of validation; 0 where there is none.
         sets_rate: whether the learning rate is given for every update.
         sizes_known: whether Keras would know the size of whole batches when it traces the step.
+        xla: whether XLA may compile it where the model leaves that open.
 
     Attributes:
         xla: whether XLA compiles it.
@@ -68,6 +69,7 @@ class ModelProgram:
         validation_batch_size: int,
         sets_rate: bool,
         sizes_known: bool = True,
+        xla: bool = True,
     ) -> None:
         self.model = structure.model
         self.positions = positions
@@ -89,7 +91,7 @@ class ModelProgram:
             obstacle = obstacle or step.operations.against_xla(self._bounds.largest_table)
             largest_table = max(largest_table, self._bounds.largest_table)
         asked = compile_argument(self.model)
-        self._use(xla=obstacle is None if asked == "auto" else bool(asked))
+        self._use(xla=(xla and obstacle is None) if asked == "auto" else bool(asked))
 
     def _use(self, xla: bool) -> None:
         self.xla = xla

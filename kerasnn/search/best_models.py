@@ -26,6 +26,7 @@ class BestModels:
     With several objectives these are the trials of the Pareto front. A file is `<trial>.keras`, with several seeds
     `<trial>-<seed>.keras`; the model takes raw examples.
 
+    >>> from kerasnn.search.config import SearchConfig
     >>> models = BestModels(Path("models"), SearchConfig(keep_best=2))
     >>> models.score_to_beat([Trial(7, {}, "completed", score=0.1), Trial(3, {}, "completed", score=0.2)])
     0.2

@@ -28,6 +28,12 @@ WITHOUT_TEST_STEP = ("gan", "vae", "own_train_step", "stateful")
 L = keras.layers
 
 
+@pytest.fixture(autouse=True)
+def always_xla(monkeypatch):
+    """XLA wherever it may be used: for trainings as short as these it does not pay."""
+    monkeypatch.setattr(model_groups, "XLA_SECONDS", 0.0)
+
+
 def built(name, count=3):
     """Models of a kind that differ in weights, learning rate and dropout."""
     cases = []
@@ -251,3 +257,15 @@ def test_other_code_is_another_structure():
 def test_refusals_in_a_line(models, options, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         kerasnn.fit_fused(models, X, Y, **options)
+
+
+@pytest.mark.parametrize(("epochs", "xla"), [(2, False), (3000, True)])
+def test_xla_compiles_where_that_pays(epochs, xla, monkeypatch):
+    monkeypatch.setattr(model_groups, "XLA_SECONDS", 2.0)
+    used = []
+    original = model_groups.program_for
+    monkeypatch.setattr(model_groups, "program_for", lambda *given: used.append(original(*given)) or used[-1])
+    models = [dense(index, 3) for index in range(2)]
+    stop = {"on_epoch": lambda epoch, logs: list(logs)}
+    kerasnn.fit_fused(models, np.ones((8, 4)), np.eye(3)[[0, 1] * 4], batch_size=4, epochs=epochs, verbose=0, **stop)
+    assert [program.xla for program in used] == [xla]
