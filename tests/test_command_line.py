@@ -234,7 +234,7 @@ def test_an_object_may_be_a_file(tmp_path):
         (
             "search",
             [
-                "--oracle {random,grid,bayesian,hyperband,tpe,gp,cmaes,nsga2}",
+                "--oracle {random,grid,bayesian,hyperband,tpe,gp,cmaes,nsga2,pbt}",
                 "--trials INTEGER",
                 "--run.network.hidden LIST",
             ],
