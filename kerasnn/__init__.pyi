@@ -24,7 +24,9 @@ from .data.loading import load_data as load_data
 from .engine.fit import evaluate as evaluate
 from .engine.fit import fit as fit
 from .engine.fit import predict as predict
+from .fused.ensemble import Ensemble as Ensemble
 from .fused.ensemble import build_fused as build_fused
+from .fused.ensemble import select_ensemble as select_ensemble
 from .fused.fit import fit_fused as fit_fused
 from .fused.groups import train_fused as train_fused
 from .models.building import build_model as build_model

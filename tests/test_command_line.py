@@ -15,7 +15,8 @@ from kerasnn.commands.execution import continued_by, execute
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schedules import Cosine, MultiStep, Step
-from kerasnn.search.config import Hyperband, ObjectiveConfig, SearchConfig
+from kerasnn.search.config import ObjectiveConfig, SearchConfig
+from kerasnn.search.oracle_config import Hyperband
 from kerasnn.search.stopping import Median
 from kerasnn.signals import TerminatedError
 from kerasnn.study.config import StudyConfig
@@ -37,6 +38,16 @@ def read(command, line):
         ("train", "--schedule '{\"warmup\": 2}' --schedule.name cosine", {"schedule": Cosine(warmup=2)}),
         ("train", "--schedule multi_step --schedule.milestones 1,2", {"schedule": MultiStep(milestones=(1, 2))}),
         ("search", "--run.schedule cosine --run.schedule.warmup 2", {"run.schedule": Cosine(warmup=2)}),
+        (
+            "search",
+            "--objective val_loss,val_accuracy",
+            {"objective": (ObjectiveConfig(name="val_loss"), ObjectiveConfig(name="val_accuracy"))},
+        ),
+        (
+            "search",
+            '--objective \'[{"name": "val_accuracy", "direction": "min"}, "val_loss"]\'',
+            {"objective": (ObjectiveConfig(name="val_accuracy", direction="min"), ObjectiveConfig(name="val_loss"))},
+        ),
         ("search", "--oracle hyperband --oracle.factor 4", {"oracle": Hyperband(factor=4)}),
         ("search", "--stopper.min_epochs 2 --stopper median", {"stopper": Median(min_epochs=2)}),
         (
@@ -220,7 +231,14 @@ def test_an_object_may_be_a_file(tmp_path):
                 "--training.early_stopping {true,JSON} Early stopping; null trains all epochs. (default: null)",
             ],
         ),
-        ("search", ["--oracle {random,grid,bayesian,hyperband}", "--trials INTEGER", "--run.network.hidden LIST"]),
+        (
+            "search",
+            [
+                "--oracle {random,grid,bayesian,hyperband,tpe,gp,cmaes,nsga2,pbt}",
+                "--trials INTEGER",
+                "--run.network.hidden LIST",
+            ],
+        ),
         ("study", ["(default: val_accuracy)", "--run.training.epochs INTEGER Passes over the training examples."]),
     ],
 )

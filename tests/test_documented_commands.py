@@ -47,6 +47,22 @@ MEANT = {
     'train --devices.device \'["GPU:0", "GPU:1"]\'': {"devices.device": ["GPU:0", "GPU:1"]},
     "train --devices.workers 2": {"devices.workers": 2},
     "search": {},
+    "search --oracle nsga2 --objective val_loss,val_accuracy --search_dir logs/both": {
+        "oracle": {"name": "nsga2"},
+        "objective": [{"name": "val_loss"}, {"name": "val_accuracy"}],
+        "search_dir": "logs/both",
+    },
+    "search --oracle pbt --run.training.epochs 24 --search_dir logs/population --space "
+    '\'{"optimizer.learning_rate": {"min": 1e-4, "max": 0.1, "sampling": "log"}, "regularization.dropout": '
+    '{"min": 0.0, "max": 0.5}}\'': {
+        "oracle": {"name": "pbt"},
+        "run.training.epochs": 24,
+        "search_dir": "logs/population",
+        "space": {
+            "optimizer.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"},
+            "regularization.dropout": {"min": 0.0, "max": 0.5},
+        },
+    },
     "search --oracle hyperband --trials 60 --objective val_accuracy --stopper median --space "
     '\'{"optimizer.learning_rate": {"min": 1e-4, "max": 1e-1, "sampling": "log"}, "network.hidden": {"choices": '
     "[[50], [50, 100]]}}'": {
@@ -82,6 +98,8 @@ MEANT = {
         "seeds": 8,
     },
     "report logs/first": {"folders": ["logs/first"]},
+    "report logs/both": {"folders": ["logs/both"]},
+    "report logs/population": {"folders": ["logs/population"]},
     "gallery": {"pictures": [], "gallery_dir": "logs/gallery"},
     "doctor": {"replicas": None},
 }

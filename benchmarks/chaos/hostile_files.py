@@ -23,6 +23,7 @@ from kerasnn.data.images import read_idx
 from kerasnn.data.loading import load_data
 from kerasnn.models.loading import load_model
 from kerasnn.search.journal import Journal, read_journal
+from kerasnn.search.proposers import LIBRARIES
 
 LONGEST_LINE = 600
 """Maximum length of an error message in characters."""
@@ -199,7 +200,7 @@ def _read_newest(path: Path) -> str:
 def _read_journal(path: Path) -> str:
     entries = read_journal(path)
     # A search refuses a journal that begins otherwise.
-    if entries and entries[0].keys() != {"search", "data", "keras_tuner"}:
+    if entries and entries[0].keys() not in [{"search", "data", library} for library in LIBRARIES]:
         raise ValueError("not the journal of a search")
     return repr(entries)
 

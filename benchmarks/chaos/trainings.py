@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import keras_tuner
 import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event
 
 from benchmarks.chaos.child_process import Report
+from kerasnn import tuners
 from kerasnn.callbacks.best_model import BestModel
 from kerasnn.callbacks.early_stopping import early_stopping
 from kerasnn.callbacks.history import HistoryFile
@@ -27,6 +29,8 @@ from kerasnn.engine.fit import fit
 from kerasnn.models.from_config import compiled_network
 from kerasnn.runs.train import train
 from kerasnn.search.config import SearchConfig
+from kerasnn.search.model_search import search_models
+from kerasnn.search.result import SearchResult
 from kerasnn.search.run_search import search
 from kerasnn.study.config import StudyConfig
 from kerasnn.study.run_study import study
@@ -47,7 +51,14 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 MODELS = ("convolutional", "lstm", "gan", "vae", "two_outputs", "moving_average", "accumulation", "transformer")
 """Models of `tests/zoo`."""
-SEARCHES = (*(f"search, {oracle}" for oracle in ("random", "grid", "bayesian", "hyperband")), "study")
+ORACLES = ("random", "grid", "bayesian", "hyperband")
+SEARCHES = (
+    *(f"search, {oracle}" for oracle in ORACLES),
+    *(f"build, {oracle}" for oracle in (*ORACLES, "tpe")),
+    *(f"tuner, {oracle}" for oracle in ORACLES),
+    "study",
+)
+"""Searches of runs, over a function's models, by the tuners; a study."""
 EXAMPLES = 400
 Hashes = dict[str, str]
 
@@ -186,6 +197,11 @@ def run_search(name: str, folder: Path) -> Hashes:
     Returns:
         Trials and scores, to five digits; of a study its table.
     """
+    kind, _, oracle = name.partition(", ")
+    if kind == "build":
+        return _search_models(oracle, folder)
+    if kind == "tuner":
+        return _tune(oracle, folder)
     run = {"training": {"epochs": 3, "batch_size": 128}, "report": {"progress": "silent", "tensorboard": False}}
     if name == "study":
         factors = {"network.hidden": [[4], [6]], "network.kernel_initializer": ["he_normal", "glorot_uniform"]}
@@ -196,12 +212,54 @@ def run_search(name: str, folder: Path) -> Hashes:
         "regularization.dropout": {"choices": [0.0, 0.1]},
         "network.hidden": {"choices": [[4], [6]]},
     }
-    config = {"space": space, "trials": 8, "trials_at_once": 2, "run": run, "oracle": name.split(", ")[1]}
-    found = search(SearchConfig.model_validate(config), folder)
+    config = {"space": space, "trials": 8, "trials_at_once": 2, "run": run, "oracle": oracle}
+    return _found(search(SearchConfig.model_validate(config), folder))
+
+
+def _found(found: SearchResult) -> Hashes:
     trials = sorted(found.trials, key=lambda trial: trial.number)
     return {
         "trials": json.dumps([[trial.number, trial.values, trial.status, f"{trial.score:.5g}"] for trial in trials]),
         "best": json.dumps(found.best.values),
+    }
+
+
+def _build(hp: keras_tuner.HyperParameters) -> keras.Model:
+    layers = [keras.layers.Dense(hp.Choice("units", [4, 6]), "tanh"), keras.layers.Dropout(hp.Float("dropout", 0, 0.5))]
+    model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(2, "softmax")])
+    rate = hp.Float("learning_rate", 1e-3, 1e-1, step=10, sampling="log")
+    model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
+    return model
+
+
+def _examples() -> dict[str, Any]:
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    return {"x": x, "y": (x[:, 0] > 0).astype("int32"), "batch_size": 16, "validation_split": 0.25}
+
+
+def _search_models(oracle: str, folder: Path) -> Hashes:
+    """A search over a function's models, in which callbacks stop some."""
+    stopping = keras.callbacks.EarlyStopping("loss", min_delta=0.01, patience=1)
+    described = {"name": oracle, "initial_points": 3} if oracle == "bayesian" else oracle
+    settings: dict[str, Any] = {"oracle": described, "trials": 8, "trials_at_once": 8 if oracle == "hyperband" else 3}
+    settings |= {"progress": "silent", "tensorboard": False, **_examples()}
+    return _found(search_models(_build, epochs=3, callbacks=[stopping], search_dir=folder, **settings))
+
+
+def _tune(oracle: str, folder: Path) -> Hashes:
+    """A program for keras-tuner."""
+    shared: dict[str, Any] = {"seed": 4, "directory": folder.parent, "project_name": folder.name}
+    kinds = {"random": "RandomSearch", "grid": "GridSearch", "bayesian": "BayesianOptimization"}
+    if oracle == "hyperband":
+        tuner = tuners.Hyperband(_build, "val_loss", max_epochs=4, factor=2, **shared)
+    else:
+        tuner = getattr(tuners, kinds[oracle])(_build, "val_loss", max_trials=8, trials_at_once=3, **shared)
+    tuner.search(**_examples(), epochs=3, verbose=0)
+    trials = tuner.oracle.trials.values()
+    return {
+        "trials": json.dumps(
+            [[trial.trial_id, trial.hyperparameters.values, trial.status, f"{trial.score:.5g}"] for trial in trials]
+        )
     }
 
 

@@ -89,9 +89,9 @@ class Parser(argparse.ArgumentParser):
         config: Any = replace_at(self.config if start is None else type(self.config).load(start), options.changes)
         run, key = (config.run, "run.data.name") if hasattr(config, "run") else (config, "data.name")
         if "run.training.monitor" in options.changes and config.objective is not None:
-            raise ValueError(
-                f"--run.training.monitor has no effect beside objective {config.objective.name!r}; give --objective"
-            )
+            objectives = config.objective if isinstance(config.objective, tuple) else (config.objective,)
+            names = ", ".join(repr(each.name) for each in objectives)
+            raise ValueError(f"--run.training.monitor has no effect beside objective {names}; give --objective")
         if run.data.name == "arrays":
             function = self.prog.split()[-1].replace("-", "_")
             raise ValueError(f"{key} 'arrays' is for {function}() in Python; here give csv, npz or a data set's name")
@@ -174,7 +174,7 @@ def _decoded(flag: str, text: str, kinds: tuple[Any, ...]) -> Any:
             return read_json(Path(text).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"--{flag}: {error}") from None
-    if items and ("," in text or str not in kinds):
+    if items and ("," in text or not (str in kinds or models(kinds))):
         return [_decoded(flag, item.strip(), items) for item in text.split(",")]
     if models(kinds) and NoneType in kinds and text in ("true", "false"):
         return {} if text == "true" else None

@@ -23,6 +23,10 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="new or empty folder, or a search's, which is then continued with its own config.json "
         "(default: logs/<time>-search-<data>)",
     )
+    about = "CSV file of values to try first, a column for each key of the space; or an earlier search's trials.csv"
+    parser.add_argument("--initial", metavar="FILE", help=about)
+    about = "folder of an earlier search with the same objective, from whose trials the oracle learns"
+    parser.add_argument("--earlier", metavar="FOLDER", help=about)
     options = parser.read(arguments)
     options.config = parser.config_of(options, folder=options.search_dir)
     return options
@@ -35,10 +39,15 @@ def run(options: argparse.Namespace) -> int:
         import_tensorflow()
         from kerasnn.search.run_search import search
 
-        result = search(options.config, folder)
+        result = search(options.config, folder, initial=options.initial, earlier=options.earlier)
     print(result.table())
     failed = sum(trial.status == "failed" for trial in result.trials)
     print(f"{len(result.trials)} trials, {failed} failed" if failed else f"{len(result.trials)} trials")
-    print(f"train the best  kerasnn train --config {result.search_dir / 'best_config.json'}")
+    if result.config.has_best_run:
+        print(f"train the best  kerasnn train --config {result.search_dir / 'best_config.json'}")
+    elif len(result.config.objectives) > 1:
+        print(f"Pareto front    {len(result.best_trials)} trials, marked *; kerasnn report {result.search_dir}")
+    else:
+        print(f"schedules       kerasnn report {result.search_dir}")
     print(f"dashboard       tensorboard --logdir {result.search_dir}")
     return DONE

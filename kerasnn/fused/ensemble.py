@@ -1,11 +1,14 @@
-"""Networks of one structure as one network, whose weights have a leading axis of members."""
+"""Ensembles: networks of one structure as one network with a leading axis of members, and means of any models."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from kerasnn.fused.structure import Structure
 
 
 def over_members(function: Callable[..., Any], variables: Sequence[keras.Variable]) -> Callable[..., Any]:
@@ -134,15 +137,138 @@ def build_fused(networks: Sequence[keras.Model]) -> FusedNetwork:
     """
     if not networks:
         raise ValueError("networks must be at least one, received none")
-    shapes = [[tuple(weight.shape) for weight in network.weights] for network in networks]
-    kinds = [[type(layer) for layer in network._flatten_layers()] for network in networks]
+    copies = []
     for number, network in enumerate(networks):
         if not hasattr(network, "input_shape"):
             raise ValueError(f"networks must have an input_shape, number {number} ({type(network).__name__}) has none")
-        if (shapes[number], kinds[number], network.input_shape) != (shapes[0], kinds[0], networks[0].input_shape):
+        # Without optimizer and loss, which do not matter for predictions.
+        copies.append(type(network).from_config(network.get_config()))
+        if Structure(copies[number]).key != Structure(copies[0]).key:
             raise ValueError(f"networks must have one structure; number {number} differs from number 0")
-    first = networks[0]
-    fused = FusedNetwork(type(first).from_config(first.get_config()), len(networks))
+    fused = FusedNetwork(copies[0], len(networks))
     for stacked, *weights in zip(fused._stacked, *(network.weights for network in networks), strict=True):
         stacked.assign(np.stack([weight.numpy() for weight in weights]))
     return fused
+
+
+@keras.saving.register_keras_serializable(package="kerasnn")
+class Ensemble(keras.Model):
+    """The weighted mean of the outputs of models, as a model that can be saved.
+
+    The models may differ in everything but their inputs and the shapes of their outputs. Outputs are averaged as they
+    are: probabilities as probabilities, logits as logits. Loss and metrics are those of the first model.
+
+    Args:
+        members: built Keras models, which become parts of this one.
+        shares: weight of each member in the mean, at least 0; None gives all the same.
+        measures: serialized loss and metrics; None takes those of the first member, if it is compiled.
+
+    Raises:
+        ValueError: no members, or shares that are no weights of them.
+
+    Reference: `select_ensemble` finds shares.
+
+    >>> members = [keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(factor)]) for factor in (1.0, 2.0)]
+    >>> Ensemble(members, shares=[3, 1]).predict(np.ones((1, 2)), verbose=0)
+    array([[1.25, 1.25]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        members: Sequence[keras.Model],
+        shares: Sequence[float] | None = None,
+        measures: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        shares = [1.0] * len(members) if shares is None else [float(share) for share in shares]
+        if not members:
+            raise ValueError("members must be at least one, received none")
+        if len(shares) != len(members) or min(shares) < 0 or not sum(shares) > 0:
+            raise ValueError(f"shares must be {len(members)} numbers of at least 0, not all 0; received {shares}")
+        self.members = list(members)
+        self.shares = [share / sum(shares) for share in shares]
+        self.built = True
+        if measures is None and members[0].compiled:
+            config = members[0].get_compile_config() or {}
+            measures = {name: config.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}
+        self._measures = measures
+        if measures is not None:
+            self.compile(**keras.saving.deserialize_keras_object(measures))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The mean of the members' outputs, in their structure."""
+        outputs = [member(inputs, training=training) for member in self.members]
+        return keras.tree.map_structure(
+            lambda *parts: sum(share * part for share, part in zip(self.shares, parts, strict=True)), *outputs
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The members, without their optimizers, their shares, and what is measured."""
+        members = [keras.saving.serialize_keras_object(member) for member in self.members]
+        for member in members:
+            member.pop("compile_config", None)
+        return {"name": self.name, "members": members, "shares": self.shares, "measures": self._measures}
+
+    def get_compile_config(self) -> None:
+        """None: `get_config` says what is measured."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """An ensemble from the result of `get_config`."""
+        config = dict(config)
+        members = [keras.saving.deserialize_keras_object(member, custom_objects) for member in config.pop("members")]
+        return cls(members, **config)
+
+
+def select_ensemble(
+    models: Sequence[keras.Model],
+    x: Any,
+    y: Any,
+    rounds: int = 20,
+    score: Callable[[Any, Any], float] | None = None,
+    batch_size: int = 256,
+) -> Ensemble:
+    """Select models greedily, so that the mean of their outputs is as good as possible on held-out examples.
+
+    It begins with the best model, and adds in each round the one, perhaps again, that makes the mean best. The round
+    with the best mean counts: the ensemble is never worse than the best model on these examples.
+
+    Args:
+        models: built and compiled Keras models whose outputs have one structure.
+        x, y: examples that no model was trained on, as in `fit`.
+        rounds: number of rounds, the first included.
+        score: given `y` and the mean outputs, returns what is minimized; None takes the loss of the first model.
+        batch_size: examples per batch.
+
+    Returns:
+        The selected models with their shares.
+
+    Raises:
+        ValueError: no models, no rounds, or a first model that is not compiled where no score is given.
+
+    Reference: Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
+
+    >>> models = [keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(factor)]) for factor in (0.5, 1.0, 2.0)]
+    >>> models[0].compile(loss="mse")
+    >>> select_ensemble(models, np.ones((4, 1)), np.full((4, 1), 1.5)).shares
+    [0.5, 0.5]
+    """
+    if not models or rounds < 1:
+        raise ValueError(f"models and rounds must be at least one, received {len(models)} and {rounds}")
+    first = models[0]
+    if score is None and not first.compiled:
+        raise ValueError("the first model must be compiled, or score must be given")
+    measure = score or (lambda y, outputs: float(first.compute_loss(y=y, y_pred=outputs, training=False)))
+    outputs = [model.predict(x, batch_size=batch_size, verbose=0) for model in models]
+    counts, total = [0] * len(models), None
+    best, selected = np.inf, counts
+    for number in range(1, rounds + 1):
+        sums = outputs if total is None else [keras.tree.map_structure(np.add, total, each) for each in outputs]
+        scores = [measure(y, keras.tree.map_structure(lambda part: part / number, each)) for each in sums]  # noqa: B023
+        added = int(np.nanargmin(scores))
+        total = sums[added]
+        counts = [count + (position == added) for position, count in enumerate(counts)]
+        if scores[added] < best:
+            best, selected = scores[added], counts
+    return Ensemble(list(itertools.compress(models, selected)), list(filter(None, selected)))

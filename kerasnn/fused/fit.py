@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kerasnn.callbacks.learning_rate import LearningRate
@@ -28,6 +30,7 @@ def fit_fused(
     y: Any = None,
     batch_size: int | None = None,
     epochs: int = 1,
+    verbose: str | int = "auto",
     callbacks: Sequence[Any] | None = None,
     validation_split: float = 0.0,
     validation_data: Any = None,
@@ -55,6 +58,9 @@ def fit_fused(
     Args:
         models: compiled Keras models, which share no variables.
         x, y, batch_size, epochs, validation_split, validation_data, shuffle: as in `keras.Model.fit`, the same for all.
+            A `tf.data.Dataset` is read once an epoch for all models of a structure.
+        verbose: 0 is silent; else a line an epoch shows the range of each logged value over the models of a structure,
+            and models that train alone show what `keras.Model.fit` shows.
         initial_epoch, validation_batch_size, validation_freq: likewise.
         callbacks: for each model its callbacks, or None.
         class_weight, sample_weight: as in `keras.Model.fit`, or a list with one for each model.
@@ -79,7 +85,7 @@ def fit_fused(
     ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
     ...     model.compile(keras.optimizers.SGD(rate), "mse")
     ...     return model
-    >>> histories = fit_fused([build(0.0), build(0.125)], np.ones((4, 2)), np.ones(4), epochs=2)
+    >>> histories = fit_fused([build(0.0), build(0.125)], np.ones((4, 2)), np.ones(4), epochs=2, verbose=0)
     >>> [history.history["loss"] for history in histories]
     [[1.0, 1.0], [1.0, 0.0625]]
     """
@@ -99,13 +105,23 @@ def fit_fused(
     inputs = Inputs.of(x, y, by_name["sample_weight"], by_name["class_weight"], shuffle=shuffle, **held_out, **sizes)
     own = [dict(zip(by_name, arguments, strict=True)) for arguments in zip(*by_name.values(), strict=True)]
     if inputs is None:
-        alone = dict.fromkeys(range(len(models)), "the examples are not dense arrays of numbers")
+        alone = dict.fromkeys(
+            range(len(models)),
+            "the examples are not dense numbers, or a dataset of unknown length or with weights besides",
+        )
     else:
         members, alone = _members(models, own, inputs, epochs, checks)
-        alone |= _train_together(members, inputs, Plan(initial_epoch, epochs, validation_freq, on_epoch, max_members))
+        shown = partial(_show, epochs, on_epoch) if verbose else on_epoch
+        alone |= _train_together(members, inputs, Plan(initial_epoch, epochs, validation_freq, shown, max_members))
     for reason in dict.fromkeys(alone.values()):
         logger.warning("%d of %d models train alone: %s", list(alone.values()).count(reason), len(models), reason)
-    options |= {**held_out, "shuffle": shuffle, "validation_freq": validation_freq, "checks": checks, "verbose": 0}
+    options |= {
+        **held_out,
+        "shuffle": shuffle,
+        "validation_freq": validation_freq,
+        "checks": checks,
+        "verbose": verbose,
+    }
     for number in sorted(alone):
         if on_epoch is not None:
             own[number]["callbacks"] = [*flat(own[number]["callbacks"]), _Reporter(number, on_epoch)]
@@ -151,6 +167,18 @@ def _train_together(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) 
         except NotFusableError as error:
             alone |= {member.number: str(error) for member in group}
     return alone
+
+
+def _show(epochs: int, on_epoch: OnEpoch | None, epoch: int, logs: dict[int, Mapping[str, Any]]) -> Any:
+    """Print the range of each logged number over the models that ran, and report the epoch."""
+    parts = [f"Epoch {epoch + 1}/{epochs}", f"{len(logs)} models"]
+    for name, value in next(iter(logs.values())).items():
+        if np.ndim(value) == 0:
+            values = [float(log[name]) for log in logs.values() if name in log]
+            low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+            parts.append(f"{name}: {low}" if low == high else f"{name}: {low} to {high}")
+    print(" - ".join(parts), flush=True)
+    return on_epoch(epoch, logs) if on_epoch else None
 
 
 class _Reporter(keras.callbacks.Callback):

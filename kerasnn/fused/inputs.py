@@ -14,25 +14,44 @@ from kerasnn.engine.compilation import is_dense
 from kerasnn.engine.examples import Examples, as_array, each, leaves
 from kerasnn.engine.order import epoch_order
 from kerasnn.fused.model_program import Batches
+from kerasnn.fused.streams import Stream
 from kerasnn.keras_private import Functional, array_slicing, can_convert_arrays
+
+Part = Examples | Stream
+"""Training or validation examples: arrays, or the batches of a dataset."""
 
 
 class Inputs:
-    """Arrays of training and validation, with each model's sample weights.
+    """Examples of training and validation, with each model's sample weights.
 
     Args:
-        train: the training arrays of each model; models with the same weights share one object.
-        validation: the validation arrays of each model, likewise; empty where there are none.
+        train: the training examples of each model; models with the same weights share one object.
+        validation: the validation examples of each model, likewise; empty where there are none.
         shuffle: whether each epoch of training has an order of its own.
     """
 
-    def __init__(self, train: Sequence[Examples], validation: Sequence[Examples], shuffle: bool) -> None:
+    def __init__(self, train: Sequence[Part], validation: Sequence[Part], shuffle: bool) -> None:
         self._train, self._validation, self._shuffle = train, validation, shuffle
         self.batch_size: int = train[0].batch_size
         self.rows = train[0].size
         self.train_steps = int(train[0].num_batches)
         self.validation_batch_size: int = validation[0].batch_size if validation else 0
-        self.validation_steps = int(validation[0].num_batches) if validation else 0
+
+    @property
+    def validation_steps(self) -> int:
+        """Batches of an evaluation; 0 where there is none."""
+        return int(self._validation[0].num_batches) if self._validation else 0
+
+    @property
+    def streams(self) -> list[Stream]:
+        """The datasets among training and validation examples."""
+        parts = [self._train[0], *self._validation[:1]]
+        return [part for part in parts if isinstance(part, Stream)]
+
+    @property
+    def sizes_known(self) -> bool:
+        """Whether the size of whole batches is known before they are read."""
+        return all(stream.is_static for stream in self.streams)
 
     @classmethod
     def of(
@@ -48,34 +67,40 @@ class Inputs:
         validation_batch_size: int | None = None,
         shuffle: bool = True,
     ) -> Self | None:
-        """The arrays of the arguments of `fit_fused`; None where some are no dense arrays of numbers."""
-        held_out = () if validation_data is None else keras.utils.unpack_x_y_sample_weight(validation_data)
-        given = (x, y, list(sample_weights), held_out)
-        if x is None or not can_convert_arrays(given):
-            return None
-        x, y, sample_weights, held_out = each(as_array, given)
-        if not all(map(is_dense, leaves((x, y, sample_weights, held_out)))):
-            return None
-        own_held_out = [held_out] * len(sample_weights)
-        if validation_split and validation_data is None:
-            (x, y, sample_weights), (held_x, held_y, held_weights) = array_slicing.train_validation_split(
-                (x, y, sample_weights), validation_split=validation_split
-            )
-            own_held_out = [(held_x, held_y, weights) for weights in held_weights]
-        train = _distinct(
-            [((x, y, own), by_class) for own, by_class in zip(sample_weights, class_weights, strict=True)], batch_size
-        )
-        size = validation_batch_size or train[0].batch_size
-        validation = _distinct([(own, None) for own in own_held_out], size) if any(map(bool, own_held_out)) else []
-        return cls(train, validation, shuffle)
+        """The examples of the arguments of `fit_fused`; None where some are no dense numbers.
+
+        Raises:
+            ValueError: one line, for a dataset without an end.
+        """
+        count = len(sample_weights)
+        held_out, validation_data = validation_data, None if is_dataset(validation_data) else validation_data
+        if is_dataset(x):
+            if y is not None or validation_split or any(each is not None for each in (*sample_weights, *class_weights)):
+                return None
+            if (stream := Stream.of(x)) is None:
+                return None
+            train: Sequence[Part] = [stream] * count
+            validation: Sequence[Part] | None = _held_out(validation_data, count, validation_batch_size)
+        else:
+            found = _arrays(x, y, sample_weights, class_weights, validation_data, validation_split, batch_size)
+            if found is None:
+                return None
+            train, own_held_out = found
+            size = validation_batch_size or train[0].batch_size
+            validation = _distinct([(own, None) for own in own_held_out], size) if any(map(bool, own_held_out)) else []
+        if is_dataset(held_out):
+            streamed = Stream.of(held_out)
+            validation = None if streamed is None else [streamed] * count
+        return None if validation is None else cls(train, validation, shuffle)
 
     def check(self, number: int, checks: Checks, class_weight: Any) -> None:
-        """Refuse examples that a model cannot learn from, as `kerasnn.fit` does."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self._train[number].arrays)
-        checks.types(x, y, sample_weight)
-        checks.training(x, y, sample_weight, class_weight)
-        if self._validation:
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self._validation[number].arrays)
+        """Refuse arrays that a model cannot learn from, as `kerasnn.fit` does."""
+        if isinstance(train := self._train[number], Examples):
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(train.arrays)
+            checks.types(x, y, sample_weight)
+            checks.training(x, y, sample_weight, class_weight)
+        if self._validation and isinstance(validation := self._validation[number], Examples):
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation.arrays)
             checks.evaluation(x, y, sample_weight, part="validation ")
 
     def build(self, number: int, model: keras.Model) -> None:
@@ -102,10 +127,10 @@ class Inputs:
 
     def is_weighted(self, number: int) -> bool:
         """Whether a model's examples have weights."""
-        return keras.utils.unpack_x_y_sample_weight(self._train[number].arrays)[2] is not None
+        return keras.utils.unpack_x_y_sample_weight(self._train[number].first_batch)[2] is not None
 
-    def on_device(self, numbers: Sequence[int]) -> tuple["Arrays", "Arrays | None"]:
-        """The arrays of some models for training and validation, on the current device."""
+    def on_device(self, numbers: Sequence[int]) -> tuple["Arrays | Stream", "Arrays | Stream | None"]:
+        """The examples of some models for training and validation, arrays on the current device."""
         train = _arrays_of([(number, self._train[number]) for number in numbers], self._shuffle)
         held_out = [(number, self._validation[number]) for number in numbers] if self._validation else []
         return train, _arrays_of(held_out, False) if held_out else None
@@ -123,12 +148,60 @@ def _distinct(given: Sequence[tuple[Any, Any]], batch_size: int | None) -> list[
     return examples
 
 
-def _arrays_of(examples: Sequence[tuple[int, Examples]], shuffle: bool) -> "Arrays":
-    """The examples of some models, by number, on the current device."""
+def is_dataset(x: Any) -> bool:
+    """Whether examples are a dataset of tf.data's."""
+    return isinstance(x, tf.data.Dataset)
+
+
+def _arrays(
+    x: Any,
+    y: Any,
+    sample_weights: Sequence[Any],
+    class_weights: Sequence[Any],
+    validation_data: Any,
+    validation_split: float,
+    batch_size: int | None,
+) -> tuple[list[Examples], list[Any]] | None:
+    """The training examples of each model and its validation arrays; None where some are no dense numbers."""
+    held_out = () if validation_data is None else keras.utils.unpack_x_y_sample_weight(validation_data)
+    given = (x, y, list(sample_weights), held_out)
+    if x is None or not can_convert_arrays(given):
+        return None
+    x, y, sample_weights, held_out = each(as_array, given)
+    if not all(map(is_dense, leaves((x, y, sample_weights, held_out)))):
+        return None
+    own_held_out = [held_out] * len(sample_weights)
+    if validation_split and validation_data is None:
+        (x, y, sample_weights), (held_x, held_y, held_weights) = array_slicing.train_validation_split(
+            (x, y, sample_weights), validation_split=validation_split
+        )
+        own_held_out = [(held_x, held_y, weights) for weights in held_weights]
+    own = zip(sample_weights, class_weights, strict=True)
+    return _distinct([((x, y, weights), by_class) for weights, by_class in own], batch_size), own_held_out
+
+
+def _held_out(validation_data: Any, count: int, batch_size: int | None) -> list[Examples] | None:
+    """Validation arrays beside a dataset; None where some are no dense numbers."""
+    if validation_data is None:
+        return []
+    held_out = keras.utils.unpack_x_y_sample_weight(validation_data)
+    if not can_convert_arrays(held_out):
+        return None
+    held_out = each(as_array, held_out)
+    if not all(map(is_dense, leaves(held_out))):
+        return None
+    return _distinct([(held_out, None)], batch_size) * count
+
+
+def _arrays_of(examples: Sequence[tuple[int, Part]], shuffle: bool) -> "Arrays | Stream":
+    """The examples of some models, by number; arrays on the current device."""
     first = examples[0][1]
+    if isinstance(first, Stream):
+        return first
     if all(each is first for _, each in examples):
         return Arrays(_tensors(first.arrays), None, shuffle)
-    return Arrays(_tensors(first.arrays[:2]), {number: _tensors(each.arrays[2]) for number, each in examples}, shuffle)
+    weights = {number: _tensors(each.arrays[2]) for number, each in examples if isinstance(each, Examples)}
+    return Arrays(_tensors(first.arrays[:2]), weights, shuffle)
 
 
 def _build_from_symbols(model: keras.Model, batch: Any) -> bool:
@@ -151,7 +224,9 @@ def _build_from_symbols(model: keras.Model, batch: Any) -> bool:
             return False
     if not loss.built:
         loss.build(targets, outputs)
-    model.optimizer.build(model.trainable_variables)
+    # Not all of Keras's optimizers take it that they are built twice.
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     model._post_build()
     return True
 

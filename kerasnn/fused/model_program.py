@@ -47,11 +47,14 @@ class ModelProgram:
         batch_size: examples in a batch.
         validation_batch_size: examples in a batch of validation; 0 where there is none.
         sets_rate: whether the learning rate is given for every update.
+        sizes_known: whether Keras would know the size of whole batches when it traces the step.
+        xla: whether XLA may compile it where the model leaves that open.
 
     Attributes:
         xla: whether XLA compiles it.
         train: an epoch of training.
         validate: an evaluation.
+        reset: begins an epoch or an evaluation that `train_on` or `validate_on` runs in parts.
 
     Raises:
         NotFusableError: the model's step uses state that is not the model's.
@@ -65,6 +68,8 @@ class ModelProgram:
         batch_size: int,
         validation_batch_size: int,
         sets_rate: bool,
+        sizes_known: bool = True,
+        xla: bool = True,
     ) -> None:
         self.model = structure.model
         self.positions = positions
@@ -76,6 +81,7 @@ class ModelProgram:
         ]
         self._mapped = [*self.variables, *(variable for _, variable in self._numbers)]
         self._rate = self._position(self.model.optimizer.learning_rate) if sets_rate else None
+        self._sizes_known = sizes_known
         self._bounds = Bounds()
         self._steps: dict[str, Step] = {}
         largest_table = 0
@@ -85,13 +91,17 @@ class ModelProgram:
             obstacle = obstacle or step.operations.against_xla(self._bounds.largest_table)
             largest_table = max(largest_table, self._bounds.largest_table)
         asked = compile_argument(self.model)
-        self._use(xla=obstacle is None if asked == "auto" else bool(asked))
+        self._use(xla=(xla and obstacle is None) if asked == "auto" else bool(asked))
 
     def _use(self, xla: bool) -> None:
         self.xla = xla
         # Partials, because TensorFlow warns of retracing the same function; these are traced for each size.
         self.train = tf.function(functools.partial(self._epoch, "train_step"), jit_compile=xla, autograph=False)
         self.validate = tf.function(functools.partial(self._epoch, "test_step"), jit_compile=xla, autograph=False)
+        part = functools.partial(self._epoch, resets=False)
+        self.train_on = tf.function(functools.partial(part, "train_step"), jit_compile=xla, autograph=False)
+        self.validate_on = tf.function(functools.partial(part, "test_step"), jit_compile=xla, autograph=False)
+        self.reset = tf.function(functools.partial(self._reset), autograph=False)
 
     def without_xla(self) -> None:
         """Run as TensorFlow graphs from now on."""
@@ -149,7 +159,14 @@ class ModelProgram:
         logs = tf.nest.map_structure(lambda log: tf.TensorSpec(log.shape, log.dtype), function.structured_outputs)
         return Step(name, assigned, logs, operations, logs_are_metrics(self.model, name))
 
-    def _epoch(self, name: str, state: list[Any], numbers: list[Any], batches: Batches, rates: Any) -> Any:
+    def _reset(self, state: list[Any], numbers: list[Any]) -> Any:
+        """The values with metrics that have seen nothing."""
+        with self._as_members():
+            return self._over(self.model.reset_metrics)(state, numbers, ())[0]
+
+    def _epoch(
+        self, name: str, state: list[Any], numbers: list[Any], batches: Batches, rates: Any, resets: bool = True
+    ) -> Any:
         """Run a step on all batches.
 
         Args:
@@ -158,6 +175,7 @@ class ModelProgram:
             numbers: the members' own numbers, each `(members,)`.
             batches: the examples.
             rates: learning rates, `(members, updates)`, or None.
+            resets: whether metrics begin anew.
 
         Returns:
             The new values, the logs, each `(members, …)`, and for each member the first index out of range.
@@ -165,7 +183,7 @@ class ModelProgram:
         step, members = self._steps[name], state[0].shape[0]
         rows = next(iter(tf.nest.flatten(batches.shared))).shape[0]
         with self._as_members():
-            state = self._over(self.model.reset_metrics)(state, numbers, ())[0]
+            state = self._over(self.model.reset_metrics)(state, numbers, ())[0] if resets else list(state)
             logs = tf.nest.map_structure(
                 lambda log: tf.zeros((members, *log.shape), log.dtype), {} if step.deferred else step.logs
             )
@@ -174,11 +192,12 @@ class ModelProgram:
             run = functools.partial(self._run, step, state, numbers, batches, rates)
             size = self._batch_sizes[name]
             full = rows - rows % size
+            uneven = rows % size > 0 or not self._sizes_known
             carried = (moving, logs, failure)
             if full:
                 _, carried = tf.while_loop(
                     lambda row, _: row < full,
-                    lambda row, carried: (row + size, run(row, size, rows % size > 0, carried)),
+                    lambda row, carried: (row + size, run(row, size, uneven, carried)),
                     (tf.constant(0), carried),
                 )
             if full < rows:
@@ -209,7 +228,7 @@ class ModelProgram:
         for position, value in zip(step.assigned, moving, strict=True):
             values[position] = value
         if rates is not None and self._rate is not None:
-            values[self._rate] = rates[:, row // size]
+            values[self._rate] = rates[:, row // self._batch_sizes[step.name]]
         shared, own = _batch(batches, row, size)
 
         def member_step(*mine: Any) -> Any:

@@ -1,5 +1,6 @@
 """Figures of runs and searches for a report."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 
 from kerasnn import figures
 from kerasnn.figures.style import BLUE, GREY, INK, ORANGE, shortened
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.importance import Importance
 from kerasnn.search.space import Choice, Range, canonical_json
 from kerasnn.search.table import cell_text, short_names
-from kerasnn.search.trial import Trial
+from kerasnn.search.trial import Trial, best_of
 
 History = Mapping[str, Sequence[float]]
 """Logged values by epoch."""
@@ -108,7 +109,7 @@ def importances(importance: Importance) -> Figure:
     return figure
 
 
-def by_trial(trials: Sequence[Trial], config: SearchConfig) -> Figure:
+def by_trial(trials: Sequence[Trial], config: SearchSettings) -> Figure:
     """The score of each trial that has one, in the order of the proposals, and the best score so far."""
     figure, ((axes,),) = figures.page(6.4, 3.6)
     scored = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: trial.number)
@@ -123,7 +124,47 @@ def by_trial(trials: Sequence[Trial], config: SearchConfig) -> Figure:
     return figure
 
 
-def parallel_coordinates(trials: Sequence[Trial], config: SearchConfig) -> Figure:
+def pareto_front(trials: Sequence[Trial], config: SearchSettings) -> Figure:
+    """Trials by each pair of objectives, those marked that no other one beats in all objectives.
+
+    Args:
+        trials: the search's; those without a score are left out.
+        config: the search, with several objectives.
+    """
+    front = {trial.number for trial in best_of(trials, config)}
+    scored = [trial for trial in trials if trial.score is not None]
+    values = np.array([trial.objectives(config) for trial in scored])
+    on_front = np.array([trial.number in front for trial in scored])
+    pairs = list(itertools.combinations(range(len(config.objectives)), 2))
+    columns = min(len(pairs), 3)
+    figure, grid = figures.page(
+        5.4 * columns, 4.0 * math.ceil(len(pairs) / columns), math.ceil(len(pairs) / columns), columns
+    )
+    every = [axes for row in grid for axes in row]
+    for axes, (x, y) in zip(every, pairs, strict=False):
+        axes.plot(*values[~on_front][:, [x, y]].T, "o", color=GREY, markersize=4, alpha=0.6, label="trial")
+        best = values[on_front][:, [x, y]]
+        best = best[np.lexsort((best[:, 1], best[:, 0]))]
+        if len(pairs) == 1:
+            # Between two points of the front the worse value of each can be had.
+            where = "post" if config.objectives[0][1] == "min" else "pre"
+            axes.step(*best.T, where=where, color=ORANGE, linewidth=1.3)
+        axes.plot(*best.T, "o", color=ORANGE, markersize=6, label="on the Pareto front")
+        for index, set_scale, set_label in (
+            (x, axes.set_xscale, axes.set_xlabel),
+            (y, axes.set_yscale, axes.set_ylabel),
+        ):
+            name, direction = config.objectives[index]
+            set_label(f"{name} ({'lower' if direction == 'min' else 'higher'} is better)", parse_math=False)
+            if _needs_log_scale(values[:, index]):
+                set_scale("log")
+    for axes in every[len(pairs) :]:
+        axes.set_axis_off()
+    every[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def parallel_coordinates(trials: Sequence[Trial], config: SearchSettings) -> Figure:
     """Every trial as a line through its values to its score: the darker, the better.
 
     Args:

@@ -1,5 +1,6 @@
 """Reports about run, search and study folders."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,8 +10,12 @@ from kerasnn.config.description import parse_json
 from kerasnn.files import write_text
 from kerasnn.report import html, pictures
 from kerasnn.report.runs import comparison_sections, read_run, run_sections
+from kerasnn.report.schedules import schedules
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.generations import generation_rows
 from kerasnn.search.importance import importance
-from kerasnn.search.run_search import SearchResult, read_search
+from kerasnn.search.oracle_config import Pbt
+from kerasnn.search.result import SearchResult, read_search
 from kerasnn.search.table import cell_text, short_names
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
 from kerasnn.study.run_study import StudyResult, read_study
@@ -77,12 +82,19 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     tiles = [
         ("trials", f"{len(trials)}"),
         ("failed", f"{failed}"),
-        (f"best {config.objective_name}", _score(result.best.score)),
+        _best(result),
         ("oracle", config.oracle.name),
         ("seconds of training", f"{sum(trial.seconds for trial in trials):.0f}"),
     ]
     yield "", html.tiles(tiles)
     if failed < len(trials):
+        if len(config.objectives) > 1:
+            yield "Pareto front", html.pictures([("Pareto front", pictures.pareto_front(trials, config))])
+        if isinstance(config.oracle, Pbt):
+            yield "Schedules", html.pictures([("schedules", schedules(trials, config))])
+            headings, *intervals = generation_rows(trials, config)
+            cells = [["–" if cell is None else cell_text(cell) for cell in row] for row in intervals]
+            yield "Intervals", html.table([str(each) for each in headings], cells)
         shown = [("parallel coordinates", pictures.parallel_coordinates(trials, config))]
         yield "Values and scores", html.pictures([*shown, ("scores by trial", pictures.by_trial(trials, config))])
         yield "What decides", _importance(result)
@@ -99,8 +111,21 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     names = short_names(keys)
     headings = ["rank", "trial", config.objective_name, "std", "epoch", "status", *names, *metrics, "error"]
     yield "Trials", html.table(headings, rows, sortable=True, marked=0)
-    best = html.folded("The best trial's run", result.best_config.to_json())
-    yield "Configuration", html.joined([best, html.folded("config.json", config.to_json())])
+    parts = [html.folded("config.json", config.to_json())]
+    if config.has_best_run:
+        if isinstance(config, SearchConfig):
+            best = html.folded("The best trial's run", result.best_config.to_json())
+        else:
+            best = html.folded("The best trial's values", json.dumps(result.best.values, indent=2))
+        parts.insert(0, best)
+    yield "Configuration", html.joined(parts)
+
+
+def _best(result: SearchResult) -> tuple[str, str]:
+    """Heading and text of the tile about the best trials."""
+    if len(result.config.objectives) > 1:
+        return "on the Pareto front", f"{len(result.best_trials)}"
+    return f"best {result.config.objective_name}", _score(result.best.score)
 
 
 def _score(value: float | None) -> str:

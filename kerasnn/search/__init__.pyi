@@ -1,4 +1,5 @@
 from .config import SearchConfig as SearchConfig
-from .run_search import SearchResult as SearchResult
-from .run_search import search as search
+from .dispatch import search as search
+from .model_config import ModelSearchConfig as ModelSearchConfig
+from .result import SearchResult as SearchResult
 from .trial import Trial as Trial

@@ -110,7 +110,9 @@ def _without_arrays(outcomes: Collection[Outcome], config: SearchConfig, score_t
         if bests := outcome.best_epochs(config):
             losses.append((config.as_loss(statistics.fmean(best for best, _ in bests)), outcome.number))
     worst = math.inf if score_to_beat is None else config.as_loss(score_to_beat)
-    kept = {number for loss, number in sorted(losses)[: config.keep_best] if loss <= worst}
+    # With several objectives any may be on the Pareto front.
+    count = config.keep_best if len(config.objectives) == 1 else min(config.keep_best, 1) * len(losses)
+    kept = {number for loss, number in sorted(losses)[:count] if loss <= worst}
     return [
         dataclasses.replace(each, states=(), weights=each.weights if each.number in kept else ()) for each in outcomes
     ]

@@ -1,7 +1,7 @@
 """The models of the best trials, on disk."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,70 +12,82 @@ from kerasnn.distribute import devices
 from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import build_network, compile_model
 from kerasnn.models.saving import save_model
-from kerasnn.search.config import SearchConfig
-from kerasnn.search.trainer import DataOf
-from kerasnn.search.trial import Outcome, Trial
+from kerasnn.search.config import SearchSettings
+from kerasnn.search.trial import Outcome, Trial, best_of
 
-_FILE = re.compile(r"(\d{4,})(?:-\d+)?\.keras")
+_FILE = re.compile(r"(\d{4,})(?:-(\d+))?\.(?:keras|weights\.h5)")
+Save = Callable[[Trial, int, list[np.ndarray], Path], None]
+"""Saves the weights of a trial's seed, given a path without its suffix."""
 
 
 class BestModels:
     """Keeps the models of a search's best trials in a folder, each of its best epoch, and no others.
 
-    A file is `<trial>.keras`, with several seeds `<trial>-<seed>.keras`; the model takes raw examples.
+    With several objectives these are the trials of the Pareto front. A file is `<trial>.keras`, with several seeds
+    `<trial>-<seed>.keras`; the model takes raw examples.
 
-    >>> models = BestModels(Path("models"), count=2)
+    >>> from kerasnn.search.config import SearchConfig
+    >>> models = BestModels(Path("models"), SearchConfig(keep_best=2))
     >>> models.score_to_beat([Trial(7, {}, "completed", score=0.1), Trial(3, {}, "completed", score=0.2)])
     0.2
 
     Args:
         folder: the folder, made with the first model.
-        count: number of trials to keep.
+        config: the search.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self._folder, self._count = folder, count
+    def __init__(self, folder: Path, config: SearchSettings) -> None:
+        self._folder, self._count, self._config = folder, config.keep_best, config
 
     def score_to_beat(self, ranking: Sequence[Trial]) -> float | None:
         """The worst score of which a model is kept, given trials, the best first; None where any score is enough."""
-        return ranking[self._count - 1].score if 0 < self._count <= len(ranking) else None
+        has_enough = 0 < self._count <= len(ranking) and len(self._config.objectives) == 1
+        return ranking[self._count - 1].score if has_enough else None
 
-    def save(
-        self, ranking: Sequence[Trial], outcomes: Sequence[Outcome], config: SearchConfig, data_of: DataOf
-    ) -> None:
+    def save(self, ranking: Sequence[Trial], outcomes: Sequence[Outcome], save: Save) -> None:
         """Save the models of trials that have just ended and are among the best.
 
         Args:
             ranking: trials, the best first, including those that have just ended.
             outcomes: those that have just ended.
-            config: the search.
-            data_of: returns the data of a run.
+            save: saves the model of one seed.
         """
         just_ended = {outcome.number: outcome for outcome in outcomes}
         for trial in self._best(ranking):
             if trial.number not in just_ended:
                 continue
             self._folder.mkdir(exist_ok=True)
-            run = config.run_with(trial.values)
             seeds = just_ended[trial.number].weights
             for seed, weights in enumerate(seeds):
                 if weights is not None:
                     name = f"{trial.number:04d}" + (f"-{seed}" if len(seeds) > 1 else "")
-                    _save(run, weights, data_of(run), self._folder / f"{name}.keras")
+                    save(trial, seed, weights, self._folder / name)
 
     def delete_others(self, ranking: Sequence[Trial]) -> None:
         """Delete the models of trials that are not among the best, given all trials, the best first."""
         kept = self._best(ranking)
         others = {f"{trial.number:04d}" for trial in ranking if trial not in kept}
-        for path in self._folder.glob("*.keras"):
+        for path in self._folder.glob("*"):
             if (match := _FILE.fullmatch(path.name)) and match[1] in others:
                 path.unlink()
 
     def _best(self, ranking: Sequence[Trial]) -> list[Trial]:
+        if self._count and len(self._config.objectives) > 1:
+            return best_of(ranking, self._config)
         return [trial for trial in ranking[: self._count] if trial.score is not None]
 
 
-def _save(run: RunConfig, weights: list[np.ndarray], data: Data, path: Path) -> None:
+def model_files(folder: Path, number: int) -> list[Path]:
+    """The files of a trial's models, by seed."""
+    found = {path: match for path in folder.glob("*") if (match := _FILE.fullmatch(path.name))}
+    return sorted(
+        (path for path, match in found.items() if match[1] == f"{number:04d}"),
+        key=lambda path: int(found[path][2] or 0),
+    )
+
+
+def save_run_model(run: RunConfig, weights: list[np.ndarray], data: Data, path: Path) -> None:
+    """Save the model of a run, which takes raw examples, with these weights of its network."""
     with devices.use(run.devices):
         network = build_network(run, data)
         network.set_weights(weights)

@@ -1,58 +1,32 @@
-"""A search described as data: a run, a space over its dotted keys, an oracle that proposes."""
+"""A search described as data: a space, an oracle that proposes, and the run whose dotted keys the space names."""
 
 import copy
+import functools
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from kerasnn.config.description import Description, replace_at
 from kerasnn.config.monitor import Direction, Mode, better_direction
 from kerasnn.config.run import RunConfig
+from kerasnn.config.schedules import Constant
 from kerasnn.config.schema import Schema, named, one_of, short
+from kerasnn.search.oracle_config import (
+    MULTI_OBJECTIVE,
+    Bayesian,
+    Cmaes,
+    Gp,
+    Hyperband,
+    Nsga2,
+    OracleConfig,
+    Pbt,
+    Random,
+    Tpe,
+)
 from kerasnn.search.space import DEFAULT_SPACE, Choice, Parameter, Range, combinations, values_with
 from kerasnn.search.stopping import Stopper
-
-
-class Random(Schema):
-    """Values drawn independently."""
-
-    name: Literal["random"] = "random"
-
-
-class Grid(Schema):
-    """Every combination in turn; a range without a step is tried at its minimum and at ten values within."""
-
-    name: Literal["grid"] = "grid"
-
-
-class Bayesian(Schema):
-    """A Gaussian process over the results so far; proposes the point that it finds most promising.
-
-    Reference: Srinivas et al., "Gaussian Process Optimization in the Bandit Setting" (ICML 2010).
-    """
-
-    name: Literal["bayesian"] = "bayesian"
-    initial_points: PositiveInt | None = None
-    """Random trials before the first model; null takes three for each key of the space."""
-    alpha: float = Field(default=1e-4, gt=0)
-    """Noise expected in the objective, as a variance."""
-    beta: float = Field(default=2.6, ge=0)
-    """Weight of the uncertainty against the expected objective; larger values explore more."""
-
-
-class Hyperband(Schema):
-    """Many short trials, of which the best continue to more epochs, up to `run.training.epochs`.
-
-    Reference: Li et al., "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization" (JMLR 2018).
-    """
-
-    name: Literal["hyperband"] = "hyperband"
-    factor: int = Field(default=3, ge=2)
-    """One trial in this many continues, to this many times the epochs."""
-
-
-OracleConfig = Annotated[Random | Grid | Bayesian | Hyperband, Field(discriminator="name"), BeforeValidator(named)]
 
 
 class ObjectiveConfig(Schema):
@@ -67,7 +41,164 @@ class ObjectiveConfig(Schema):
 Objective = Annotated[ObjectiveConfig, BeforeValidator(named)]
 
 
-class SearchConfig(Description):
+class SearchSettings(Description):
+    """What describes any search: a space, an oracle that proposes, trials and the value that they are compared by."""
+
+    _FOLDER: ClassVar[str] = "search folder"
+
+    space: dict[str, Parameter]
+    """Values by name: `{"choices": [32, 64]}`, or a range `{"min": 0.0001, "max": 0.1, "sampling": "log"}`; either with
+    `when`."""
+    oracle: OracleConfig = Random()
+    """Method that proposes trials: random, grid, bayesian or hyperband; tpe, gp, cmaes or nsga2 of Optuna; pbt
+    (population-based training)."""
+    trials: PositiveInt = 128
+    """Maximum number of trials; may be changed when a search is continued."""
+    objective: Objective | tuple[Objective, ...] | None = None
+    """Logged value to compare trials by; null takes the run's monitor (`val_loss`). Several, `val_loss,val_accuracy`,
+    are all those of the epoch in which the first is best, and no trial is the best: those that no other one beats in
+    every objective are."""
+    seeds_per_trial: PositiveInt = 1
+    """Networks of each trial, with the seeds seed, seed + 1, … of its run; its score is their mean. All trials share
+    the seeds, so that they differ by their values only."""
+    stopper: Stopper | None = None
+    """Early stopping of trials with poor results: median or halving; null lets all finish."""
+    seed: int = Field(default=0, ge=0, lt=2**31 - 1)
+    """Seed of the proposals."""
+    trials_at_once: PositiveInt | None = None
+    """Trials proposed before the result of the first of them is known: with more, more train together; with fewer, the
+    oracle learns sooner. Null takes 128; 8 for bayesian, tpe and gp; a generation for cmaes and nsga2."""
+
+    keep_best: int = Field(default=1, ge=0)
+    """Number of best trials whose models are kept in `models/`, each of its best epoch; with several objectives, those
+    of the Pareto front are kept, whatever the number above 0."""
+
+    @property
+    def objective_name(self) -> str:
+        """Name of the logged value that trials are compared by: with several objectives, the first."""
+        return self.objectives[0][0]
+
+    @property
+    def direction(self) -> Direction:
+        """Whether a lower or a higher objective is better."""
+        return self.objectives[0][1]
+
+    @property
+    def objectives(self) -> tuple[tuple[str, Direction], ...]:
+        """Name of each objective, and whether lower or higher is better."""
+        return tuple((each.name, better_direction(each.name, each.direction)) for each in self._objectives)
+
+    @property
+    def _objectives(self) -> tuple[ObjectiveConfig, ...]:
+        match self.objective:
+            case None:
+                return (self._default_objective,)
+            case ObjectiveConfig():
+                return (self.objective,)
+        return self.objective
+
+    @property
+    def _default_objective(self) -> ObjectiveConfig:
+        return ObjectiveConfig(name="val_loss")
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of a trial that nothing ends before."""
+        raise NotImplementedError
+
+    def epochs_of(self, values: Mapping[str, Any]) -> int:
+        """Epochs of a trial, given its value by name."""
+        return self.max_epochs
+
+    @property
+    def progress_style(self) -> str:
+        """Style of the progress display."""
+        raise NotImplementedError
+
+    @property
+    def writes_tensorboard(self) -> bool:
+        """Whether event files are written."""
+        raise NotImplementedError
+
+    @property
+    def has_best_run(self) -> bool:
+        """Whether one run is the best and gives its trial's score again: not with several objectives, nor of a
+        population, whose members change while they train."""
+        return len(self.objectives) == 1 and not isinstance(self.oracle, Pbt)
+
+    def as_loss(self, objective: float) -> float:
+        """The objective with its sign set so that less is better."""
+        return -objective if self.direction == "max" else objective
+
+    def best_epoch(self, objectives: Sequence[float]) -> tuple[float, int]:
+        """The best objective and its epoch, counted from 1; the first of equal ones. Of a population the last.
+
+        >>> SearchConfig(objective="val_accuracy").best_epoch([0.5, 0.7, 0.7])
+        (0.7, 2)
+        """
+        if isinstance(self.oracle, Pbt):
+            # What others go on from is the state at the end.
+            return objectives[-1], len(objectives)
+        best = (max if self.direction == "max" else min)(objectives)
+        return best, objectives.index(best) + 1
+
+    @property
+    def trials_per_batch(self) -> int:
+        """Number of trials proposed at once."""
+        if self.trials_at_once:
+            return self.trials_at_once
+        match self.oracle:
+            case Bayesian() | Tpe() | Gp():
+                return 8
+            case Cmaes(population_size=size) | Nsga2(population_size=size) | Pbt(members=size):
+                return size
+        return 128
+
+    def _check_oracle(self) -> None:
+        """Refuse objectives and spaces that the oracle cannot take."""
+        if self.objective == ():
+            raise ValueError("objective must name at least one logged value, received []")
+        ranges = [key for key, each in self.space.items() if isinstance(each, Range) and not each.when]
+        if isinstance(self.oracle, Cmaes) and len(ranges) < 2:
+            raise ValueError(f"space must have two ranges without conditions for cmaes, received {len(ranges)}")
+        if isinstance(self.oracle, Pbt):
+            self._check_population(self.oracle)
+        names = [name for name, _ in self.objectives]
+        if len(set(names)) < len(names):
+            raise ValueError(f"objective must name different values, received {', '.join(names)}")
+        if len(names) == 1:
+            return
+        if not isinstance(self.oracle, MULTI_OBJECTIVE):
+            able = ", ".join(kind.model_fields["name"].default for kind in MULTI_OBJECTIVE)
+            raise ValueError(f"oracle must be one of {able} for several objectives, received {self.oracle.name}")
+        if self.stopper is not None:
+            raise ValueError(f"stopper must be null with several objectives, received {self.stopper.name}")
+
+    def _check_population(self, oracle: Pbt) -> None:
+        """Refuse settings that population-based training has no use for."""
+        needed = oracle.members * oracle.generations(self.max_epochs)
+        if self.trials < needed:
+            raise ValueError(
+                f"trials must be at least {needed} for pbt ({oracle.members} members in "
+                f"{oracle.generations(self.max_epochs)} intervals), received {self.trials}"
+            )
+        neutral = {"stopper": None, "trials_at_once": None, "seeds_per_trial": 1, "workers": 1, "cluster": None}
+        for name, value in neutral.items():
+            if (received := getattr(self, name, value)) != value:
+                raise ValueError(f"{name} must be {json.dumps(value)} for pbt, received {short(_name(received))}")
+        if conditional := [key for key, parameter in self.space.items() if parameter.when]:
+            raise ValueError(f"space must have no conditions for pbt, received one for {conditional[0]}")
+
+    def _check_condition(self, rule: str, parent: str, allowed: tuple[Any, ...]) -> None:
+        if parent not in self.space:
+            raise ValueError(one_of(f"{rule}'s keys", parent, self.space))
+        if not isinstance(self.space[parent], Choice):
+            raise ValueError(f"{rule} must name keys with choices, received {parent!r}, which is a range")
+        if not allowed or any(value not in self.space[parent].values for value in allowed):
+            raise ValueError(f"{rule}[{parent!r}] must list choices of {parent}; received {short(list(allowed))}")
+
+
+class SearchConfig(SearchSettings):
     """A search: the same description proposes the same trials and finds the same scores, on one machine.
 
     >>> config = SearchConfig(space={"optimizer.learning_rate": {"choices": [0.01, 0.1]}}, oracle="grid")
@@ -78,33 +209,12 @@ class SearchConfig(Description):
         ValueError: one line, also where a value of the space makes no valid run.
     """
 
-    _FOLDER: ClassVar[str] = "search folder"
-
     run: RunConfig = RunConfig()
     """The run that every trial changes. Its `training.epochs` limit a trial's epochs, its `training.early_stopping`
     applies to each trial, its `report` decides what is shown."""
     space: dict[str, Parameter] = DEFAULT_SPACE
     """Values by dotted key of the run: `{"choices": [[50], [50, 100]]}`, or a range
     `{"min": 0.0001, "max": 0.1, "sampling": "log", "step": null}`; either with `when`."""
-    oracle: OracleConfig = Random()
-    """Method that proposes trials: random, grid, bayesian or hyperband."""
-    trials: PositiveInt = 128
-    """Maximum number of trials; may be changed when a search is continued."""
-    objective: Objective | None = None
-    """Logged value to compare trials by; null takes the run's monitor (`val_loss`)."""
-    seeds_per_trial: PositiveInt = 1
-    """Networks of each trial, with the seeds seed, seed + 1, … of its run; its score is their mean. All trials share
-    the seeds, so that they differ by their values only."""
-    stopper: Stopper | None = None
-    """Early stopping of trials with poor results: median or halving; null lets all finish."""
-    seed: int = Field(default=0, ge=0, lt=2**31 - 1)
-    """Seed of the proposals."""
-    trials_at_once: PositiveInt | None = None
-    """Trials proposed before the result of the first of them is known: with more, more train together; with fewer, the
-    oracle learns sooner. Null takes 128, or 8 for bayesian."""
-
-    keep_best: int = Field(default=1, ge=0)
-    """Number of best trials whose models are kept in `models/`, each of its best epoch."""
     workers: PositiveInt = 1
     """Processes that train, each on its own GPU where there are several; 1 trains in the process that searches. Trials
     of one program are divided among them, so `trials_at_once` is best a multiple. May be changed when a search is
@@ -120,36 +230,27 @@ class SearchConfig(Description):
         return self.workers > 1 or self.cluster is not None
 
     @property
-    def objective_name(self) -> str:
-        """Name of the logged value that trials are compared by."""
-        return self.run.monitor if self.objective is None else self.objective.name
+    def _default_objective(self) -> ObjectiveConfig:
+        return ObjectiveConfig(name=self.run.monitor, direction=self.run.training.monitor_mode)
 
     @property
-    def direction(self) -> Direction:
-        """Whether a lower or a higher objective is better."""
-        return better_direction(self.objective_name, self._mode)
+    def max_epochs(self) -> int:
+        """Epochs of a trial that nothing ends before."""
+        return self.run.training.epochs
+
+    def epochs_of(self, values: Mapping[str, Any]) -> int:
+        """Epochs of a trial, given its value by dotted key."""
+        return self.run_with(values).training.epochs
 
     @property
-    def _mode(self) -> Mode:
-        return self.run.training.monitor_mode if self.objective is None else self.objective.direction
-
-    def as_loss(self, objective: float) -> float:
-        """The objective with its sign set so that less is better."""
-        return -objective if self.direction == "max" else objective
-
-    def best_epoch(self, objectives: Sequence[float]) -> tuple[float, int]:
-        """The best objective and its epoch, counted from 1; the first of equal ones.
-
-        >>> SearchConfig(objective="val_accuracy").best_epoch([0.5, 0.7, 0.7])
-        (0.7, 2)
-        """
-        best = (max if self.direction == "max" else min)(objectives)
-        return best, objectives.index(best) + 1
+    def progress_style(self) -> str:
+        """Style of the progress display."""
+        return self.run.report.progress
 
     @property
-    def trials_per_batch(self) -> int:
-        """Number of trials proposed at once."""
-        return self.trials_at_once or (8 if isinstance(self.oracle, Bayesian) else 128)
+    def writes_tensorboard(self) -> bool:
+        """Whether event files are written."""
+        return self.run.report.tensorboard
 
     def run_with(self, values: Mapping[str, Any]) -> RunConfig:
         """The run of a trial.
@@ -162,7 +263,7 @@ class SearchConfig(Description):
         """
         # A key comes before those within it: network.hidden before network.hidden.0.
         changes = copy.deepcopy(dict(sorted(values.items())))
-        monitored = {"training.monitor": self.objective_name, "training.monitor_mode": self._mode}
+        monitored = {"training.monitor": self.objective_name, "training.monitor_mode": self._objectives[0].direction}
         return replace_at(self.run, monitored | changes)
 
     def runs_with(self, values: Mapping[str, Any]) -> Iterator[RunConfig]:
@@ -187,8 +288,10 @@ class SearchConfig(Description):
     def _space_is_valid(self) -> Self:
         if not self.space:
             raise ValueError("space must name at least one key of the run, received {}")
+        self._check_oracle()
         try:
-            self.run_with({})
+            for name, _ in self.objectives:
+                replace_at(self.run_with({}), {"training.monitor": name})
         except ValueError as error:
             raise ValueError(str(error).replace("training.monitor", "objective.name")) from None
         for key, parameter in self.space.items():
@@ -202,21 +305,25 @@ class SearchConfig(Description):
                 self._check_integers(key, parameter)
         return self
 
+    def _check_population(self, oracle: Pbt) -> None:
+        super()._check_population(oracle)
+        # Rates and the training's end are the population's to decide.
+        neutral = {"schedule": Constant(), "training.plateau": None, "training.early_stopping": None}
+        for key, value in neutral.items():
+            received: Any = functools.reduce(getattr, key.split("."), self.run)
+            if received != value:
+                expected = "constant" if value else "null"
+                raise ValueError(f"run.{key} must be {expected} for pbt, received {short(_name(received))}")
+
     def _check_key(self, key: str) -> None:
         if key in ("training.monitor", "training.monitor_mode"):
             raise ValueError(f"space must not contain {key}, which the objective decides")
         if key.split(".")[0] in ("report", "devices"):
             raise ValueError(f"space must not contain {key}, which is the same for all trials")
-        if key == "training.epochs" and isinstance(self.oracle, Hyperband):
-            raise ValueError(f"space must not contain {key}, which hyperband decides")
-
-    def _check_condition(self, rule: str, parent: str, allowed: tuple[Any, ...]) -> None:
-        if parent not in self.space:
-            raise ValueError(one_of(f"{rule}'s keys", parent, self.space))
-        if not isinstance(self.space[parent], Choice):
-            raise ValueError(f"{rule} must name keys with choices, received {parent!r}, which is a range")
-        if not allowed or any(value not in self.space[parent].values for value in allowed):
-            raise ValueError(f"{rule}[{parent!r}] must list choices of {parent}; received {short(list(allowed))}")
+        if key == "training.epochs" and isinstance(self.oracle, Hyperband | Pbt):
+            raise ValueError(f"space must not contain {key}, which {self.oracle.name} decides")
+        if isinstance(self.oracle, Pbt) and key.split(".")[0] not in ("optimizer", "regularization", "loss", "network"):
+            raise ValueError(f"space must not contain {key}, which is the same for all members of pbt")
 
     def _check_run(self, values: Mapping[str, Any]) -> None:
         try:
@@ -237,3 +344,8 @@ class SearchConfig(Description):
             f"space[{key!r}] must say whether fractions are meant: give {parameter.min}.0 and {parameter.max}.0, "
             f"or a step for integers; received min {parameter.min} and max {parameter.max}"
         )
+
+
+def _name(setting: Any) -> Any:
+    """A setting as a user gives it: by its name, if it has one."""
+    return getattr(setting, "name", setting)

@@ -2,19 +2,22 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api, api_pb2, metadata, plugin_data_pb2
 
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.space import Choice, Range
+from kerasnn.search.trial import Trial, best_of
 from kerasnn.tensorboard import event_files
 
 FILE = "events.out.tfevents.0.search"
+FRONT_FILE = "events.out.tfevents.1.front"
 SCORE = "score"
+FRONT = "on_front"
 _STATUS = {
     "completed": api_pb2.STATUS_SUCCESS,
     "failed": api_pb2.STATUS_FAILURE,
@@ -23,9 +26,13 @@ _STATUS = {
 }
 
 
-def write_search(folder: Path, config: SearchConfig, logged: Sequence[str]) -> None:
+def write_search(folder: Path, config: SearchSettings, logged: Sequence[str]) -> None:
     """Declare every hyperparameter and the metrics, `logged` by trials, before the first trial of a search folder."""
     metrics = [api.Metric(SCORE, display_name=f"best {config.objective_name}")]
+    for name, _ in config.objectives[1:]:
+        metrics.append(api.Metric(f"{SCORE}/{name}", display_name=f"{name} in that epoch"))
+    if len(config.objectives) > 1:
+        metrics.append(api.Metric(FRONT, display_name="on the Pareto front"))
     metrics += [api.Metric(name, display_name=f"last {name}") for name in logged]
     hparams = [api.HParam(key, _domain(parameter)) for key, parameter in config.space.items()]
     event_files.write(folder, [(0, _values(api.hparams_config_pb(hparams, metrics)))], FILE, durable=False)
@@ -34,7 +41,7 @@ def write_search(folder: Path, config: SearchConfig, logged: Sequence[str]) -> N
 def write_trial(
     folder: Path,
     name: str,
-    config: SearchConfig,
+    config: SearchSettings,
     values: Mapping[str, Any],
     status: str,
     histories: Sequence[Mapping[str, Sequence[float]]],
@@ -63,15 +70,28 @@ def write_trial(
             steps.append((epoch, [event_files.scalar(tag, value) for tag, value in logs.items()]))
         if scores:
             score, best = scores[seed]
-            steps.append((best - 1, [event_files.scalar(SCORE, score)]))
+            others = {f"{SCORE}/{key}": history[key][best - 1] for key, _ in config.objectives[1:]}
+            scalars = [event_files.scalar(tag, value) for tag, value in {SCORE: score, **others}.items()]
+            steps.append((best - 1, scalars))
         steps.append((0, [_end(status, now)]))
         # Not durable: the disk would have to confirm every one of a search's trials.
         event_files.write(trial / str(seed) if len(histories) > 1 else trial, steps, FILE, durable=False)
 
 
+def write_front(folder: Path, trials: Iterable[Trial], config: SearchSettings) -> None:
+    """Mark the trials of the Pareto front with 1, all others with 0, given the trials of a search that has ended."""
+    trials = list(trials)
+    front = {trial.number for trial in best_of(trials, config)}
+    for trial in trials:
+        runs = sorted(path.parent for path in (folder / "trials" / f"{trial.number:04d}").rglob(FILE))
+        for run in runs:
+            mark = event_files.scalar(FRONT, float(trial.number in front))
+            event_files.write(run, [(0, [mark])], FRONT_FILE, durable=False)
+
+
 def delete(folder: Path) -> None:
     """Delete the files that `write_trial` has written to a folder and the folders in it, and folders left empty."""
-    for path in folder.rglob(FILE):
+    for path in [*folder.rglob(FILE), *folder.rglob(FRONT_FILE)]:
         path.unlink()
     for path in sorted([folder, *folder.rglob("*/")], reverse=True):
         if path.is_dir() and not any(path.iterdir()):

@@ -13,7 +13,7 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.space import Range, canonical_json
 from kerasnn.search.trial import Trial
 
@@ -38,11 +38,12 @@ class Importance:
     r_squared: float
 
 
-def importance(trials: Sequence[Trial], config: SearchConfig) -> Importance:
+def importance(trials: Sequence[Trial], config: SearchSettings) -> Importance:
     """Permutation importance of a random forest that predicts the rank of a trial's score, five-fold cross-validated.
 
     It predicts ranks because otherwise a single diverged trial would outweigh all others. Trials without a score are
-    ignored.
+    ignored. `python -m benchmarks.importances` compares it with Optuna's evaluators: these find the true order less
+    often, most of all on trials that an oracle placed near the best.
 
     Raises:
         ValueError: one line, for fewer than 10 trials with a score.

@@ -2,16 +2,18 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import keras_tuner
 import numpy as np
 from keras_tuner import oracles
+from keras_tuner.engine.trial import Trial
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kerasnn.search.config import Bayesian, Grid, Hyperband, SearchConfig
+from kerasnn.search.config import SearchSettings
+from kerasnn.search.oracle_config import Bayesian, Grid, Hyperband
 from kerasnn.search.space import Choice, Range, Space, canonical_json, ordered
 from kerasnn.search.trial import Proposal
 
@@ -19,6 +21,7 @@ from kerasnn.search.trial import Proposal
 class Oracle:
     """Proposes trials: for the same search and the same results, the same proposals.
 
+    >>> from kerasnn.search.config import SearchConfig
     >>> config = SearchConfig(space={"optimizer.name": {"choices": ["sgd", "adam"]}}, oracle="grid")
     >>> [proposal.values for proposal in Oracle(config).ask(5)]
     [{'optimizer.name': 'sgd'}, {'optimizer.name': 'adam'}]
@@ -29,7 +32,7 @@ class Oracle:
     Reference: `keras_tuner.Oracle`; its `create_trial`, `update_trial` and `end_trial`.
     """
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: SearchSettings) -> None:
         self._config = config
         self._space = ordered(config.space)
         with quiet(None):
@@ -39,6 +42,8 @@ class Oracle:
         self._oracle._save_trial = lambda trial: None
         self._oracle.verbose = 0
         self._open: dict[int, Any] = {}
+        # Results of combinations that a grid need not try, by their values.
+        self._grid_known: dict[str, tuple[list[float], int]] = {}
         self._count = 0
 
     def ask(self, count: int) -> list[Proposal]:
@@ -58,27 +63,58 @@ class Oracle:
                 trial = self._oracle.create_trial(f"{self._count}")
                 if trial.status != "RUNNING":
                     break
+                proposal = self._proposal(self._count, trial.hyperparameters.values)
+                if known := self._grid_known.get(canonical_json(proposal.values)):
+                    self._end(trial, *known)
+                    continue
                 self._open[self._count] = trial
-                proposals.append(self._proposal(self._count, trial.hyperparameters.values))
+                proposals.append(proposal)
                 self._count += 1
         return proposals
 
-    def tell(self, number: int, score: float | None, epoch: int = 0) -> None:
+    def tell(self, number: int, scores: Sequence[float] | None, epoch: int = 0) -> None:
         """Report the result of a proposal.
 
         Args:
             number: the proposal's.
-            score: the trial's objective; None for a failed trial.
-            epoch: epoch of that score.
+            scores: the trial's value of each objective; None for a failed trial.
+            epoch: epoch of these values.
         """
-        trial = self._open.pop(number)
         with quiet(self._oracle):
-            if score is None:
-                trial.status = "FAILED"
-            else:
-                self._oracle.update_trial(trial.trial_id, {self._config.objective_name: score}, step=epoch)
-                trial.status = "COMPLETED"
-            self._oracle.end_trial(trial)
+            self._end(self._open.pop(number), scores, epoch)
+
+    def _end(self, trial: Any, scores: Sequence[float] | None, epoch: int) -> None:
+        if scores is None:
+            trial.status = "FAILED"
+        else:
+            self._oracle.update_trial(trial.trial_id, {self._config.objective_name: scores[0]}, step=epoch)
+            trial.status = "COMPLETED"
+        self._oracle.end_trial(trial)
+
+    def learn(self, values: Mapping[str, Any], scores: Sequence[float], epoch: int) -> None:
+        """Report a result that was not proposed. Hyperband does not learn from it: it compares within brackets.
+
+        Args:
+            values: value by name.
+            scores: the value of each objective.
+            epoch: epoch of these values.
+        """
+        match self._config.oracle:
+            case Hyperband():
+                return
+            case Grid():
+                self._grid_known[canonical_json(values)] = (list(scores), epoch)
+                return
+        space = self._oracle.get_space()
+        space.values = {
+            key: canonical_json(value) if _is_choice(self._space[key]) else value for key, value in values.items()
+        }
+        trial = Trial(space, f"learned-{len(self._oracle.trials)}", "COMPLETED")
+        with quiet(self._oracle):
+            self._oracle.trials[trial.trial_id] = trial
+            self._oracle.update_trial(trial.trial_id, {self._config.objective_name: scores[0]}, step=epoch)
+            trial.score, trial.best_step = scores[0], epoch
+            self._oracle._record_values(trial)
 
     def _proposal(self, number: int, drawn: Mapping[str, Any]) -> Proposal:
         values = {key: _value(parameter, drawn[key]) for key, parameter in self._space.items() if key in drawn}
@@ -86,7 +122,7 @@ class Oracle:
         return Proposal(
             number,
             values,
-            epochs=drawn.get("tuner/epochs", self._config.run_with(values).training.epochs),
+            epochs=drawn.get("tuner/epochs", self._config.epochs_of(values)),
             continues=None if parent is None else int(parent),
         )
 
@@ -118,7 +154,7 @@ class GridOracle(oracles.GridSearchOracle):
         return response
 
 
-def _build(config: SearchConfig, space: keras_tuner.HyperParameters) -> Any:
+def _build(config: SearchSettings, space: keras_tuner.HyperParameters) -> Any:
     options: dict[str, Any] = {
         "objective": keras_tuner.Objective(config.objective_name, config.direction),
         "hyperparameters": space,
@@ -136,7 +172,7 @@ def _build(config: SearchConfig, space: keras_tuner.HyperParameters) -> Any:
             return oracles.BayesianOptimizationOracle(max_trials=None, **options)
         case Hyperband(factor=factor):
             # Without a limit on its iterations: the search counts the trials.
-            options |= {"max_epochs": config.run.training.epochs, "factor": factor}
+            options |= {"max_epochs": config.max_epochs, "factor": factor}
             return oracles.HyperbandOracle(hyperband_iterations=None, **options)
         case _:
             return oracles.RandomSearchOracle(max_trials=None, **options)

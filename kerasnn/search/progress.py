@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from kerasnn.callbacks.progress import duration, shown_as
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
 from kerasnn.search.table import trials_table
-from kerasnn.search.trial import Trial, ranked
+from kerasnn.search.trial import Trial, best_of, ranked
 
 ROWS = 5
 """Trials in the live table."""
@@ -20,23 +20,24 @@ REFRESH = 0.1
 class SearchProgress:
     """Shows the best trials so far: as a live table on a terminal, elsewhere as a line for each group of results.
 
+    >>> from kerasnn.search.config import SearchConfig
     >>> progress = SearchProgress(SearchConfig(trials=2))
     >>> progress.results({0: Trial(0, {}, "failed"), 1: Trial(1, {}, "completed", score=0.5, epoch=3)})
     2/2 trials, 0 s, best val_loss 0.5000 in epoch 3 of trial 1
 
     Args:
-        config: the search, whose `run.report.progress` is the style.
+        config: the search, whose `progress_style` is the style.
         stream: output; None takes the standard output.
     """
 
-    def __init__(self, config: SearchConfig, stream: TextIO | None = None) -> None:
+    def __init__(self, config: SearchSettings, stream: TextIO | None = None) -> None:
         self._config = config
         self._stream = stream or sys.stdout
-        self._style = shown_as(config.run.report.progress, self._stream)
+        self._style = shown_as(config.progress_style, self._stream)
         self._start = time.monotonic()
         self._drawn_at, self._height = -1.0, 0
         self._best: list[Trial] = []
-        self._ended = self._replayed = 0
+        self._ended = self._replayed = self._on_front = 0
 
     def message(self, line: str) -> None:
         """Print a line that stays."""
@@ -49,6 +50,7 @@ class SearchProgress:
         self._ended = len(trials)
         self._replayed += replayed
         self._best = [trial for trial in ranked(trials.values(), self._config) if trial.score is not None][:ROWS]
+        self._on_front = len(best_of(trials.values(), self._config))
         if self._style == "lines":
             self.message(self._line())
         else:
@@ -66,6 +68,8 @@ class SearchProgress:
         text = f"{self._ended}/{trials} trials, {duration(seconds)}"
         if (trained := self._ended - self._replayed) > 0 and self._ended < trials:
             text += f", {duration((trials - self._ended) * seconds / trained)} left"
+        if len(self._config.objectives) > 1:
+            return f"{text}, {self._on_front} on the Pareto front"
         for best in self._best[:1]:
             text += f", best {self._config.objective_name} {best.score:.4f} in epoch {best.epoch}"
             text += f" of trial {best.number}"

@@ -1,71 +1,49 @@
 """The search: from a description to ranked trials and a search folder."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from kerasnn.config.run import RunConfig
+import keras
+import numpy as np
+
 from kerasnn.config.schema import differences, short
+from kerasnn.data.class_weights import class_weights
 from kerasnn.data.loading import Data, fingerprint
 from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
+from kerasnn.models.from_config import compiled_network
 from kerasnn.search import hparams
-from kerasnn.search.best_models import BestModels
+from kerasnn.search.beginning import Beginning, Table, read_beginning
+from kerasnn.search.best_models import BestModels, save_run_model
 from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
-from kerasnn.search.journal import Journal, read_journal, results_by_number
-from kerasnn.search.oracle import Oracle
+from kerasnn.search.generations import generation_rows
+from kerasnn.search.journal import Journal, results_by_number
+from kerasnn.search.oracle_config import Pbt
+from kerasnn.search.population_trainer import PopulationTrainer
 from kerasnn.search.progress import SearchProgress
+from kerasnn.search.proposers import LIBRARIES, Begun, check_installed, library_of, proposer_of
+from kerasnn.search.result import CONTENT, SearchResult
 from kerasnn.search.stopping import trials_to_stop
-from kerasnn.search.table import trials_csv, trials_table
-from kerasnn.search.trainer import OnEpoch, Trainer, cached_data
-from kerasnn.search.trial import Outcome, Proposal, Trial, ranked
+from kerasnn.search.subject import ScoreToBeat, Subject, Train
+from kerasnn.search.table import csv_text, trials_csv
+from kerasnn.search.trainer import Trainer, cached_data
+from kerasnn.search.trial import Outcome, Proposal, Trial, best_of, ranked
 
-CONTENT = ("config.json", "journal.jsonl", "best_config.json", "trials.csv", hparams.FILE, "models", "trials")
-"""The files and folders of a search folder."""
-MAY_CHANGE = ("trials", "workers", "cluster", "listen")
+MAY_CHANGE = ("trials", "workers", "cluster", "listen", "progress", "tensorboard")
 """Settings that a continued search may change, besides `run.report`; searches of kerasnn 0.1 have `listen`."""
-Train = Callable[[int, Sequence[Proposal], OnEpoch], Iterable[list[Outcome]]]
-"""Trains the proposals of a batch, given its number; yields the outcomes of trials that ended together."""
-
-
-@dataclass(frozen=True, eq=False)
-class SearchResult:
-    """The result of a search.
-
-    >>> trials = (Trial(1, {"optimizer.learning_rate": 0.1}, "completed", score=0.4),)
-    >>> result = SearchResult(trials, SearchConfig(), Path("logs"))
-    >>> result.best_config.optimizer.learning_rate
-    0.1
-
-    Args:
-        trials: all trials, the best first.
-        config: the search.
-        search_dir: its folder.
-    """
-
-    trials: tuple[Trial, ...] = field(repr=False)
-    config: SearchConfig = field(repr=False)
-    search_dir: Path
-
-    @property
-    def best(self) -> Trial:
-        """The best trial."""
-        return self.trials[0]
-
-    @property
-    def best_config(self) -> RunConfig:
-        """The run of the best trial; `train` with it gives the trial's score again."""
-        return self.config.run_with(self.best.values)
-
-    def table(self, rows: int = 10) -> str:
-        """The best trials as text."""
-        return trials_table(self.trials[:rows], self.config)
 
 
 def search(
-    config: SearchConfig | None = None, search_dir: str | Path | None = None, data: Data | None = None
+    config: SearchConfig | None = None,
+    search_dir: str | Path | None = None,
+    data: Data | None = None,
+    *,
+    initial: Table | None = None,
+    earlier: str | Path | None = None,
 ) -> SearchResult:
     """Search the space that a config describes, or continue the search of a folder.
 
@@ -79,6 +57,10 @@ def search(
         config: the search; None is the default search on the digits.
         search_dir: a folder that is new, empty or a search's; None makes `logs/<time>-search-<data>`.
         data: prepared data for all trials; None loads the data that each run describes.
+        initial: values to try first, by dotted key: a list of dicts, a data frame, a CSV file, or an earlier search's
+            `trials.csv`. A key that is missing keeps the run's value.
+        earlier: folder of an earlier search with the same objectives: the oracle learns from its trials, which are not
+            trained again.
 
     Returns:
         The ranked trials.
@@ -86,10 +68,22 @@ def search(
     Raises:
         ValueError: one line, for a folder in use or of another search, and where every trial failed.
     """
-    config = config or SearchConfig()
-    if data is not None and any(key.split(".")[0] in ("data", "task") for key in config.space):
-        raise ValueError("space must not contain data or task where data is given")
-    folder = Path(search_dir or dated_path("search", config.run.data.name))
+    subject = RunSubject(config or SearchConfig(), data)
+    config = subject.config
+    beginning = read_beginning(initial, earlier, config)
+    return search_subject(subject, search_dir or dated_path("search", config.run.data.name), beginning)
+
+
+def search_subject(subject: Subject, search_dir: str | Path, beginning: Beginning | None = None) -> SearchResult:
+    """Search, or continue the search of a folder.
+
+    Args:
+        subject: what its trials train.
+        search_dir: a folder that is new, empty or a search's.
+        beginning: what it begins with; None for nothing, or what the search of the folder began with.
+    """
+    check_installed(subject.config)
+    folder = Path(search_dir)
     journal_file = folder / "journal.jsonl"
     if folder.exists() and not journal_file.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
@@ -99,63 +93,116 @@ def search(
     refuse_links(folder, *CONTENT)
     with Journal(journal_file) as journal:
         delete_partial_files(folder, folder / "models")
-        return _Search(config, folder, journal, data).run()
+        return _Search(subject, folder, journal, beginning).run()
 
 
-def read_search(search_dir: str | Path) -> SearchResult:
-    """The trials of a search that have ended, from its folder; the search may be running.
+class RunSubject:
+    """The runs of a config.
 
     Args:
-        search_dir: the folder.
+        config: the search.
+        data: prepared data for all trials; None loads the data that each run describes.
 
     Raises:
-        FileNotFoundError: where the folder holds no search.
-        ValueError: one line, where a file is damaged or no trial has ended.
+        ValueError: one line, where the data are given and searched for.
     """
-    folder = Path(search_dir)
-    refuse_links(folder, *CONTENT)
-    config, entries = SearchConfig.load(folder), read_journal(folder / "journal.jsonl")
-    proposals = {entry["proposal"]: Proposal.from_json(entry) for entry in entries if "proposal" in entry}
-    trials = [Trial.from_json(entry, proposals[number]) for number, entry in results_by_number(entries).items()]
-    if not trials:
-        raise ValueError(f"at least one trial must have ended, {folder} has none yet")
-    return SearchResult(tuple(ranked(trials, config)), config, folder)
+
+    def __init__(self, config: SearchConfig, data: Data | None) -> None:
+        if data is not None and any(key.split(".")[0] in ("data", "task") for key in config.space):
+            raise ValueError("space must not contain data or task where data is given")
+        self._config, self._data_of = config, cached_data(data)
+
+    @functools.cached_property
+    def _loaded(self) -> Data:
+        return self._data_of(self._config.run_with({}))
+
+    @functools.cached_property
+    def config(self) -> SearchConfig:
+        """The search, with the task of its data."""
+        return self._config.model_copy(update={"run": self._config.run.with_task(self._loaded.task)})
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of the examples."""
+        return fingerprint(self._loaded)
+
+    @property
+    def logged(self) -> Sequence[str]:
+        """Names of the values that trials log."""
+        return self.config.run.logged(validation=bool(self.config.run.data.validation_share))
+
+    @property
+    def build(self) -> None:
+        """None: the config says what a trial trains."""
+
+    def population(self) -> tuple[Callable[[Mapping[str, Any]], keras.Model], Mapping[str, Any]]:
+        """A function that builds the network of a trial's values, and what `fit` gets."""
+        run, data = self.config.run, self._loaded
+        validation = None if data.x_validation is None else (data.x_validation, data.y_validation)
+        arguments: dict[str, Any] = {"x": data.x_train, "y": data.y_train, "validation_data": validation}
+        arguments |= {"batch_size": run.training.batch_size, "class_weight": class_weights(run, data)}
+        return lambda values: compiled_network(self.config.run_with(values), data), arguments
+
+    def note(self, proposals: Sequence[Proposal]) -> None:
+        """Nothing: a trial's values say all."""
+
+    @contextmanager
+    def training(self, message: Callable[[str], None], score_to_beat: ScoreToBeat) -> Iterator[Train]:
+        """A context that returns the `Train`: of this process, or of workers."""
+        if not self.config.has_workers:
+            yield Trainer(self.config, self._data_of).train
+            return
+        with Cluster(self.config, self._data_of(self.config.run_with({})), message) as cluster:
+            yield functools.partial(cluster.train, score_to_beat=score_to_beat)
+
+    def save(self, trial: Trial, seed: int, weights: list[np.ndarray], path: Path) -> None:
+        """Save the model of a trial, given a path without its suffix."""
+        run = self.config.run_with(trial.values)
+        save_run_model(run, weights, self._data_of(run), path.with_name(f"{path.name}.keras"))
+
+    def best_file(self, trial: Trial) -> tuple[str, str]:
+        """Name and text of the file that describes the best trial."""
+        return "best_config.json", self.config.run_with(trial.values).to_json() + "\n"
 
 
 class _Search:
     """A running search: its proposals, its results so far, and its folder."""
 
-    def __init__(self, config: SearchConfig, folder: Path, journal: Journal, data: Data | None) -> None:
-        self._data_of = cached_data(data)
-        loaded = self._data_of(config.run_with({}))
-        config = config.model_copy(update={"run": config.run.with_task(loaded.task)})
-        self._config, self._folder, self._journal = config, folder, journal
-        self._fingerprint = fingerprint(loaded)
-        self._begin()
+    def __init__(self, subject: Subject, folder: Path, journal: Journal, beginning: Beginning | None) -> None:
+        self._subject, self._config = subject, subject.config
+        self._folder, self._journal = folder, journal
+        # Names in the HParams page.
+        self._logged: set[str] = set()
+        self._begin(beginning)
+        self._beginning = Beginning.from_json(journal.entries[0].get("beginning", Beginning().to_json()))
         self._proposed = {entry["proposal"]: entry for entry in journal.entries if "proposal" in entry}
         self._results = results_by_number(journal.entries)
         self._trials: dict[int, Trial] = {}
-        self._models = BestModels(folder / "models", config.keep_best)
+        self._models = BestModels(folder / "models", self._config)
         # The objective by epoch of running trials, by number.
         self._curves: dict[int, list[float]] = {}
         self._reasons_shown: set[str] = set()
-        self._progress = SearchProgress(config)
+        self._progress = SearchProgress(self._config)
 
     def run(self) -> SearchResult:
-        if not self._config.has_workers:
-            return self._run(Trainer(self._config, self._data_of).train)
-        with Cluster(self._config, self._data_of(self._config.run_with({})), self._progress.message) as cluster:
-            train = functools.partial(cluster.train, score_to_beat=lambda: self._models.score_to_beat(self._ranking()))
+        if isinstance(self._config.oracle, Pbt):
+            build, arguments = self._subject.population()
+            return self._run(PopulationTrainer(self._config, build, arguments, self._folder / "population").train)
+        with self._subject.training(self._progress.message, self._score_to_beat) as train:
             return self._run(train)
 
+    def _score_to_beat(self) -> float | None:
+        return self._models.score_to_beat(self._ranking())
+
     def _run(self, train: Train) -> SearchResult:
-        oracle = Oracle(self._config)
+        oracle = Begun(proposer_of(self._config), self._beginning, self._config)
         batch = 0
         try:
             while (left := self._config.trials - len(self._trials)) > 0:
                 proposals = oracle.ask(min(left, self._config.trials_per_batch))
                 if not proposals:
-                    self._progress.message(f"the space is exhausted after {len(self._trials)} trials")
+                    if not isinstance(self._config.oracle, Pbt):
+                        self._progress.message(f"the space is exhausted after {len(self._trials)} trials")
                     break
                 self._record(proposals)
                 # All results come before the next proposals, in the order of this batch's proposals: so the proposals
@@ -164,7 +211,7 @@ class _Search:
                 batch += 1
                 for proposal in proposals:
                     trial = self._trials[proposal.number]
-                    oracle.tell(trial.number, trial.score, trial.epoch)
+                    oracle.tell(trial.number, trial.objectives(self._config), trial.epoch)
         finally:
             self._progress.close()
         ranking = self._ranking()
@@ -172,36 +219,47 @@ class _Search:
             raise ValueError(
                 f"at least one trial must succeed, all {len(ranking)} failed, the first with: {ranking[0].error}"
             )
-        return SearchResult(tuple(ranking), self._config, self._folder)
+        if self._config.writes_tensorboard and len(self._config.objectives) > 1:
+            hparams.write_front(self._folder, ranking, self._config)
+        return SearchResult(tuple(ranking), self._config, self._folder, self._subject.build)
 
-    def _begin(self) -> None:
+    def _begin(self, beginning: Beginning | None) -> None:
         """Begin the journal, or check that it is this search's."""
         described = self._config.model_dump(mode="json")
         if not self._journal.entries:
-            versions = {"keras_tuner": version("keras-tuner")}
-            self._journal.append([{"search": described, "data": self._fingerprint, **versions}])
+            library = library_of(self._config)
+            versions = {library: version(library)}
+            told = {} if beginning is None else {"beginning": beginning.to_json()}
+            self._journal.append([{"search": described, "data": self._subject.fingerprint, **versions, **told}])
         header = self._journal.entries[0]
-        if header.keys() != {"search", "data", "keras_tuner"}:
+        if header.keys() - {"beginning"} not in [{"search", "data", library} for library in LIBRARIES]:
             raise ValueError(f"{self._journal.path} must be the journal of a search, received {short(header)}")
         changed = [
             key
             for key in differences(header["search"], described)
             if key not in MAY_CHANGE and not key.startswith("run.report.")
         ]
-        if header["data"] != self._fingerprint:
+        if header["data"] != self._subject.fingerprint:
             changed.append("data (its examples)")
+        if beginning is not None and beginning.to_json() != header.get("beginning"):
+            changed.append("initial or earlier")
         if changed:
             raise ValueError(
                 f"search_dir must continue the search that it holds, {self._folder} began with another "
                 f"{', '.join(changed)}; give a new folder or the settings of {self._folder / 'config.json'}"
             )
         write_text(self._folder / "config.json", self._config.to_json() + "\n")
-        if self._config.run.report.tensorboard:
-            logged = self._config.run.logged(validation=bool(self._config.run.data.validation_share))
-            hparams.write_search(self._folder, self._config, logged)
+        self._declare(self._subject.logged)
+
+    def _declare(self, logged: Iterable[str]) -> None:
+        """Declare the space and the logged values for the HParams page."""
+        if self._config.writes_tensorboard and not self._logged.issuperset(logged):
+            self._logged |= set(logged)
+            hparams.write_search(self._folder, self._config, list(logged))
 
     def _record(self, proposals: Sequence[Proposal]) -> None:
         """Add proposals to the journal; those that it holds must be the same."""
+        self._subject.note(proposals)
         new = []
         for proposal in proposals:
             entry = proposal.to_json()
@@ -209,10 +267,11 @@ class _Search:
             if before is None:
                 new.append(entry)
             elif changed := differences(before, entry):
-                then, now = self._journal.entries[0]["keras_tuner"], version("keras-tuner")
+                library = library_of(self._config)
+                then, now = self._journal.entries[0][library], version(library)
                 raise ValueError(
                     f"the oracle must propose what it proposed before, trial {proposal.number} has another "
-                    f"{', '.join(changed)}; the search began with keras-tuner {then}, this is {now}"
+                    f"{', '.join(changed)}; the search began with {library.replace('_', '-')} {then}, this is {now}"
                 )
         if new:
             self._journal.append(new)
@@ -228,19 +287,23 @@ class _Search:
             if proposal.continues is not None:
                 self._curves[proposal.number] = list(self._trials[proposal.continues].curve)
         if len(to_train) < len(proposals):
-            self._write_best_config()
+            self._write_best()
             self._progress.results(self._trials, replayed=len(proposals) - len(to_train))
         by_number = {proposal.number: proposal for proposal in to_train}
         for outcomes in train(batch, to_train, self._on_epoch) if to_train else ():
             self._take(outcomes, by_number)
         write_text(self._folder / "trials.csv", trials_csv(self._ranking(), self._config))
+        if isinstance(self._config.oracle, Pbt):
+            rows = generation_rows(list(self._trials.values()), self._config)
+            write_text(self._folder / "generations.csv", csv_text(rows))
 
     def _take(self, outcomes: Sequence[Outcome], proposals: Mapping[int, Proposal]) -> None:
         """Keep the outcomes of trials that ended together."""
         config = self._config
         trials = [Trial.from_outcome(outcome, proposals[outcome.number], config) for outcome in outcomes]
         for trial, outcome in zip(trials, outcomes, strict=True):
-            if config.run.report.tensorboard:
+            if config.writes_tensorboard:
+                self._declare(name for history in outcome.histories for name in history)
                 scores = outcome.best_epochs(config)
                 name = f"{trial.number:04d}"
                 hparams.write_trial(self._folder, name, config, trial.values, trial.status, outcome.histories, scores)
@@ -251,13 +314,13 @@ class _Search:
                 self._progress.message(f"trial {trial.number} trained alone, and so may others: {trial.alone}")
         ranking = self._ranking()
         # Models before results, so that every best trial in the journal has its model.
-        self._models.save(ranking, outcomes, config, self._data_of)
+        self._models.save(ranking, outcomes, self._subject.save)
         # After a crash all of them count or none: trials that train together decide on each other's stopping.
         self._journal.append(
             {**trial.to_json(), "left": left} for trial, left in zip(trials, reversed(range(len(trials))), strict=True)
         )
         self._models.delete_others(ranking)
-        self._write_best_config()
+        self._write_best()
         self._progress.results(self._trials)
 
     def _on_epoch(self, epoch: int, values: Mapping[int, float]) -> set[int]:
@@ -272,10 +335,10 @@ class _Search:
     def _ranking(self) -> list[Trial]:
         return ranked(self._trials.values(), self._config)
 
-    def _write_best_config(self) -> None:
-        best = self._ranking()[0]
-        if best.score is not None:
-            text = self._config.run_with(best.values).to_json() + "\n"
-            path = self._folder / "best_config.json"
+    def _write_best(self) -> None:
+        best = best_of(self._trials.values(), self._config)
+        if best and self._config.has_best_run:
+            name, text = self._subject.best_file(best[0])
+            path = self._folder / name
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 write_text(path, text)

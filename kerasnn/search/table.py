@@ -6,18 +6,24 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from kerasnn.search.config import SearchConfig
-from kerasnn.search.trial import Trial
+from kerasnn.search.config import SearchSettings
+from kerasnn.search.trial import Trial, best_of
 
 
-def trials_table(trials: Sequence[Trial], config: SearchConfig) -> str:
-    """Trials of a search as lines of text, in the order given."""
-    rows = [["rank", "trial", config.objective_name, "epoch", "status", *short_names(config.space)]]
+def trials_table(trials: Sequence[Trial], config: SearchSettings) -> str:
+    """Trials of a search as lines of text, in the order given; `*` marks the Pareto front of several objectives."""
+    further = [name for name, _ in config.objectives[1:]]
+    rows = [["rank", "trial", config.objective_name, *further, "epoch", "status", *short_names(config.space)]]
+    front = {trial.number for trial in best_of(trials, config)} if further else set()
     for rank, trial in enumerate(trials, 1):
         score = "-" if trial.score is None else f"{trial.score:.4f}"
         score += "" if trial.std is None else f" ± {trial.std:.4f}"
+        others = [f"{trial.metrics[name]:.4f}" if name in trial.metrics else "-" for name in further]
         values = [cell_text(trial.values[key]) if key in trial.values else "-" for key in config.space]
-        rows.append([str(rank), str(trial.number), score, f"{trial.epoch}/{trial.epochs}", trial.status, *values])
+        mark = "*" if trial.number in front else ""
+        rows.append(
+            [f"{rank}{mark}", str(trial.number), score, *others, f"{trial.epoch}/{trial.epochs}", trial.status, *values]
+        )
     return aligned(rows)
 
 
@@ -27,15 +33,21 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)
 
 
-def trials_csv(trials: Sequence[Trial], config: SearchConfig) -> str:
-    """Trials of a search as CSV, in the order given, with every digit; lists and objects as JSON."""
+def trials_csv(trials: Sequence[Trial], config: SearchSettings) -> str:
+    """Trials of a search as CSV, in the order given, with every digit; lists and objects as JSON.
+
+    With several objectives `on_front` is 1 for the trials of the Pareto front, else 0.
+    """
+    front = {trial.number for trial in best_of(trials, config)}
+    has_front = len(config.objectives) > 1
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
     fields = ("status", "score", "std", "epoch", "epochs", "seconds", "continues", "error")
-    rows: list[list[Any]] = [["trial", *fields, *config.space, *metrics]]
+    rows: list[list[Any]] = [["trial", *fields, *["on_front"] * has_front, *config.space, *metrics]]
     for trial in trials:
         values = [trial.values.get(key) for key in config.space]
         values = [json.dumps(value) if isinstance(value, list | dict | bool) else value for value in values]
-        cells = [trial.number, *(getattr(trial, name) for name in fields), *values]
+        mark = [int(trial.number in front)] * has_front
+        cells = [trial.number, *(getattr(trial, name) for name in fields), *mark, *values]
         rows.append([*cells, *map(trial.metrics.get, metrics)])
     return csv_text(rows)
 

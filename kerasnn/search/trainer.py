@@ -20,7 +20,8 @@ from kerasnn.fused.groups import train_fused
 from kerasnn.fused.member import Member
 from kerasnn.fused.run_structure import program_key, reason_not_fusable
 from kerasnn.runs.train import train
-from kerasnn.search.config import Hyperband, SearchConfig
+from kerasnn.search.config import SearchConfig
+from kerasnn.search.oracle_config import Hyperband
 from kerasnn.search.space import one_at_a_time
 from kerasnn.search.trial import Outcome, Proposal
 

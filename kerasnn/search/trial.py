@@ -7,7 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.config import SearchSettings
+from kerasnn.search.pareto import fronts
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Outcome:
         """Number of epochs of the longest seed."""
         return max((len(values) for history in self.histories for values in history.values()), default=0)
 
-    def best_epochs(self, config: SearchConfig) -> list[tuple[float, int]]:
+    def best_epochs(self, config: SearchSettings) -> list[tuple[float, int]]:
         """Each seed's best objective and its epoch, counted from 1; empty for a failed trial."""
         if self.status == "failed":
             return []
@@ -86,6 +87,7 @@ class Trial:
     """A trial that has ended, as a search shows it.
 
     >>> trials = [Trial(0, {}, "completed", score=0.5), Trial(1, {}, "failed"), Trial(2, {}, "completed", score=0.4)]
+    >>> from kerasnn.search.config import SearchConfig
     >>> [trial.number for trial in ranked(trials, SearchConfig(objective="val_loss"))]
     [2, 0, 1]
 
@@ -124,7 +126,7 @@ class Trial:
     alone: str | None = field(default=None, repr=False)
 
     @classmethod
-    def from_outcome(cls, outcome: Outcome, proposal: Proposal, config: SearchConfig) -> Self:
+    def from_outcome(cls, outcome: Outcome, proposal: Proposal, config: SearchSettings) -> Self:
         """The trial of a proposal that training has an outcome for."""
         shared: dict[str, Any] = {"epochs": outcome.epochs, "seconds": round(outcome.seconds, 3)}
         shared |= {"continues": proposal.continues, "alone": outcome.alone}
@@ -145,6 +147,12 @@ class Trial:
             proposal.number, proposal.values, outcome.status, score, epoch=epoch, metrics=metrics, curve=curve, **shared
         )
 
+    def objectives(self, config: SearchSettings) -> list[float] | None:
+        """The value of each objective in the epoch in which the first is best; None for a failed trial."""
+        if self.score is None:
+            return None
+        return [self.score, *(self.metrics[name] for name, _ in config.objectives[1:])]
+
     def to_json(self) -> dict[str, Any]:
         """The journal's entry."""
         entry: dict[str, Any] = {"result": self.number, "status": self.status, "seconds": self.seconds}
@@ -164,7 +172,8 @@ class Trial:
         plain = ("status", "score", "std", "epoch", "epochs", "metrics", "seconds", "error", "alone")
         return cls(
             proposal.number,
-            proposal.values,
+            # A tuner's trial may ask for further hyperparameters when its model is built.
+            entry.get("values", proposal.values),
             continues=proposal.continues,
             curve=tuple(entry.get("curve", ())),
             scores=tuple(entry.get("scores", ())),
@@ -173,6 +182,53 @@ class Trial:
         )
 
 
-def ranked(trials: Iterable[Trial], config: SearchConfig) -> list[Trial]:
-    """The trials, the best first; equal ones by number, those without a score last."""
-    return sorted(trials, key=lambda trial: (trial.score is None, config.as_loss(trial.score or 0.0), trial.number))
+def ranked(trials: Iterable[Trial], config: SearchSettings) -> list[Trial]:
+    """The trials, the best first; equal ones by number, those without a score last.
+
+    With several objectives those come first that no other trial beats in all of them, then those that only these beat,
+    and so on; within such a front the first objective decides.
+    """
+    trials = list(trials)
+    by_front = _fronts(trials, config)
+    return sorted(
+        trials,
+        key=lambda trial: (
+            trial.score is None,
+            by_front.get(trial.number, 0),
+            config.as_loss(trial.score or 0.0),
+            trial.number,
+        ),
+    )
+
+
+def best_of(trials: Iterable[Trial], config: SearchSettings) -> list[Trial]:
+    """The best trial, or with several objectives the Pareto front: those that no other one beats in all of them.
+
+    >>> from kerasnn.search.config import SearchConfig
+    >>> config = SearchConfig(objective=("val_loss", "val_accuracy"))
+    >>> found = [(0.5, 0.8), (0.4, 0.7), (0.6, 0.7)]
+    >>> trials = [
+    ...     Trial(number, {}, "completed", score=loss, metrics={"val_loss": loss, "val_accuracy": accuracy})
+    ...     for number, (loss, accuracy) in enumerate(found)
+    ... ]
+    >>> [trial.number for trial in best_of(trials, config)]
+    [1, 0]
+    """
+    ranking = [trial for trial in ranked(trials, config) if trial.score is not None]
+    if len(config.objectives) == 1:
+        return ranking[:1]
+    by_front = _fronts(ranking, config)
+    return [trial for trial in ranking if by_front[trial.number] == 0]
+
+
+def _fronts(trials: Iterable[Trial], config: SearchSettings) -> dict[int, int]:
+    """The front of each trial that has a score, by number; with one objective there are none."""
+    if len(config.objectives) == 1:
+        return {}
+    signs = [-1 if direction == "max" else 1 for _, direction in config.objectives]
+    losses = {
+        trial.number: [sign * value for sign, value in zip(signs, values, strict=True)]
+        for trial in trials
+        if (values := trial.objectives(config)) is not None
+    }
+    return dict(zip(losses, fronts(list(losses.values())), strict=True))

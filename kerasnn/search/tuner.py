@@ -1,5 +1,6 @@
 """keras-tuner's tuners with fused trials, a journal and exact resume."""
 
+import dataclasses
 import inspect
 import json
 import logging
@@ -17,14 +18,15 @@ import keras_tuner
 import numpy as np
 
 from kerasnn.config.schema import differences
-from kerasnn.engine.fit import fit
 from kerasnn.files import replacing
-from kerasnn.fused.fit import fit_fused
 from kerasnn.keras_private import tuner_errors, tuner_utils
-from kerasnn.search.execution import Execution
+from kerasnn.search.execution import Execution, fit_executions
 from kerasnn.search.journal import Journal, read_journal, results_by_number
+from kerasnn.search.model_config import ModelSearchConfig
+from kerasnn.search.model_space import explore
 from kerasnn.search.oracle import GridOracle, first_rungs, quiet
-from kerasnn.search.trial import Proposal
+from kerasnn.search.trial import Proposal, Trial
+from kerasnn.search.tuner_folder import TunerFolder, completed_trial, describe, trial_of
 
 logger = logging.getLogger("kerasnn")
 
@@ -69,6 +71,8 @@ class FusedTuner(keras_tuner.Tuner):
         self.oracle.verbose = 0
         if isinstance(self.oracle, keras_tuner.oracles.GridSearchOracle):
             self.oracle.__class__ = GridOracle
+        if self.trials_at_once > 1:
+            explore(self.hypermodel, self.oracle)
         self._journal_file = journal
         self._asked = 0
         self._batch: list[tuple[int, Any]] = []
@@ -76,6 +80,8 @@ class FusedTuner(keras_tuner.Tuner):
         self._results: dict[int, dict[str, Any]] = {}
         # Hyperparameters that trials of this process had before they were built, by number.
         self._sizes: dict[int, int] = {}
+        # Logged values of each training of trials that have just ended, by number.
+        self._histories: dict[int, list[Any]] = {}
         self._replay(entries)
 
     def save(self) -> None:
@@ -90,11 +96,14 @@ class FusedTuner(keras_tuner.Tuner):
         Args:
             fit_args, fit_kwargs: arguments of `keras.Model.fit`.
         """
-        verbose = fit_kwargs.get("verbose", "auto")
+        bound = self._bound(fit_args, fit_kwargs)
+        epochs, style = bound.get("epochs", 1), "auto" if bound.get("verbose", "auto") else "silent"
         self._journal_file.parent.mkdir(parents=True, exist_ok=True)
         with Journal(self._journal_file) as journal:
             if not journal.entries:
                 journal.append([{"tuner": self._described(), "keras_tuner": version("keras-tuner")}])
+            ended = {number: trial_of(entry, self._proposed[number]) for number, entry in self._results.items()}
+            folder = TunerFolder(self._journal_file.parent, self._config(epochs, style), ended)
             self.on_search_begin()
             while self._batch or self._ask(self.trials_at_once):
                 self._record(journal)
@@ -102,14 +111,20 @@ class FusedTuner(keras_tuner.Tuner):
                 for outcomes in self._trained(missing, fit_args, fit_kwargs):
                     self._results |= outcomes
                     last = len(outcomes) - 1
-                    journal.append(
-                        {"result": number, **entry, "left": last - at}
-                        for at, (number, entry) in enumerate(outcomes.items())
-                    )
+                    journal.append({**entry, "left": last - at} for at, entry in enumerate(outcomes.values()))
+                batch = [number for number, _ in missing]
                 self._tell()
-                if verbose:
-                    print(self._line(), flush=True)
+                ended = {number: trial_of(self._results[number], self._proposed[number]) for number in batch}
+                folder.add(self._config(epochs, style), ended, self._histories)
+                self._histories.clear()
+            folder.close()
             self.on_search_end()
+
+    def _config(self, epochs: int, progress: str) -> ModelSearchConfig:
+        """The search as it is described in its folder."""
+        build = getattr(self.hypermodel, "_build", self.hypermodel)
+        name = getattr(build, "__name__", type(build).__name__)
+        return describe(self.oracle, name, self.executions_per_trial, epochs, progress)
 
     # Proposals and results
 
@@ -188,18 +203,14 @@ class FusedTuner(keras_tuner.Tuner):
             if "space" in entry:
                 # What the model asked for when it was built is a part of the space from here on.
                 trial.hyperparameters = keras_tuner.HyperParameters.from_config(entry["space"])
-            trial.status, trial.message = entry["status"], entry.get("error")
+            failed = "INVALID" if entry.get("invalid") else "FAILED"
+            trial.status = "COMPLETED" if entry["status"] == "completed" else failed
+            trial.message = entry.get("error")
             with quiet(self.oracle):
                 if trial.status == "COMPLETED":
-                    metrics = {name: math.nan if value is None else value for name, value in entry["metrics"].items()}
-                    self.oracle.update_trial(trial.trial_id, metrics, step=entry["step"])
+                    metrics = entry["metrics"] | dict.fromkeys(entry.get("not_finite", ()), math.nan)
+                    self.oracle.update_trial(trial.trial_id, metrics, step=entry["epoch"] - 1)
                 self.on_trial_end(trial)
-
-    def _line(self) -> str:
-        best = self.oracle.get_best_trials(1)
-        ended = sum(trial.status in ("COMPLETED", "FAILED") for trial in self.oracle.trials.values())
-        text = f"{ended} trials" if self.oracle.max_trials is None else f"{ended}/{self.oracle.max_trials} trials"
-        return text + (f", best {self.oracle.objective.name} {best[0].score:.4f}" if best else "")
 
     # Training
 
@@ -207,8 +218,7 @@ class FusedTuner(keras_tuner.Tuner):
         self, trials: Sequence[tuple[int, Any]], arguments: Any, options: Any
     ) -> Iterator[dict[int, dict[str, Any]]]:
         """The results of trials, by number, as they end."""
-        bound = inspect.signature(keras.Model.fit).bind(None, *arguments, **options).arguments
-        bound.pop("self")
+        bound = self._bound(arguments, options)
         if reason := self._obstacle(bound):
             if trials:
                 logger.warning("trials train one at a time: %s", reason)
@@ -225,6 +235,16 @@ class FusedTuner(keras_tuner.Tuner):
         for (first, last), group in groups.items():
             own = dict(bound) if last is None else {**bound, "initial_epoch": first, "epochs": last}
             yield self._together(group, own)
+
+    def _bound(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `fit` by name; those of the user's own `fit` may be others, whose names alone are known."""
+        try:
+            bound = inspect.signature(keras.Model.fit).bind(None, *arguments, **options).arguments
+        except TypeError:
+            if type(self.hypermodel).fit is keras_tuner.HyperModel.fit:
+                raise
+            return dict(options)
+        return {name: value for name, value in bound.items() if name != "self"}
 
     def _obstacle(self, options: Mapping[str, Any]) -> str | None:
         """Why trials are trained as keras-tuner trains them."""
@@ -249,68 +269,61 @@ class FusedTuner(keras_tuner.Tuner):
         for number, trial in trials:
             self._sizes[number] = len(trial.hyperparameters.space)
             try:
-                executions[number] = [Execution(self, trial, at, options) for at in range(self.executions_per_trial)]
+                executions[number] = [self._execution(trial, at, options) for at in range(self.executions_per_trial)]
             except tuner_errors.FatalError:
                 raise
             except Exception as error:
                 executions[number] = error
-        self._fit([one for own in executions.values() if isinstance(own, list) for one in own], options)
+        built = [one for own in executions.values() if isinstance(own, list) for one in own]
+        fit_executions(built, options, self.trials_at_once * self.executions_per_trial)
         seconds = (time.perf_counter() - start) / len(trials)
         results = {}
         for number, trial in trials:
             results[number] = self._result(number, trial, seconds, partial(_histories, executions[number]))
-            if results[number]["status"] == "COMPLETED":
+            if results[number]["status"] == "completed":
                 self._keep_weights(trial, executions[number])
         return results
 
-    def _fit(self, executions: Sequence[Execution], options: Mapping[str, Any]) -> None:
-        """Train executions; each keeps its history, or the error that ended it."""
-        given = {name: value for name, value in options.items() if name not in ("callbacks", "verbose")}
-        count = len(executions)
-        own: dict[str, Any] = {name: [given.pop(name, None)] * count for name in ("class_weight", "sample_weight")}
-        own |= {"callbacks": [one.callbacks for one in executions], "seed": [one.seed for one in executions]}
-        own |= {"max_members": self.trials_at_once * self.executions_per_trial}
-        try:
-            histories = fit_fused([one.model for one in executions], **own, **given) if executions else []
-            for one, history in zip(executions, histories, strict=True):
-                one.result = history
-            return
-        except Exception as error:
-            logger.warning("%d models train one by one: %s", count, str(error).partition("\n")[0])
-        given |= {"class_weight": options.get("class_weight"), "sample_weight": options.get("sample_weight")}
-        for one in executions:
-            # One may be the cause: alone, each succeeds or fails with its own error.
-            try:
-                one.build()
-                one.result = fit(one.model, callbacks=one.callbacks, seed=one.seed, verbose=0, **given)
-            except tuner_errors.FatalError:
-                raise
-            except Exception as error:
-                one.result = error
+    def _execution(self, trial: Any, index: int, options: Mapping[str, Any]) -> Execution:
+        """A training of a trial, given the number of its trainings before it."""
+
+        def callbacks() -> list[Any]:
+            copies = self._deepcopy_callbacks(list(options.get("callbacks") or ()))
+            self._configure_tensorboard_dir(copies, trial, index)
+            return copies
+
+        seeds = self.seed_of(trial, index), self.oracle.seed + index
+        return Execution(partial(self.build, trial), callbacks, self.oracle.objective, *seeds)
 
     def _result(self, number: int, trial: Any, seconds: float, run: Callable[[], Any]) -> dict[str, Any]:
         """The journal's entry of what a trial's training returned or raised."""
         objective = self.oracle.objective
         self._sizes.setdefault(number, len(trial.hyperparameters.space))
         start = time.perf_counter()
+        values, about = dict(trial.hyperparameters.values), dict[str, Any]()
         try:
             results = run()
             tuner_utils.validate_trial_results(results, objective, "HyperModel.fit()")
             metrics = tuner_utils.convert_to_metrics_dict(results, objective)
-            step = tuner_utils.get_best_step(results, objective)
+            step = int(tuner_utils.get_best_step(results, objective))
             self.oracle._check_objective_found(metrics)
         except tuner_errors.FatalError:
             raise
         except Exception as error:
-            status = "FAILED" if isinstance(error, tuner_errors.FailedTrialError) else "INVALID"
-            entry: dict[str, Any] = {"status": status, "error": "".join(traceback.format_exception(error))}
+            about["invalid"] = not isinstance(error, tuner_errors.FailedTrialError)
+            ended = Trial(number, values, "failed", error="".join(traceback.format_exception(error)))
         else:
             numbers = {name: float(value) for name, value in metrics.items()}
-            finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-            entry = {"status": "COMPLETED", "metrics": finite, "step": int(step)}
-        entry["seconds"] = round(max(seconds, time.perf_counter() - start), 3)
+            finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+            about["not_finite"] = [name for name in numbers if name not in finite]
+            trained = results if isinstance(results, list) else [results]
+            histories = [each.history for each in trained if isinstance(each, keras.callbacks.History)]
+            self._histories[number] = histories
+            ended = completed_trial(number, values, finite, step + 1, histories, objective)
+        seconds = round(max(seconds, time.perf_counter() - start), 3)
+        entry = {**dataclasses.replace(ended, seconds=seconds).to_json(), **about}
         if len(trial.hyperparameters.space) > self._sizes[number]:
-            entry["space"] = trial.hyperparameters.get_config()
+            entry |= {"values": dict(trial.hyperparameters.values), "space": trial.hyperparameters.get_config()}
         return entry
 
     def seed_of(self, trial: Any, execution: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from kerasnn.search.space import canonical_json
 from kerasnn.search.table import cell_text
 from kerasnn.search.trial import Trial
-from kerasnn.study.config import StudyConfig
+from kerasnn.study.config import StudySettings
 from kerasnn.study.statistics import Interval, holm, interval, p_value
 
 
@@ -53,7 +53,7 @@ class Cell:
     comparison: Comparison | None = None
 
 
-def compare(trials: Sequence[Trial], config: StudyConfig) -> list[Cell]:
+def compare(trials: Sequence[Trial], config: StudySettings) -> list[Cell]:
     """The trials of a study's search as its cells: those that share a baseline together, the best first, failed ones
     last."""
     by_levels = {canonical_json(trial.values): trial for trial in trials}
@@ -85,7 +85,7 @@ def compare(trials: Sequence[Trial], config: StudyConfig) -> list[Cell]:
     return sorted(cells, key=order)
 
 
-def is_baseline(levels: Mapping[str, Any], config: StudyConfig) -> bool:
+def is_baseline(levels: Mapping[str, Any], config: StudySettings) -> bool:
     """Whether other combinations are compared with this one."""
     return all(canonical_json(levels[key]) == canonical_json(level) for key, level in config.reference.items())
 

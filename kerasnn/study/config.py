@@ -1,15 +1,19 @@
-"""A study described as data: a run, factors with their levels, and a baseline."""
+"""A study described as data: factors with their levels, a baseline, and what is trained."""
 
 import math
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from kerasnn.config.description import Description
+from kerasnn.config.description import Description, parse_json
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import DataConfig, DenseLayer, NetworkConfig, TrainingConfig
-from kerasnn.search.config import Grid, Objective, ObjectiveConfig, SearchConfig
+from kerasnn.files import inside
+from kerasnn.search.config import Objective, ObjectiveConfig, SearchConfig, SearchSettings
+from kerasnn.search.model_config import ModelSearchConfig
+from kerasnn.search.oracle_config import Grid
 from kerasnn.search.space import Choice, canonical_json
 
 FACTORS: dict[str, tuple[Any, ...]] = {
@@ -24,23 +28,13 @@ RUN = RunConfig(
 )
 
 
-class StudyConfig(Description):
-    """A study: every combination of its factors' levels, trained with the same seeds.
-
-    >>> config = StudyConfig(factors={"network.activation": ["relu", "tanh", "gelu"], "seed": [1, 2]})
-    >>> config.cells, config.reference
-    (6, {'seed': 1})
-
-    Raises:
-        ValueError: one line, also where a combination makes no valid run.
-    """
+class StudySettings(Description):
+    """What describes any study: factors with their levels, a baseline, seeds, and the value to compare by."""
 
     _FOLDER: ClassVar[str] = "study folder"
 
-    run: RunConfig = RUN
-    """The run that every combination changes; by default 20 layers of 32 units on the digits."""
-    factors: dict[str, tuple[Any, ...]] = FACTORS
-    """Levels by dotted key of the run: `{"network.activation": ["relu", "tanh"]}`. All combinations are trained."""
+    factors: dict[str, tuple[Any, ...]]
+    """Levels by name. All combinations are trained."""
     baseline: dict[str, Any] | None = None
     """By factor, the level that its other levels are compared with, all other factors being equal; null takes the first
     level of the last factor. With every factor named, all combinations are compared with that one."""
@@ -85,16 +79,113 @@ class StudyConfig(Description):
         return math.prod(map(len, self.factors.values()))
 
     @property
+    def search(self) -> SearchSettings:
+        """The grid search that trains the study."""
+        raise NotImplementedError
+
+    @property
+    def first_seed(self) -> int:
+        """The first of the seeds."""
+        raise NotImplementedError
+
+    @property
+    def writes_tensorboard(self) -> bool:
+        """Whether event files are written."""
+        raise NotImplementedError
+
+    @property
+    def _grid(self) -> dict[str, Any]:
+        """Settings of the search."""
+        space = {key: Choice(choices=levels) for key, levels in self.factors.items()}
+        shared: dict[str, Any] = {"oracle": Grid(), "trials": self.cells, "trials_at_once": self.cells}
+        return {**shared, "space": space, "seeds_per_trial": self.seeds, "objective": self.objective}
+
+
+class StudyConfig(StudySettings):
+    """A study: every combination of its factors' levels, trained with the same seeds.
+
+    >>> config = StudyConfig(factors={"network.activation": ["relu", "tanh", "gelu"], "seed": [1, 2]})
+    >>> config.cells, config.reference
+    (6, {'seed': 1})
+
+    Raises:
+        ValueError: one line, also where a combination makes no valid run.
+    """
+
+    run: RunConfig = RUN
+    """The run that every combination changes; by default 20 layers of 32 units on the digits."""
+    factors: dict[str, tuple[Any, ...]] = FACTORS
+    """Levels by dotted key of the run: `{"network.activation": ["relu", "tanh"]}`. All combinations are trained."""
+
+    @property
+    def first_seed(self) -> int:
+        """The first of the seeds."""
+        return self.run.seed
+
+    @property
+    def writes_tensorboard(self) -> bool:
+        """Whether event files are written."""
+        return self.run.report.tensorboard
+
+    @property
     def search(self) -> SearchConfig:
         """The grid search that trains the study."""
         # TensorBoard shows none of more than 40 runs at first: a study writes one for each combination, not each seed.
         quiet = self.run.report.model_copy(update={"tensorboard": False})
-        return SearchConfig(
-            run=self.run.model_copy(update={"report": quiet}),
-            space={key: Choice(choices=levels) for key, levels in self.factors.items()},
-            oracle=Grid(),
-            trials=self.cells,
-            trials_at_once=self.cells,
-            seeds_per_trial=self.seeds,
-            objective=self.objective,
-        )
+        return SearchConfig(run=self.run.model_copy(update={"report": quiet}), **self._grid)
+
+
+class ModelStudyConfig(StudySettings):
+    """A study of a function's arguments, which returns a compiled model.
+
+    >>> config = ModelStudyConfig(build="build", factors={"units": [4, 8]}, seeds=3)
+    >>> config.cells, config.search.trials
+    (2, 2)
+
+    Raises:
+        ValueError: one line.
+    """
+
+    build: str
+    """Name of the function."""
+    epochs: PositiveInt = 1
+    """Epochs of each training."""
+    fit: dict[str, Any] = Field(default={})
+    """Further arguments of `fit` that JSON can hold."""
+    seed: int = Field(default=0, ge=0, lt=2**31 - 1)
+    """The first of the seeds."""
+    progress: Literal["auto", "bar", "lines", "silent"] = "auto"
+    """Progress display, as of a search."""
+    tensorboard: bool = True
+    """Whether TensorBoard event files are written."""
+
+    @property
+    def first_seed(self) -> int:
+        """The first of the seeds."""
+        return self.seed
+
+    @property
+    def writes_tensorboard(self) -> bool:
+        """Whether event files are written."""
+        return self.tensorboard
+
+    @property
+    def search(self) -> ModelSearchConfig:
+        """The grid search that trains the study."""
+        shared = self.model_dump(include={"build", "epochs", "fit", "seed", "progress"})
+        return ModelSearchConfig(tensorboard=False, keep_best=0, **shared, **self._grid)
+
+
+def load_study(folder: Path) -> StudySettings:
+    """The description of a study from its folder: of runs, or of a function's arguments.
+
+    Raises:
+        FileNotFoundError: one line, where there is none.
+        ValueError: one line, where the file is damaged.
+    """
+    path = inside(folder, "config.json")
+    is_of_models = path.is_file() and "build" in parse_json(path.read_text(encoding="utf-8"))
+    kind: type[Description] = ModelStudyConfig if is_of_models else StudyConfig
+    loaded = kind.load(folder)
+    assert isinstance(loaded, StudySettings)
+    return loaded

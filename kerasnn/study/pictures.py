@@ -18,14 +18,14 @@ from kerasnn.figures.style import BLUE, GREY, INK, ORANGE
 from kerasnn.search.space import canonical_json
 from kerasnn.search.table import short_names
 from kerasnn.study.comparison import Cell, is_baseline, level_text
-from kerasnn.study.config import StudyConfig
+from kerasnn.study.config import StudySettings
 from kerasnn.study.statistics import Interval, bands, padded
 
 MAX_PANELS = 12
 """Maximum number of panels in a figure; the table shows the others."""
 
 
-def heat_maps(cells: Sequence[Cell], config: StudyConfig) -> Figure:
+def heat_maps(cells: Sequence[Cell], config: StudySettings) -> Figure:
     """Mean and half the 95 % interval of every combination: rows for the last factor, columns for the one before, a
     panel for each combination of the others."""
     *outer, row_key = config.factors
@@ -79,7 +79,7 @@ def _heat_map(
     return image
 
 
-def differences(cells: Sequence[Cell], config: StudyConfig) -> Figure:
+def differences(cells: Sequence[Cell], config: StudySettings) -> Figure:
     """Every combination against its baseline, seed by seed: mean difference and 95 % interval, a panel for each
     combination of the factors that the baseline does not name."""
     panels = _panels(config, [key for key in config.factors if key not in config.reference])
@@ -141,7 +141,7 @@ def _label_difference(axes: Axes, row: int, difference: Interval) -> None:
     axes.text(mean, row - 0.17, text, ha=alignment, fontsize=8, color=INK, in_layout=False, bbox=background)
 
 
-def learning_curves(cells: Sequence[Cell], config: StudyConfig) -> Figure:
+def learning_curves(cells: Sequence[Cell], config: StudySettings) -> Figure:
     """The objective by epoch, mean over the seeds and the 95 % interval as a band: a line for each level of the last
     factor, a panel for each combination of the others."""
     *outer, line_key = config.factors
@@ -187,17 +187,17 @@ def _page(
     return figure, every
 
 
-def _combinations(config: StudyConfig, keys: Sequence[str]) -> list[dict[str, Any]]:
+def _combinations(config: StudySettings, keys: Sequence[str]) -> list[dict[str, Any]]:
     """Every combination of the levels of some factors."""
     every = itertools.product(*(config.factors[key] for key in keys))
     return [dict(zip(keys, combination, strict=True)) for combination in every]
 
 
-def _panels(config: StudyConfig, keys: Sequence[str]) -> list[dict[str, Any]]:
+def _panels(config: StudySettings, keys: Sequence[str]) -> list[dict[str, Any]]:
     return _combinations(config, keys)[:MAX_PANELS]
 
 
-def _names(config: StudyConfig) -> dict[str, str]:
+def _names(config: StudySettings) -> dict[str, str]:
     return dict(zip(config.factors, short_names(config.factors), strict=True))
 
 

@@ -1,7 +1,7 @@
 """The study: from a description to combinations with their intervals and a study folder."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ from kerasnn import figures
 from kerasnn.data.loading import Data
 from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
 from kerasnn.search import hparams
-from kerasnn.search.run_search import read_search, search
+from kerasnn.search.result import SearchResult, read_search
+from kerasnn.search.run_search import search
 from kerasnn.search.space import canonical_json
 from kerasnn.search.table import aligned, csv_text, short_names
 from kerasnn.study.comparison import Cell, compare, is_baseline, level_text
-from kerasnn.study.config import StudyConfig
+from kerasnn.study.config import StudyConfig, StudySettings, load_study
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
 from kerasnn.study.statistics import Interval, bands, padded
 from kerasnn.tensorboard import event_files
@@ -40,7 +41,7 @@ class StudyResult:
     """
 
     cells: tuple[Cell, ...] = field(repr=False)
-    config: StudyConfig = field(repr=False)
+    config: StudySettings = field(repr=False)
     study_dir: Path
 
     def rows(self) -> list[list[str]]:
@@ -87,13 +88,25 @@ def study(
         ValueError: one line, for a folder in use or of another study, and where every combination failed.
     """
     config = config or StudyConfig()
-    folder = Path(study_dir or dated_path("study", config.run.data.name))
+    folder = study_dir or dated_path("study", config.run.data.name)
+    return conduct(config, folder, lambda search_dir: search(config.search, search_dir, data))
+
+
+def conduct(config: StudySettings, study_dir: str | Path, train: Callable[[Path], SearchResult]) -> StudyResult:
+    """Train the combinations of a study, compare them and write the study's folder.
+
+    Args:
+        config: the study.
+        study_dir: a folder that is new, empty or a study's.
+        train: searches in a folder.
+    """
+    folder = Path(study_dir)
     journal = folder / "search" / "journal.jsonl"
     if folder.exists() and not journal.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"study_dir must be new, empty or a study's folder, received {folder}, which is none of them")
     refuse_links(folder, *CONTENT)
     delete_partial_files(folder)
-    trials = search(config.search, folder / "search", data).trials
+    trials = train(folder / "search").trials
     write_text(folder / "config.json", config.to_json() + "\n")
     result = StudyResult(tuple(compare(trials, config)), config, folder)
     _write(result)
@@ -112,7 +125,7 @@ def read_study(study_dir: str | Path) -> StudyResult:
     """
     folder = Path(study_dir)
     refuse_links(folder, *CONTENT)
-    config = StudyConfig.load(folder)
+    config = load_study(folder)
     trials = read_search(folder / "search").trials
     if len(trials) < config.cells:
         raise ValueError(f"study must be finished, {folder} has {len(trials)} of {config.cells} combinations")
@@ -134,7 +147,7 @@ def _write(result: StudyResult) -> None:
     pictures = {"heat_map": heat_maps, "differences": differences, "learning_curves": learning_curves}
     for name, draw in pictures.items():
         figures.save(draw(result.cells, config), folder / f"{name}.png")
-    if config.run.report.tensorboard:
+    if config.writes_tensorboard:
         _write_events(result, {name: (folder / f"{name}.png").read_bytes() for name in pictures})
 
 
@@ -168,7 +181,12 @@ def _write_events(result: StudyResult, pictures: Mapping[str, bytes]) -> None:
 def _to_csv(result: StudyResult) -> str:
     config = result.config
     headings = [*config.factors, "mean", "low", "high", "difference", "difference_low", "difference_high"]
-    headings += ["p_value", "p_adjusted", *(f"seed_{config.run.seed + seed}" for seed in range(config.seeds)), "error"]
+    headings += [
+        "p_value",
+        "p_adjusted",
+        *(f"seed_{config.first_seed + seed}" for seed in range(config.seeds)),
+        "error",
+    ]
     rows: list[list[Any]] = [headings]
     for cell in result.cells:
         levels = cell.levels.values()

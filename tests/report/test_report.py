@@ -17,7 +17,7 @@ from kerasnn.report import html, pictures
 from kerasnn.report.write_report import kind_of, report
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.importance import importance
-from kerasnn.search.run_search import read_search
+from kerasnn.search.result import read_search
 from kerasnn.search.trial import Trial
 from kerasnn.tensorboard import event_files
 

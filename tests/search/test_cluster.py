@@ -17,7 +17,8 @@ from kerasnn.search.actors import Worker
 from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import read_journal
-from kerasnn.search.run_search import read_search, search
+from kerasnn.search.result import read_search
+from kerasnn.search.run_search import search
 from kerasnn.search.trial import Outcome, Proposal
 
 ROOT = Path(__file__).resolve().parents[2]

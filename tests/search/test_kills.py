@@ -1,7 +1,8 @@
 """A search that is killed at any moment goes on with the proposals and results of one that never was.
 
-Two kills of each oracle's search, whose trials are answered by a formula; with KERASNN_ALL_TESTS=1 fifty of each, and
-as many with trials that train. KERASNN_KILLS takes another number.
+Two kills of the search of each of keras-tuner's oracles, whose trials are answered by a formula; with
+KERASNN_ALL_TESTS=1 fifty of every oracle's, and as many with trials that train. A population always trains.
+KERASNN_KILLS takes another number.
 """
 
 import json
@@ -28,14 +29,21 @@ RUN = {
     "report": {"progress": "silent", "tensorboard": True},
 }
 TRIALS = {"random": 12, "grid": 12, "bayesian": 7, "hyperband": 10}
+if ALL:
+    TRIALS |= {"tpe": 12, "cmaes": 12, "nsga2": 12, "pbt": 16}
 
 
 def config_of(oracle):
     described = {"name": "bayesian", "initial_points": 3} if oracle == "bayesian" else oracle
-    at_once = 20 if oracle == "hyperband" else 4
-    return SearchConfig.model_validate(
-        {"run": RUN, "space": SPACE, "oracle": described, "trials": TRIALS[oracle], "trials_at_once": at_once}
-    )
+    settings = {"run": RUN, "space": SPACE, "oracle": described, "trials": TRIALS[oracle]}
+    settings["trials_at_once"] = 20 if oracle == "hyperband" else 4
+    if oracle in ("cmaes", "pbt"):
+        settings["space"] = {key: SPACE[key] for key in list(SPACE)[:1]} | {
+            "regularization.l2": {"min": 0.1, "max": 1.0}
+        }
+    if oracle == "pbt":
+        settings |= {"oracle": {"name": "pbt", "members": 4, "interval": 1}, "trials_at_once": None}
+    return SearchConfig.model_validate(settings)
 
 
 class Answers:
@@ -72,7 +80,8 @@ def run(oracle, folder, trained):
 
 def records(folder, kind):
     lines = (folder / "journal.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if kind in record]
+    # A line's checksum covers the seconds of the lines before it.
+    return [{**record, "checksum": None} for record in map(json.loads, lines) if kind in record]
 
 
 def results(folder):
@@ -134,6 +143,6 @@ def test_killed_searches_propose_what_whole_ones_do(oracle, trained, processes, 
                 assert result == expected[number]
         [model] = (tmp_path / name / "models").iterdir()
         assert model.name == next((tmp_path / "whole" / "models").iterdir()).name
-        for file in ("best_config.json", "config.json"):
+        for file in ("config.json", *([] if oracle == "pbt" else ["best_config.json"])):
             assert (tmp_path / name / file).read_text() == (tmp_path / "whole" / file).read_text()
     print(f"{oracle}: {kills} kills in {searches} searches, whole in {seconds:.1f} s")

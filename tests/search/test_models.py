@@ -50,10 +50,10 @@ def test_files_of_trials_that_fall_out_are_deleted_and_no_others(tmp_path):
     of_others = {"exported.keras", "0012.keras", "0005.h5", "0005-best.keras", "notes.txt", ".0005.keras"}
     for name in ("0007.keras", "0003-0.keras", "0003-1.keras", "0005.keras", "0005-2.keras", *of_others):
         (tmp_path / name).touch()
-    models = BestModels(tmp_path, 2)
+    models = BestModels(tmp_path, SearchConfig(keep_best=2))
     models.delete_others(ranking)
     assert {path.name for path in tmp_path.iterdir()} == {"0007.keras", "0003-0.keras", "0003-1.keras"} | of_others
     assert models.score_to_beat(ranking) == 0.2
     assert models.score_to_beat(ranking[:1]) is None
-    BestModels(tmp_path, 0).delete_others(ranking)
+    BestModels(tmp_path, SearchConfig(keep_best=0)).delete_others(ranking)
     assert {path.name for path in tmp_path.iterdir()} == of_others

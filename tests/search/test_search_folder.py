@@ -5,7 +5,8 @@ import pytest
 from kerasnn.report.write_report import report
 from kerasnn.search import run_search
 from kerasnn.search.config import SearchConfig
-from kerasnn.search.run_search import read_search, search
+from kerasnn.search.result import read_search
+from kerasnn.search.run_search import search
 from kerasnn.study import run_study
 from kerasnn.study.config import StudyConfig
 from kerasnn.study.run_study import read_study, study

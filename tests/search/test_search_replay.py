@@ -268,7 +268,7 @@ def test_two_oracles_propose_the_same(oracle):
             new = asked.ask(5)
             found += new
             for proposal in new:
-                asked.tell(proposal.number, 0.1 * proposal.number if proposal.number != 2 else None, 1)
+                asked.tell(proposal.number, [0.1 * proposal.number] if proposal.number != 2 else None, 1)
         return found
 
     first = proposals()

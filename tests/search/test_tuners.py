@@ -9,8 +9,11 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from kerasnn import tuners
+from kerasnn.report import report
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 4)).astype("float32")
@@ -79,12 +82,39 @@ def test_a_search_goes_on_from_any_line_of_its_journal(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["random", "bayesian"])
 def test_first_proposals_are_keras_tuners(kind, tmp_path):
-    ours = KINDS[kind](tmp_path / "ours")
-    theirs = getattr(keras_tuner, type(ours).__name__)(build, "val_loss", max_trials=5, seed=4, directory=tmp_path)
+    name = {"random": "RandomSearch", "bayesian": "BayesianOptimization"}[kind]
+    options = {"max_trials": 5, "seed": 4, "directory": tmp_path}
+    ours = getattr(tuners, name)(build, "val_loss", trials_at_once=1, **options)
+    theirs = getattr(keras_tuner, name)(build, "val_loss", **options)
     ours._ask(2)
     warnings.simplefilter("ignore")
     expected = [theirs.oracle.create_trial(f"tuner{number}").hyperparameters.values for number in range(2)]
     assert [trial.hyperparameters.values for _, trial in ours._batch] == expected
+
+
+def test_what_models_ask_for_under_conditions_is_searched_in_the_first_batch(tmp_path):
+    tuner = tuners.RandomSearch(build, "loss", max_trials=12, seed=4, directory=tmp_path)
+    tuner._ask(12)
+    values = [trial.hyperparameters.values for _, trial in tuner._batch]
+    assert len({each.get("rate") for each in values}) > 2
+
+
+def test_a_project_has_a_page_of_hparams_and_a_report(tmp_path):
+    tuner = searched("random", tmp_path)
+    page = report(tmp_path / "untitled_project").read_text()
+    assert all(
+        text in page
+        for text in ("learning_rate", "Values and scores", f"{tuner.oracle.get_best_trials()[0].score:.4f}")
+    )
+    [declared, *runs] = sorted((tmp_path / "untitled_project").rglob("events.out.tfevents.0.search"))
+    data = [
+        plugin_data_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for event in EventFileLoader(str(declared)).Load()
+        for value in event.summary.value
+    ]
+    assert [each.name for each in data[0].experiment.hparam_infos] == ["units", "dropout", "learning_rate", "rate"]
+    assert {"score", "val_loss"} <= {each.name.tag for each in data[0].experiment.metric_infos}
+    assert len(runs) == 10
 
 
 def test_a_failed_trial_is_its_own(tmp_path):
