@@ -135,10 +135,11 @@ def _repeated(examples: TableExamples, rows: dict[str, np.ndarray]) -> float:
 
     if "test" not in rows or examples.task == "auto":
         return 0.0
-    columns = {name: each.codes if isinstance(each, Texts) else each for name, each in examples.raw.items()}
-    targets = examples.y.reshape(len(examples.y), -1)
-    columns |= {f"target {index}": targets[:, index] for index in range(targets.shape[1])}
-    hashes = pd.util.hash_pandas_object(pd.DataFrame(columns), index=False).to_numpy()
-    if len(np.unique(hashes)) < 0.5 * len(hashes):
+    hashes = np.zeros(len(examples.y), np.uint64)
+    for values in (*examples.raw.values(), *examples.y.reshape(len(hashes), -1).T):
+        numbers = values.codes if isinstance(values, Texts) else values
+        # An odd factor, so that a column's place among the others counts.
+        hashes = hashes * np.uint64(1_000_003) + pd.util.hash_array(numbers)
+    if len(pd.unique(hashes)) < 0.5 * len(hashes):
         return 0.0
-    return float(np.isin(hashes[rows["test"]], hashes[rows["train"]]).mean())
+    return float(pd.Series(hashes[rows["test"]]).isin(hashes[rows["train"]]).mean())

@@ -114,7 +114,7 @@ def _network(run: RunConfig, data: Data) -> np.ndarray:
 def network_predictions(run: RunConfig, data: Data, network: keras.Model) -> np.ndarray:
     """A network's predictions for the prepared test part: classes, or numbers."""
     assert data.x_test is not None
-    batches = [data.x_test[start : start + 4096] for start in range(0, len(data.x_test), 4096)]
+    batches = [data.features(data.x_test[start : start + 4096]) for start in range(0, len(data.x_test), 4096)]
     outputs = np.concatenate([keras.ops.convert_to_numpy(network(batch, training=False)) for batch in batches])
     return predicted_values(run.with_task(data.task), outputs)
 
@@ -142,7 +142,8 @@ def peers(task: str, seed: int) -> dict[str, Callable[[Data], np.ndarray]]:
 
 def _fitted(model: Any, data: Data) -> np.ndarray:
     parts = [part for part in ("train", "validation") if getattr(data, f"x_{part}") is not None]
-    x = np.concatenate([getattr(data, f"x_{part}") for part in parts]).reshape(-1, int(np.prod(data.input_shape)))
+    x = np.concatenate([data.features(getattr(data, f"x_{part}")) for part in parts])
+    x = x.reshape(len(x), -1)
     y = np.concatenate([_labels(data, getattr(data, f"y_{part}")) for part in parts])
     several = data.task == "regression" and y.shape[1] > 1
     if several:
@@ -151,4 +152,4 @@ def _fitted(model: Any, data: Data) -> np.ndarray:
         model = MultiOutputRegressor(model)
     model.fit(x, y if several or y.ndim == 1 else y[:, 0])
     assert data.x_test is not None
-    return model.predict(np.reshape(data.x_test, (-1, x.shape[1])))
+    return model.predict(data.features(data.x_test).reshape(-1, x.shape[1]))
