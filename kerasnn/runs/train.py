@@ -238,6 +238,7 @@ class _Run:
         record = {
             "status": self.status,
             "part": part,
+            "class_names": self.data.class_names,
             "metrics": metrics,
             "scores": self.scores,
             "constant": self.constant,

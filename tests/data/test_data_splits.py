@@ -68,7 +68,7 @@ def test_test_part_is_found_again(tmp_path: Path, fields: dict[str, str]) -> Non
     data = load_data(config)
     found = read_test_table(config, "binary", data.preparation)
     assert found is not None
-    np.testing.assert_array_equal(data.preparation(found[0]), data.x_test)
+    np.testing.assert_array_equal(data.preparation.compact(found[0]), data.x_test)
     np.testing.assert_array_equal(found[1], data.y_test)
 
 
