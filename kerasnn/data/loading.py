@@ -279,7 +279,7 @@ def _data(
             for parts in (raw, targets):
                 parts[part], parts["train"] = parts["train"][taken], parts["train"][rest]
     assert outputs is not None
-    preparation = Preparation.fit(raw["train"], config.scaling, config.flatten, full_scale)
+    preparation = Preparation.fit(raw["train"], config.scaling or "unit", config.flatten, full_scale)
     x_parts = {part: preparation(x) for part, x in raw.items()}
     return _made(x_parts, targets, config, task, outputs, class_names, preparation)
 

@@ -72,7 +72,8 @@ class TableExamples:
             scale = np.where(scale > 0, scale, 1.0)
             fields["target_center"] = np.float32(center).tolist()
             fields["target_scale"] = np.float32(scale).tolist()
-        encoding = TableEncoding.fit(self.features, self.raw, config.scaling, config.max_categories, rows, **fields)
+        scaling = config.scaling or "standardize"
+        encoding = TableEncoding.fit(self.features, self.raw, scaling, config.max_categories, rows, **fields)
         if not encoding.columns:
             raise ValueError("the table must have a column to learn from; no category in it occurs twice")
         return encoding
