@@ -60,6 +60,8 @@ def plan(
     more = f"; few for a table, --training.epochs {usual} is better" if usual > settings.epochs else ""
     if data.about and settings.epochs == usual != type(settings)().epochs:
         more = f" (a small table needs about {UPDATES:,}; --training.epochs sets another length)"
+        if settings.early_stopping is not None:
+            more += f", fewer if val_loss is no lower for {settings.early_stopping.patience} epochs"
     return "\n".join(
         [
             f"network     {_shape(network)}, {config.style}, {network.count_params():,} parameters",

@@ -105,7 +105,13 @@ def train(
     data = data or load_data(config.data, config.task)
     config = config.with_task(data.task)
     if lengthen:
-        config = replace_at(config, {"training.epochs": table_epochs(config, data)})
+        changes: dict[str, Any] = {"training.epochs": table_epochs(config, data)}
+        # A network that sees a small table so often would learn its noise.
+        if changes["training.epochs"] > config.training.epochs and data.x_validation is not None:
+            patience = max(5, changes["training.epochs"] // 10)
+            if config.training.early_stopping is None:
+                changes["training.early_stopping"] = {"patience": patience}
+        config = replace_at(config, changes)
     _check_fit(config, data)
     class_weight = class_weights(config, data)
     with devices.use(config.devices) as placement, run_folder(run_dir, config, placement) as folder:
