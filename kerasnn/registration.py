@@ -15,6 +15,7 @@ _SERIALIZABLE = (
     "kerasnn.components.losses",
     "kerasnn.models.subclassed",
     "kerasnn.models.table_model",
+    "kerasnn.data.table_features",
     "kerasnn.fused.ensemble",
 )
 

@@ -12,7 +12,9 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line."""
     parser = RunParser("kerasnn evaluate", "Evaluate a trained run on its test part or on other data.")
     parser.add_argument(
-        "--data", metavar="FILE", help="table with the target, or npz file (default: the run's test part)"
+        "--data",
+        metavar="FILE",
+        help="table with the target, folder of images by class, or npz file (default: the run's test part)",
     )
     parser.add_argument("--predictions", metavar="FILE", help="CSV file to write, one row an example")
     parser.add_argument("--confusion", metavar="FILE", help="PNG or SVG picture of the confusion matrix to write")

@@ -12,7 +12,9 @@ from kerasnn.config.run import RunConfig
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line."""
     parser = RunParser("kerasnn predict", "Predict for the rows of a file with a trained run.")
-    parser.add_argument("data", metavar="FILE", help="table with the training table's columns, or npz file with x")
+    parser.add_argument(
+        "data", metavar="FILE", help="table with the training table's columns, folder of images, or npz file with x"
+    )
     parser.add_argument("--output", metavar="FILE", help="CSV file to write (default: predictions.csv in this folder)")
     return parser.read(arguments)
 

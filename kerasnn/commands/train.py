@@ -29,6 +29,8 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if options.config is not None or options.run_dir is not None:
             raise ValueError("--resume names the run folder, so --config and --run_dir must be left out")
         options.config = options.run_dir = options.resume
+    # A config and a flag say how long to train; else the size of a table does.
+    options.lengthen = options.config is None and "training.epochs" not in options.changes
     options.config = parser.config_of(options)
     options.arguments = parser.arguments
     options.cluster = processes.cluster()
@@ -48,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         from kerasnn.runs.scores import described
         from kerasnn.runs.train import train
 
-        result = train(options.config, run_dir)
+        result = train(options.config, run_dir, lengthen=options.lengthen)
     if not is_chief:
         return DONE
     print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))

@@ -57,8 +57,9 @@ class DataConfig(Schema):
     """Column of a table whose latest rows become the test part, and the latest of the rest the validation part."""
     split: str | None = None
     """Column of a table that says `train`, `validation` or `test` in each row; it is no feature."""
-    scaling: Literal["none", "unit", "standardize"] = "unit"
-    """`unit` scales features to [0, 1], `standardize` to mean 0 and standard deviation 1 over the training part."""
+    scaling: Literal["none", "unit", "standardize"] | None = None
+    """`unit` scales features to [0, 1], `standardize` to mean 0 and standard deviation 1 over the training part. null:
+    `standardize` for tables, where one outlier would squeeze all other values together; `unit` for other data."""
     target_scaling: Literal["none", "standardize"] | None = None
     """`standardize` trains a regression on targets of mean 0 and standard deviation 1; the saved model predicts in the
     target's own units. null: `standardize` for tables, `none` for other data."""

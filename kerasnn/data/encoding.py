@@ -9,6 +9,7 @@ from pydantic import Field
 
 from kerasnn.config.schema import Schema, short
 from kerasnn.data.columns import FoundColumn
+from kerasnn.data.compact import Layout
 from kerasnn.data.features import Column, encoder_of, fit_column
 from kerasnn.data.values import PLAIN, Texts, as_dates, as_floats, as_texts, style_of
 
@@ -42,17 +43,29 @@ class TableEncoding(Schema):
     """Decimal mark of the table's file."""
 
     @classmethod
-    def fit(cls, found: Sequence[FoundColumn], raw: Raw, scaling: str, max_categories: int, **fields: Any) -> Self:
+    def fit(
+        cls,
+        found: Sequence[FoundColumn],
+        raw: Raw,
+        scaling: str,
+        max_categories: int,
+        rows: np.ndarray | slice = slice(None),
+        **fields: Any,
+    ) -> Self:
         """Fit an encoding to the training part.
 
         Args:
             found: the columns that are not left out.
-            raw: their values in the training part.
+            raw: their values.
             scaling: of numbers and dates, as in `Preparation.fit`.
             max_categories: most features of a column of categories.
+            rows: positions of the training part's rows.
             fields: other fields of the encoding.
         """
-        columns = [fit_column(column, raw[column.name], scaling, max_categories) for column in found]
+        # One column after the other, so that no second table is in memory.
+        columns = [
+            fit_column(column, take_rows({"": raw[column.name]}, rows)[""], scaling, max_categories) for column in found
+        ]
         return cls(columns=tuple(column for column in columns if column.width), **fields)
 
     @property
@@ -85,17 +98,32 @@ class TableEncoding(Schema):
             raise ValueError(f"{source} must have the training table's columns; it lacks {missing[0]!r}{hint}")
         return {column.name: _values(frame[column.name], column, source) for column in self.columns}
 
+    @property
+    def layout(self) -> Layout:
+        """How training keeps the features of a row."""
+        return Layout(tuple(column.kept for column in self.columns))
+
+    def compact(self, raw: Raw, rows: np.ndarray | None = None) -> np.ndarray:
+        """Raw values as training keeps them: float32 `(rows, layout.width)`.
+
+        Args:
+            raw: values by column.
+            rows: positions of the rows to encode; None: all.
+        """
+        rows = np.arange(row_count(raw)) if rows is None else rows
+        kept = np.empty((len(rows), self.layout.width), np.float32)
+        encoders = [(column.kept.width, encoder_of(column, raw[column.name])) for column in self.columns]
+        # Blocks that fit into the processor's cache are many times faster than whole columns.
+        for first in range(0, len(rows), BLOCK):
+            block, start = slice(first, first + BLOCK), 0
+            for width, encode in encoders:
+                encode(rows[block], kept[block, start : start + width])
+                start += width
+        return kept
+
     def __call__(self, raw: Raw) -> np.ndarray:
         """Encode raw values: float32 `(rows, width)`."""
-        features = np.zeros((row_count(raw), *self.input_shape), np.float32)
-        encoders = [encoder_of(column, raw[column.name]) for column in self.columns]
-        # Blocks that fit into the processor's cache are many times faster than whole columns.
-        for first in range(0, len(features), BLOCK):
-            rows, start = slice(first, first + BLOCK), 0
-            for column, encode in zip(self.columns, encoders, strict=True):
-                encode(rows, features[rows, start : start + column.width])
-                start += column.width
-        return features
+        return self.layout.expand(self.compact(raw))
 
     def layers(self) -> "list[keras.layers.Layer]":
         """The encoding as a Keras layer that takes a dictionary of columns."""
@@ -115,7 +143,7 @@ def row_count(raw: Raw) -> int:
     return len(next(iter(raw.values()), ()))
 
 
-def take_rows(raw: Raw, rows: np.ndarray) -> Raw:
+def take_rows(raw: Raw, rows: np.ndarray | slice) -> Raw:
     """The raw values of some rows."""
     return {name: values.take(rows) if isinstance(values, Texts) else values[rows] for name, values in raw.items()}
 

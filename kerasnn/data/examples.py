@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kerasnn.data.compact import Layout
 from kerasnn.data.encoding import TableEncoding
 from kerasnn.data.preparation import Preparation
 
@@ -19,7 +20,8 @@ class Data:
     """Examples in three parts, prepared for a network.
 
     Args:
-        x_train, x_validation, x_test: features, float32 `(examples, *input_shape)`; None for a part without examples.
+        x_train, x_validation, x_test: examples as the run's network takes them, float32 `(examples, *input_shape)`: the
+            features, for a table in the compact form that `features` expands; None for a part without examples.
         y_train, y_validation, y_test: targets. Multiclass: int32 `(examples,)`, or float32 `(examples, classes)` if
             one-hot. Binary: float32 `(examples,)`. Multilabel and regression: float32 `(examples, outputs)`.
         task: binary, multiclass, multilabel or regression.
@@ -49,7 +51,16 @@ class Data:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one prepared example."""
-        return self.preparation.input_shape
+        return self.preparation.input_shape if self.layout is None else (self.layout.width,)
+
+    @property
+    def layout(self) -> Layout | None:
+        """How a table's features are kept; None for other data, which is kept as it is."""
+        return self.preparation.layout if isinstance(self.preparation, TableEncoding) else None
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """The features of prepared examples, float32 `(examples, ...)`, for models other than the run's network."""
+        return x if self.layout is None else self.layout.expand(x)
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
@@ -69,7 +80,7 @@ class Data:
             TypeError: one line, if the examples are not numbers.
         """
         if isinstance(self.preparation, TableEncoding):
-            return self.preparation(self.preparation.raw(x, "x"))
+            return self.preparation.compact(self.preparation.raw(x, "x"))
         return self.preparation(x)
 
     def preprocessing(self) -> "list[keras.layers.Layer]":

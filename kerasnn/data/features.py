@@ -9,6 +9,7 @@ import numpy as np
 
 from kerasnn.config.schema import Schema
 from kerasnn.data.columns import FoundColumn
+from kerasnn.data.compact import BITS, Kept, pack
 from kerasnn.data.preparation import Preparation
 from kerasnn.data.values import Texts
 
@@ -56,6 +57,13 @@ class Column(Schema):
         """Number of features."""
         coded = self.kind in ("category", "text")
         return (max(self.places, default=-1) + 1 if coded else 1 + 2 * len(self.cycles)) + self.indicator
+
+    @property
+    def kept(self) -> Kept:
+        """How training keeps the features."""
+        if self.kind in ("category", "text"):
+            return Kept("code" if self.kind == "category" and self.width < 2**BITS else "bits", self.width)
+        return Kept("values", self.width)
 
 
 def fit_column(found: FoundColumn, values: np.ndarray | Texts, scaling: str, max_categories: int) -> Column:
@@ -125,20 +133,20 @@ def circle(cycle: str) -> np.ndarray:
     return np.stack([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
-def encoder_of(column: Column, values: np.ndarray | Texts) -> Callable[[slice, np.ndarray], None]:
-    """A function that writes the features of some rows of a column into an array of zeros.
+def encoder_of(column: Column, values: np.ndarray | Texts) -> Callable[[np.ndarray, np.ndarray], None]:
+    """A function that writes what is kept of some rows of a column into an array.
 
     Args:
         column: the column.
         values: its raw values.
 
     Returns:
-        A function of a slice of rows and of an array, float32 `(rows, column.width)`.
+        A function of positions of rows and of an array, float32 `(rows, column.kept.width)`.
     """
     if isinstance(values, Texts):
-        return _text_encoder(column, values)
+        return _category_encoder(column, values) if column.kind == "category" else _words_encoder(column, values)
 
-    def encode(rows: slice, features: np.ndarray) -> None:
+    def encode(rows: np.ndarray, kept: np.ndarray) -> None:
         numbers = values[rows]
         missing = np.isnat(numbers) if column.kind == "date" else np.isnan(numbers)
         if column.kind == "date":
@@ -146,31 +154,41 @@ def encoder_of(column: Column, values: np.ndarray | Texts) -> Callable[[slice, n
             numbers = parts["day"].astype(np.float32) + parts["second"].astype(np.float32) / np.float32(86400)
             for position, cycle in enumerate(column.cycles):
                 points = circle(cycle)[parts[cycle]]
-                features[:, 1 + 2 * position : 3 + 2 * position] = np.where(missing[:, None], 0, points)
+                kept[:, 1 + 2 * position : 3 + 2 * position] = np.where(missing[:, None], 0, points)
         scaled = np.where(missing, np.float32(column.fill), numbers.astype(np.float32))
-        features[:, 0] = (scaled - np.float32(column.center)) * np.float32(column.factor)
+        kept[:, 0] = (scaled - np.float32(column.center)) * np.float32(column.factor)
         if column.indicator:
-            features[:, -1] = missing
+            kept[:, -1] = missing
 
     return encode
 
 
-def _text_encoder(column: Column, values: Texts) -> Callable[[slice, np.ndarray], None]:
+def _category_encoder(column: Column, values: Texts) -> Callable[[np.ndarray, np.ndarray], None]:
     places = dict(zip(column.levels, column.places, strict=True))
-    if column.kind == "category":
-        place = np.array([*(places.get(text, -1) for text in values.distinct), -1])
-    else:
-        found = [[places[word] for word in words_of(text) if word in places] for text in values.distinct]
+    missing = column.width - 1 if column.indicator else -1
+    place = np.array([*(places.get(text, -1) for text in values.distinct), missing], np.int32)
 
-    def encode(rows: slice, features: np.ndarray) -> None:
-        codes = values.codes[rows]
-        if column.kind == "category":
-            known = np.flatnonzero(place[codes] >= 0)
-            features[known, place[codes[known]]] = 1
+    def encode(rows: np.ndarray, kept: np.ndarray) -> None:
+        found = place[values.codes[rows]]
+        if column.kept.form == "code":
+            kept[:, 0] = found
         else:
-            for row in np.flatnonzero(codes >= 0).tolist():
-                features[row, found[codes[row]]] = 1
+            kept[:] = pack(found[:, None] == np.arange(column.width))
+
+    return encode
+
+
+def _words_encoder(column: Column, values: Texts) -> Callable[[np.ndarray, np.ndarray], None]:
+    places = dict(zip(column.levels, column.places, strict=True))
+
+    def encode(rows: np.ndarray, kept: np.ndarray) -> None:
+        distinct, position = np.unique(values.codes[rows], return_inverse=True)
+        features = np.zeros((len(distinct), column.width), bool)
+        for row, code in enumerate(distinct.tolist()):
+            words = [] if code < 0 else words_of(values.distinct[code])
+            features[row, [places[word] for word in words if word in places]] = True
         if column.indicator:
-            features[:, -1] = codes < 0
+            features[:, -1] = distinct < 0
+        kept[:] = pack(features)[position]
 
     return encode

@@ -229,16 +229,15 @@ def _table_data(
     y = final_targets(examples.y, task, "train")
     frames = dict(frames or {})
     rows = split_table(examples, y, config.model_copy(update={f"{part}_share": 0.0 for part in frames}))
-    raw = {part: take_rows(examples.raw, taken) for part, taken in rows.items()}
     targets = {part: y[taken] for part, taken in rows.items()}
-    encoding = examples.encoding(raw["train"], targets["train"], config)
+    encoding = examples.encoding(rows["train"], targets["train"], config)
+    x_parts = {part: encoding.compact(examples.raw, taken) for part, taken in rows.items()}
     if config.test_path is not None:
         frames["test"] = read_rows(config.test_path, config, encoding)
     for part, frame in frames.items():
         source = Path(config.test_path).name if config.test_path is not None else f"x_{part}"
-        raw[part], labels = labelled_rows(frame, encoding, task, source)
-        targets[part] = final_targets(labels, task, part)
-    x_parts = {part: encoding(raw.pop(part)) for part in list(raw)}
+        raw, labels = labelled_rows(frame, encoding, task, source)
+        x_parts[part], targets[part] = encoding.compact(raw), final_targets(labels, task, part)
     if encoding.target_scale:
         center, scale = (np.asarray(each, np.float32) for each in (encoding.target_center, encoding.target_scale))
         targets = {part: (y - center) / scale for part, y in targets.items()}
@@ -280,7 +279,7 @@ def _data(
             for parts in (raw, targets):
                 parts[part], parts["train"] = parts["train"][taken], parts["train"][rest]
     assert outputs is not None
-    preparation = Preparation.fit(raw["train"], config.scaling, config.flatten, full_scale)
+    preparation = Preparation.fit(raw["train"], config.scaling or "unit", config.flatten, full_scale)
     x_parts = {part: preparation(x) for part, x in raw.items()}
     return _made(x_parts, targets, config, task, outputs, class_names, preparation)
 

@@ -15,6 +15,8 @@ MANY_ROWS = 50
 
 SOME_ROWS = 10_000
 """Rows on which features are looked at first."""
+ROUNDING = 5e-4
+"""Fraction of a target's variance that may be left where it is a linear function of features, because of rounding."""
 
 
 def split_table(examples: TableExamples, y: np.ndarray, config: DataConfig) -> dict[str, np.ndarray]:
@@ -101,12 +103,55 @@ def leaks(examples: TableExamples, rows: dict[str, np.ndarray]) -> list[str]:
         if _determines(take_rows({"": values}, some)[""], examples.y[some], examples.task)
         and _determines(values, examples.y, examples.task)
     ]
-    repeated = _repeated(examples, rows)
-    if repeated > 0.01:
+    if not lines and (names := _linear_features(examples, some)):
+        lines.append(
+            f"the target is a linear function of {', '.join(map(repr, names))}: --data.drop {names[0]}, unless they "
+            "are known before the target"
+        )
+    features = _hashes(examples)
+    with_targets = _hashes(examples, features)
+    if (repeated := _repeated(with_targets, rows)) > 0.01:
         lines.append(
             f"{repeated:.1%} of the test rows also occur in the training part, so the test score may be too good"
         )
+    elif _combinations(examples) > 1000 * len(features) and (repeated := _repeated(features, rows, least=0)) > 0.2:
+        lines.append(
+            f"{repeated:.1%} of the test rows have the features of a training row and perhaps another target: are they "
+            "of one person or place? --data.group COLUMN keeps such rows in one part"
+        )
     return lines
+
+
+def _linear_features(examples: TableExamples, rows: np.ndarray) -> list[str]:
+    """The numbers of which a regression's target is a linear function, but for rounding; empty if it is none."""
+    y = examples.y[rows]
+    numbers = {
+        name: each[rows]
+        for name, each in examples.raw.items()
+        if not isinstance(each, Texts) and each.dtype.kind == "f" and not np.isnan(each[rows]).all()
+    }
+    if examples.task != "regression" or y.shape[1] > 1 or len(rows) < max(MANY_ROWS, 2 * len(numbers) + 2):
+        return []
+    columns = [np.where(np.isnan(each), np.nanmean(each), each) for each in numbers.values()]
+    found = [name for name, column in zip(numbers, columns, strict=True) if np.ptp(column)]
+    scaled = {
+        name: (each - each.mean()) / each.std() for name, each in zip(numbers, columns, strict=True) if each.std()
+    }
+    target = (y[:, 0] - y.mean()) / (y.std() or 1.0)
+    # The second time without the columns whose factors only fit the rounding.
+    for _ in range(2):
+        x = np.stack([scaled[name] for name in found], axis=1) if found else np.zeros((len(y), 1))
+        factors, *_ = np.linalg.lstsq(x, target, rcond=None)
+        unexplained = float(np.sum((target - x @ factors) ** 2)) / (len(y) - x.shape[1] - 1)
+        if unexplained > ROUNDING:
+            return []
+        used, found = found, [name for name, factor in zip(found, factors, strict=True) if abs(factor) > 0.05]
+    return used
+
+
+def _combinations(examples: TableExamples) -> float:
+    """How many rows could differ: the product of the columns' numbers of distinct values."""
+    return float(np.prod([max(1, column.distinct) for column in examples.features], dtype=np.float64))
 
 
 def _determines(values: np.ndarray | Texts, y: np.ndarray, task: str) -> bool:
@@ -129,16 +174,23 @@ def _determines(values: np.ndarray | Texts, y: np.ndarray, task: str) -> bool:
     return int(changes.sum()) == len(np.unique(y)) - 1 and not (changes & (np.diff(ranked) == 0)).any()
 
 
-def _repeated(examples: TableExamples, rows: dict[str, np.ndarray]) -> float:
-    """The fraction of test rows that the training part also holds; 0 where few rows differ anyway."""
+def _hashes(examples: TableExamples, features: np.ndarray | None = None) -> np.ndarray:
+    """A number for each row that depends on its features, or given these numbers on its targets, too."""
     import pandas as pd
 
-    if "test" not in rows or examples.task == "auto":
+    columns = list(examples.raw.values()) if features is None else list(examples.y.reshape(len(features), -1).T)
+    hashes = np.zeros(len(examples.y), np.uint64) if features is None else features
+    for values in columns:
+        numbers = values.codes if isinstance(values, Texts) else values
+        # An odd factor, so that a column's place among the others counts.
+        hashes = hashes * np.uint64(1_000_003) + pd.util.hash_array(numbers)
+    return hashes
+
+
+def _repeated(hashes: np.ndarray, rows: dict[str, np.ndarray], least: float = 0.5) -> float:
+    """The fraction of test rows that the training part also holds; 0 where fewer than a fraction of rows differ."""
+    import pandas as pd
+
+    if "test" not in rows or len(pd.unique(hashes)) < least * len(hashes):
         return 0.0
-    columns = {name: each.codes if isinstance(each, Texts) else each for name, each in examples.raw.items()}
-    targets = examples.y.reshape(len(examples.y), -1)
-    columns |= {f"target {index}": targets[:, index] for index in range(targets.shape[1])}
-    hashes = pd.util.hash_pandas_object(pd.DataFrame(columns), index=False).to_numpy()
-    if len(np.unique(hashes)) < 0.5 * len(hashes):
-        return 0.0
-    return float(np.isin(hashes[rows["test"]], hashes[rows["train"]]).mean())
+    return float(pd.Series(hashes[rows["test"]]).isin(hashes[rows["train"]]).mean())

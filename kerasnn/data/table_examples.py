@@ -58,11 +58,11 @@ class TableExamples:
         """The columns that are not left out."""
         return [column for column in self.found if column.kind != "drop"]
 
-    def encoding(self, raw: Raw, y: np.ndarray, config: DataConfig) -> TableEncoding:
+    def encoding(self, rows: np.ndarray, y: np.ndarray, config: DataConfig) -> TableEncoding:
         """Fit the encoding to the training part.
 
         Args:
-            raw: the training part's values.
+            rows: positions of the training part's rows.
             y: its targets.
             config: scaling of features and targets.
         """
@@ -72,7 +72,8 @@ class TableExamples:
             scale = np.where(scale > 0, scale, 1.0)
             fields["target_center"] = np.float32(center).tolist()
             fields["target_scale"] = np.float32(scale).tolist()
-        encoding = TableEncoding.fit(self.features, raw, config.scaling, config.max_categories, **fields)
+        scaling = config.scaling or "standardize"
+        encoding = TableEncoding.fit(self.features, self.raw, scaling, config.max_categories, rows, **fields)
         if not encoding.columns:
             raise ValueError("the table must have a column to learn from; no category in it occurs twice")
         return encoding

@@ -49,7 +49,7 @@ class Texts:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def take(self, rows: np.ndarray) -> "Texts":
+    def take(self, rows: np.ndarray | slice) -> "Texts":
         """The texts of some rows."""
         return Texts(self.codes[rows], self.distinct)
 

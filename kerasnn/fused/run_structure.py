@@ -7,6 +7,7 @@ from typing import NamedTuple
 from kerasnn.config import catalog
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schedules import Constant, OneCycle
+from kerasnn.data.compact import Layout
 from kerasnn.data.loading import Data
 
 OPTIMIZER_ARGUMENTS = ("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
@@ -154,8 +155,9 @@ class Shapes(NamedTuple):
     outputs: int
     label_shape: tuple[int, ...]
     label_dtype: str
+    layout: Layout | None
 
 
 def shapes_of(data: Data) -> Shapes:
     """The shapes of prepared data."""
-    return Shapes(data.input_shape, data.outputs, data.y_train.shape[1:], str(data.y_train.dtype))
+    return Shapes(data.input_shape, data.outputs, data.y_train.shape[1:], str(data.y_train.dtype), data.layout)

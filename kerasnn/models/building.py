@@ -7,7 +7,9 @@ import keras
 from kerasnn.config.run import OUTPUT_ACTIVATION
 from kerasnn.config.schema import one_of
 from kerasnn.config.sections import NetworkConfig, RegularizationConfig, Style, Task
+from kerasnn.data.compact import Layout
 from kerasnn.data.table_encoder import TableEncoder
+from kerasnn.data.table_features import TableFeatures
 from kerasnn.models.layers import network_layers
 from kerasnn.models.subclassed import Network
 from kerasnn.models.table_model import TableModel
@@ -22,6 +24,7 @@ def build_model(
     *,
     task: Task = "multiclass",
     regularization: RegularizationConfig | None = None,
+    layout: Layout | None = None,
     name: str = "network",
 ) -> keras.Model:
     """Build an uncompiled Keras model from the description of its network.
@@ -36,6 +39,7 @@ def build_model(
         seed: non-negative integer, the seed of all initial weights and dropout masks.
         task: decides the output activation if the network does not name one.
         regularization: defaults of the hidden layers.
+        layout: of a table's compact rows, which the first layer expands to features; None for other data.
         name: the model's name.
 
     Returns:
@@ -53,7 +57,10 @@ def build_model(
         raise ValueError(one_of("style", style, _BUILDERS))
     if task not in OUTPUT_ACTIVATION:
         raise ValueError(one_of("task", task, OUTPUT_ACTIVATION))
-    layers = network_layers(network, input_shape, outputs, task=task, regularization=regularization, seed=seed)
+    expansion = [] if layout is None else [TableFeatures(layout.columns)]
+    features = input_shape if layout is None else (layout.features,)
+    layers = network_layers(network, features, outputs, task=task, regularization=regularization, seed=seed)
+    layers = [*expansion, *layers]
     return _BUILDERS[style](layers, tuple(input_shape), name)
 
 
@@ -73,10 +80,10 @@ def with_preprocessing(
     if not preprocessing:
         return model
     style = {keras.Sequential: "sequential", Network: "subclassed"}.get(type(model), "functional")
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer | TableFeatures)]
     if isinstance(preprocessing[0], TableEncoder):
         # A network of its own, not compiled: Keras would save a shared optimizer with it instead of with the whole.
-        network = _BUILDERS[style](layers, tuple(model.input_shape[1:]), model.name)
+        network = _BUILDERS[style](layers, preprocessing[0].encoding.input_shape, model.name)
         return TableModel(preprocessing[0], network, name=f"table_{model.name}")
     return _BUILDERS[style]([*preprocessing, *layers], tuple(raw_shape), model.name)
 

@@ -21,7 +21,7 @@ def build_network(config: RunConfig, data: Any) -> keras.Model:
 
     Args:
         config: the run.
-        data: the prepared data, or any object with their `input_shape` and `outputs`.
+        data: the prepared data, or any object with their `input_shape`, `layout` and `outputs`.
     """
     return build_model(
         config.network.model_copy(update={"output_activation": config.output_activation}),
@@ -31,6 +31,7 @@ def build_network(config: RunConfig, data: Any) -> keras.Model:
         seed=config.seed,
         task=config.known_task,
         regularization=config.regularization,
+        layout=data.layout,
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import one_of
+from kerasnn.data.folders import read_image_folder
 from kerasnn.data.loading import load_data, read_examples, read_test_table
 from kerasnn.data.parts import final_targets
 from kerasnn.data.table_examples import labelled_rows, read_rows
@@ -101,7 +103,8 @@ def evaluate_run(
 
     Args:
         run_dir: a run folder.
-        data_path: a table with the target, or an npz file, of raw examples; None takes the run's test part.
+        data_path: a table with the target, an npz file, or a folder of images with a subfolder for each class; None
+            takes the run's test part.
         model: "model" for the final weights, "best" for those of the best epoch.
         batch_size: examples per batch; the result does not depend on it.
 
@@ -120,7 +123,7 @@ def evaluate_run(
         x, y = _rows(config, data_path, network)
         class_names = network.encoder.encoding.class_names
     else:
-        x, y, class_names = _examples(config, data_path, network.output_shape[-1])
+        x, y, class_names = _examples(config, data_path, network, recorded_class_names(run_dir))
         if x.shape[1:] != tuple(network.input_shape[1:]):
             raise ValueError(f"examples must have shape {tuple(network.input_shape[1:])}, received {x.shape[1:]}")
     metrics = network.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
@@ -142,6 +145,16 @@ def load_run_model(run_dir: str | Path, model: str) -> keras.Model:
     if not file.is_file():
         raise FileNotFoundError(f"run folder must hold {file.name}, received {run_dir}")
     return load_model(file)
+
+
+def recorded_class_names(run_dir: str | Path) -> tuple[str, ...] | None:
+    """The names of a run's classes in `result.json`, or None."""
+    try:
+        names = json.loads(inside(run_dir, "result.json").read_text(encoding="utf-8")).get("class_names")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(names) if known else None
 
 
 def safe_cell(text: str) -> str:
@@ -225,18 +238,19 @@ def _rows(config: RunConfig, data_path: str | Path | None, model: TableModel) ->
 
 
 def _examples(
-    config: RunConfig, data_path: str | Path | None, outputs: int
+    config: RunConfig, data_path: str | Path | None, network: keras.Model, names: tuple[str, ...] | None
 ) -> tuple[np.ndarray, Any, tuple[str, ...] | None]:
     """Raw examples, their targets in the form that the loss takes, and the names of the classes."""
-    data = None
-    if config.data.name != "arrays":
+    if data_path is None:
+        if config.data.name == "arrays":
+            raise ValueError("a run on arrays has no data to load: give an npz file with test examples")
         data = load_data(config.data.model_copy(update={"scaling": "none", "flatten": False}), config.known_task)
-    if data_path is not None:
-        names = None if data is None else data.class_names
+        if data.x_test is None:
+            raise ValueError("the run has no test part (data.test_share is 0): give an npz file with test examples")
+        return data.x_test.reshape(-1, *data.raw_shape), data.y_test, data.class_names
+    if Path(data_path).is_dir() and config.data.name == "images":
+        arrays, _ = read_image_folder(data_path, tuple(network.input_shape[1:3]), config.data.color, names)
+        x, y = arrays["x_train"], final_targets(arrays["y_train"], config.known_task, "test")
+    else:
         x, y = read_examples(data_path, config.known_task, names)
-        return x, np.eye(outputs, dtype=np.float32)[y] if config.data.one_hot else y, names
-    if data is None:
-        raise ValueError("a run on arrays has no data to load: give an npz file with test examples")
-    if data.x_test is None:
-        raise ValueError("the run has no test part (data.test_share is 0): give an npz file with test examples")
-    return data.x_test.reshape(-1, *data.raw_shape), data.y_test, data.class_names
+    return x, np.eye(network.output_shape[-1], dtype=np.float32)[y] if config.data.one_hot else y, names

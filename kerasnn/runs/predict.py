@@ -9,11 +9,12 @@ import keras
 import numpy as np
 
 from kerasnn.config.run import RunConfig
+from kerasnn.data.folders import image_files, read_image_files
 from kerasnn.data.npz import read_npz
 from kerasnn.data.table_examples import read_rows
-from kerasnn.files import write_text
+from kerasnn.files import existing_file, write_text
 from kerasnn.models.table_model import TableModel
-from kerasnn.runs.evaluate import load_run_model, predicted_values, safe_cell
+from kerasnn.runs.evaluate import load_run_model, predicted_values, recorded_class_names, safe_cell
 from kerasnn.runs.scores import probabilities_of
 
 
@@ -24,14 +25,14 @@ def predict_file(
 
     Args:
         run_dir: a run folder.
-        data_path: a table with the training table's columns, in any order; for a model that takes arrays, an npz file
-            with x.
+        data_path: a table with the training table's columns, in any order; for a model of images, a folder of images,
+            or one image; for a model that takes arrays, an npz file with x.
         model: "model" for the final weights, "best" for those of the best epoch.
         batch_size: examples per batch; the result does not depend on it.
 
     Returns:
-        Columns by name: for classes `predicted` with their names and `probability_<class>`; for numbers
-        `predicted_<target>`.
+        Columns by name: for images `file`; for classes `predicted` with their names and `probability_<class>`; for
+        numbers `predicted_<target>`.
 
     Raises:
         FileNotFoundError: the folder holds no such model.
@@ -39,16 +40,22 @@ def predict_file(
     """
     config = RunConfig.load(run_dir)
     network = load_run_model(run_dir, model)
-    class_names: tuple[str, ...] | None = None
+    class_names = recorded_class_names(run_dir)
     names: tuple[str, ...] = ()
+    first: dict[str, np.ndarray] = {}
     if isinstance(network, TableModel):
         encoding = network.encoder.encoding
         names, class_names = encoding.targets, encoding.class_names
         x: Any = network.inputs_of(read_rows(data_path, config.data, encoding), Path(data_path).name)
+    elif config.data.name == "images" and Path(data_path).suffix != ".npz":
+        files = image_files(data_path) if Path(data_path).is_dir() else [existing_file(data_path)]
+        x = read_image_files(files, tuple(network.input_shape[1:3]), config.data.color)
+        root = data_path if Path(data_path).is_dir() else Path(data_path).parent
+        first = {"file": np.array([str(file.relative_to(root)) for file in files], dtype=object)}
     else:
         x = _array(data_path, network)
     outputs = network.predict(x, batch_size=batch_size, verbose=0)
-    return _columns(config, outputs, class_names, names)
+    return {**first, **_columns(config, outputs, class_names, names)}
 
 
 def write_predictions(columns: dict[str, np.ndarray], path: str | Path) -> None:

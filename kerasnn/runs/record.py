@@ -16,8 +16,23 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import Data
 
-FEW_UPDATES = 1000
-"""Updates below which a network has hardly learned a table."""
+UPDATES = 3000
+"""Updates that a network needs to learn a table, about."""
+MOST_EPOCHS = 500
+"""Epochs up to which the length of a training follows from the size of its table."""
+
+
+def table_epochs(config: RunConfig, data: Data) -> int:
+    """The epochs of a config, or for a table more if they are needed for `UPDATES`, up to `MOST_EPOCHS`.
+
+    Args:
+        config: the run.
+        data: its prepared data.
+    """
+    epochs = config.training.epochs
+    if not data.about:
+        return epochs
+    return max(epochs, min(MOST_EPOCHS, math.ceil(UPDATES / math.ceil(len(data.x_train) / config.training.batch_size))))
 
 
 def plan(
@@ -41,8 +56,12 @@ def plan(
     parts = {"training": data.x_train, "validation": data.x_validation, "test": data.x_test}
     examples = ", ".join(f"{len(x):,} {name}" for name, x in parts.items() if x is not None)
     updates = iterations * settings.epochs
-    few = data.about and updates < FEW_UPDATES
-    more = f"; few, --training.epochs {math.ceil(FEW_UPDATES / iterations)} is better" if few else ""
+    usual = table_epochs(config, data)
+    more = f"; few for a table, --training.epochs {usual} is better" if usual > settings.epochs else ""
+    if data.about and settings.epochs == usual != type(settings)().epochs:
+        more = f" (a small table needs about {UPDATES:,}; --training.epochs sets another length)"
+        if settings.early_stopping is not None:
+            more += f", fewer if val_loss is no lower for {settings.early_stopping.patience} epochs"
     return "\n".join(
         [
             f"network     {_shape(network)}, {config.style}, {network.count_params():,} parameters",

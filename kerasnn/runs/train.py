@@ -22,6 +22,7 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.callbacks.progress import Progress
 from kerasnn.checkpoint.state_file import StateFolder, decode, encode
 from kerasnn.checkpoint.training_state import TrainingState
+from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.data.class_weights import class_weights
 from kerasnn.data.encoding import TableEncoding
@@ -33,7 +34,7 @@ from kerasnn.files import write_text
 from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import PROBE, compile_model, compiled_network
 from kerasnn.models.saving import save_model
-from kerasnn.runs.record import plan, provenance
+from kerasnn.runs.record import plan, provenance, table_epochs
 from kerasnn.runs.run_folder import run_folder
 from kerasnn.runs.scores import constant_scores, scores
 from kerasnn.tensorboard.callback import TensorBoard
@@ -76,6 +77,7 @@ def train(
     run_dir: str | Path | None = None,
     data: Data | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    lengthen: bool = False,
 ) -> Result:
     """Train the network that a config describes, and write a run folder.
 
@@ -89,6 +91,7 @@ def train(
         run_dir: a folder that is new, empty or the run's; None makes `logs/<time>-<data>-<style>`.
         data: prepared data; None loads the data that the config describes.
         callbacks: further Keras callbacks.
+        lengthen: whether a small table is trained for more epochs than the config's, until it has enough updates.
 
     Returns:
         The trained model, its history and its metrics.
@@ -101,6 +104,14 @@ def train(
     config = config or RunConfig()
     data = data or load_data(config.data, config.task)
     config = config.with_task(data.task)
+    if lengthen:
+        changes: dict[str, Any] = {"training.epochs": table_epochs(config, data)}
+        # A network that sees a small table so often would learn its noise.
+        if changes["training.epochs"] > config.training.epochs and data.x_validation is not None:
+            patience = max(5, changes["training.epochs"] // 10)
+            if config.training.early_stopping is None:
+                changes["training.early_stopping"] = {"patience": patience}
+        config = replace_at(config, changes)
     _check_fit(config, data)
     class_weight = class_weights(config, data)
     with devices.use(config.devices) as placement, run_folder(run_dir, config, placement) as folder:
@@ -238,6 +249,7 @@ class _Run:
         record = {
             "status": self.status,
             "part": part,
+            "class_names": self.data.class_names,
             "metrics": metrics,
             "scores": self.scores,
             "constant": self.constant,

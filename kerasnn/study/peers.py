@@ -54,7 +54,7 @@ class PeerScores:
         return "\n".join(lines)
 
 
-def compare_with_peers(config: RunConfig, seeds: int = 3) -> PeerScores:
+def compare_with_peers(config: RunConfig, seeds: int = 3, lengthen: bool = False) -> PeerScores:
     """Train a run's network and scikit-learn's models on the same training parts; score them on the same test parts.
 
     Each seed splits the data anew. All models get the same encoded features. A regression is scored by R², classes by
@@ -63,6 +63,7 @@ def compare_with_peers(config: RunConfig, seeds: int = 3) -> PeerScores:
     Args:
         config: the run.
         seeds: number of splits, two or more.
+        lengthen: as in `kerasnn.runs.train.train`.
 
     Raises:
         ValueError: one line, for a task without such models, no test part, or fewer than two seeds.
@@ -80,7 +81,10 @@ def compare_with_peers(config: RunConfig, seeds: int = 3) -> PeerScores:
         if data.x_test is None or data.task == "multilabel":
             raise ValueError(f"data must have a test part and one target an example, received task {data.task}")
         measure = "R²" if data.task == "regression" else "accuracy"
-        models: dict[str, Callable[[Data], np.ndarray]] = {NETWORK: partial(_network, run), **peers(data.task, seed)}
+        models: dict[str, Callable[[Data], np.ndarray]] = {
+            NETWORK: partial(_network, run, lengthen),
+            **peers(data.task, seed),
+        }
         for name, fit in models.items():
             start = time.perf_counter()
             predicted = fit(data)
@@ -103,18 +107,20 @@ def _labels(data: Data, y: Any) -> np.ndarray:
     return y.argmax(axis=1) if y.ndim == 2 else y.astype(int)
 
 
-def _network(run: RunConfig, data: Data) -> np.ndarray:
+def _network(run: RunConfig, lengthen: bool, data: Data) -> np.ndarray:
     """The network's predictions for the test part."""
     quiet = {"report.tensorboard": False, "report.health": False, "report.graph": False, "training.save_state": False}
     with tempfile.TemporaryDirectory() as folder:
-        model = train(replace_at(run, {**quiet, "training.save_best": False}), f"{folder}/run", data).model
+        model = train(
+            replace_at(run, {**quiet, "training.save_best": False}), f"{folder}/run", data, lengthen=lengthen
+        ).model
     return network_predictions(run, data, model.network if isinstance(model, TableModel) else model)
 
 
 def network_predictions(run: RunConfig, data: Data, network: keras.Model) -> np.ndarray:
     """A network's predictions for the prepared test part: classes, or numbers."""
     assert data.x_test is not None
-    batches = [data.x_test[start : start + 4096] for start in range(0, len(data.x_test), 4096)]
+    batches = [data.features(data.x_test[start : start + 4096]) for start in range(0, len(data.x_test), 4096)]
     outputs = np.concatenate([keras.ops.convert_to_numpy(network(batch, training=False)) for batch in batches])
     return predicted_values(run.with_task(data.task), outputs)
 
@@ -142,7 +148,8 @@ def peers(task: str, seed: int) -> dict[str, Callable[[Data], np.ndarray]]:
 
 def _fitted(model: Any, data: Data) -> np.ndarray:
     parts = [part for part in ("train", "validation") if getattr(data, f"x_{part}") is not None]
-    x = np.concatenate([getattr(data, f"x_{part}") for part in parts]).reshape(-1, int(np.prod(data.input_shape)))
+    x = np.concatenate([data.features(getattr(data, f"x_{part}")) for part in parts])
+    x = x.reshape(len(x), -1)
     y = np.concatenate([_labels(data, getattr(data, f"y_{part}")) for part in parts])
     several = data.task == "regression" and y.shape[1] > 1
     if several:
@@ -151,4 +158,4 @@ def _fitted(model: Any, data: Data) -> np.ndarray:
         model = MultiOutputRegressor(model)
     model.fit(x, y if several or y.ndim == 1 else y[:, 0])
     assert data.x_test is not None
-    return model.predict(np.reshape(data.x_test, (-1, x.shape[1])))
+    return model.predict(data.features(data.x_test).reshape(-1, x.shape[1]))

@@ -68,7 +68,7 @@ def test_test_part_is_found_again(tmp_path: Path, fields: dict[str, str]) -> Non
     data = load_data(config)
     found = read_test_table(config, "binary", data.preparation)
     assert found is not None
-    np.testing.assert_array_equal(data.preparation(found[0]), data.x_test)
+    np.testing.assert_array_equal(data.preparation.compact(found[0]), data.x_test)
     np.testing.assert_array_equal(found[1], data.y_test)
 
 
@@ -90,3 +90,23 @@ def test_leaks_are_pointed_out() -> None:
 def test_imbalance_is_pointed_out() -> None:
     about = from_arrays(pd.DataFrame({"x": np.arange(100.0)}), np.arange(100) < 4, task="binary").about
     assert "'True' is 4.0% of the rows, 'False' 96.0%; --training.class_weight balanced weighs classes equally" in about
+
+
+def test_targets_that_features_add_up_to_are_pointed_out() -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(random.normal(20, 5, (90, 4)).round(1), columns=["low", "high", "weight", "size"])
+    price = ((frame["low"] + frame["high"]) / 2).round(1)
+    line = "the target is a linear function of 'low', 'high': --data.drop low, unless they are"
+    assert line in from_arrays(frame, price, task="regression").about
+    noisy = price + random.normal(size=90)
+    assert "linear function" not in from_arrays(frame, noisy, task="regression").about
+
+
+def test_rows_of_one_person_in_two_parts_are_pointed_out() -> None:
+    random = np.random.default_rng(0)
+    people = pd.DataFrame(random.normal(size=(60, 4)), columns=list("abcd"))
+    frame = people.iloc[np.repeat(np.arange(60), 5)].reset_index(drop=True)
+    line = "of the test rows have the features of a training row and perhaps another target: are they of one person"
+    assert line in from_arrays(frame, random.normal(size=300), task="regression").about
+    few = (frame > 0).astype(int)
+    assert "one person" not in from_arrays(few, random.normal(size=300), task="regression").about
