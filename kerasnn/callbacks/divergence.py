@@ -56,6 +56,9 @@ class StopOnDivergence(keras.callbacks.Callback):
         super().__init__()
         self._epoch = 0
 
+    def __repr__(self) -> str:
+        return "StopOnDivergence()"
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
 

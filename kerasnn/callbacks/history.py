@@ -47,6 +47,9 @@ class HistoryFile(keras.callbacks.Callback):
         self._size: int | None = None
         """Bytes of the file after the last row; None before it is written."""
 
+    def __repr__(self) -> str:
+        return f"HistoryFile({str(self.path)!r})"
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         row = {"epoch": epoch, **flat_logs(logs)}
         columns = len(self._columns)

@@ -40,7 +40,7 @@ def range_test(rates: ArrayLike, losses: ArrayLike, smoothed: ArrayLike, marks: 
         rates: the rate of each update, `(updates,)`.
         losses: the loss of each update's batch, `(updates,)`.
         smoothed: their running mean, `(updates,)`.
-        marks: rates to mark, by name.
+        marks: rates to mark, by name; the first is the suggestion, which has a line and its value above it.
 
     Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
     """
@@ -51,6 +51,9 @@ def range_test(rates: ArrayLike, losses: ArrayLike, smoothed: ArrayLike, marks: 
     for (name, rate), color, marker in zip(marks.items(), (RED, GREEN, ORANGE), "osD", strict=False):
         height = np.interp(np.log(rate), np.log(rates), smoothed)
         axes.plot(rate, height, marker, color=color, markersize=7, label=f"{name}: {rate:.1e}")
+    for rate in list(marks.values())[:1]:
+        axes.axvline(rate, color=RED, linewidth=1.2, linestyle="--", zorder=1)
+        axes.set_title(f"suggested learning rate {rate:.2g}", color=RED)
     # Up to the minimum only: the divergence after it would flatten the rest.
     low, high = smoothed.min(), smoothed[: max(1, int(smoothed.argmin()) + 1)].max()
     margin = 0.25 * (high - low) or 1.0

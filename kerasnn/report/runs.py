@@ -178,7 +178,7 @@ def _evaluated(run: Run) -> Iterator[tuple[str, Markup]]:
         yield "Predictions", html.paragraph(f"Not evaluated: {error}", "note")
         return
     if evaluation.confusion is not None and evaluation.class_names is not None:
-        matrix = figures.to_png(figures.confusion_matrix(evaluation.confusion, evaluation.class_names))
+        matrix = figures.to_png(evaluation.figure())
         shown = [("confusion matrix", matrix)]
         if evaluation.x is not None:
             mistakes = figures.to_png(_mistakes(evaluation, evaluation.class_names, run.config))
@@ -191,12 +191,12 @@ def _evaluated(run: Run) -> Iterator[tuple[str, Markup]]:
         heading = "Confusion matrix" if evaluation.x is None else "Confusion matrix and worst mistakes"
         yield heading, html.pictures(shown)
     elif run.config.known_task == "regression":
-        scatter = figures.to_png(figures.predicted_against_true(evaluation.y_true, evaluation.y_predicted))
+        scatter = figures.to_png(evaluation.figure())
         yield "Predictions", html.pictures([("predicted against true values", scatter)])
-    if evaluation.table:
+    if evaluation.by_class:
         rows = [
             [row["class"], *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")), f"{row['support']:,}"]
-            for row in evaluation.table
+            for row in evaluation.by_class
         ]
         yield "By class", html.table(["class", "precision", "recall", "f1", "support"], rows, text=1, sortable=True)
 

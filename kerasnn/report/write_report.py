@@ -10,6 +10,7 @@ from kerasnn.files import write_text
 from kerasnn.report import html, pictures
 from kerasnn.report.runs import comparison_sections, read_run, run_sections
 from kerasnn.search.importance import importance
+from kerasnn.search.pictures import by_trial
 from kerasnn.search.run_search import SearchResult, read_search
 from kerasnn.search.table import cell_text, short_names
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
@@ -83,8 +84,8 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     ]
     yield "", html.tiles(tiles)
     if failed < len(trials):
-        shown = [("parallel coordinates", pictures.parallel_coordinates(trials, config))]
-        yield "Values and scores", html.pictures([*shown, ("scores by trial", pictures.by_trial(trials, config))])
+        shown = [("parallel coordinates", result.figure())]
+        yield "Values and scores", html.pictures([*shown, ("scores by trial", by_trial(trials, config))])
         yield "What decides", _importance(result)
     keys = list(config.space)
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))

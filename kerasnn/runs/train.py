@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from matplotlib.figure import Figure
 
 from kerasnn import figures
 from kerasnn.callbacks.best_model import BestModel
@@ -69,6 +70,10 @@ class Result:
     run_dir: Path
     scores: dict[str, float] = field(default_factory=dict)
     constant: dict[str, float] = field(default_factory=dict)
+
+    def figure(self) -> Figure:
+        """The learning curves: every logged value by epoch."""
+        return figures.learning_curves(self.history)
 
 
 def train(

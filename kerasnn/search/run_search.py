@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import differences, short
 from kerasnn.data.loading import Data, fingerprint
@@ -16,6 +18,7 @@ from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import Journal, read_journal, results_by_number
 from kerasnn.search.oracle import Oracle
+from kerasnn.search.pictures import parallel_coordinates
 from kerasnn.search.progress import SearchProgress
 from kerasnn.search.stopping import trials_to_stop
 from kerasnn.search.table import trials_csv, trials_table
@@ -62,6 +65,10 @@ class SearchResult:
     def table(self, rows: int = 10) -> str:
         """The best trials as text."""
         return trials_table(self.trials[:rows], self.config)
+
+    def figure(self) -> Figure:
+        """Every trial as a line through its values to its score: the darker, the better."""
+        return parallel_coordinates(self.trials, self.config)
 
 
 def search(

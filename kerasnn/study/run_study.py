@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from kerasnn import figures
 from kerasnn.data.loading import Data
 from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
@@ -63,6 +65,10 @@ class StudyResult:
     def table(self) -> str:
         """The table as text."""
         return aligned(self.rows())
+
+    def figure(self) -> Figure:
+        """The difference of every combination from its baseline, with its interval."""
+        return differences(self.cells, self.config)
 
 
 def study(

@@ -128,6 +128,9 @@ class TensorBoard(keras.callbacks.Callback):
         self._epoch: int | None = None
         self._drawn: int | None = None
 
+    def __repr__(self) -> str:
+        return f"TensorBoard({str(self.log_dir)!r})"
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._epoch = self._drawn = None
         self._close()

@@ -17,6 +17,7 @@ from kerasnn.report import html, pictures
 from kerasnn.report.write_report import kind_of, report
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.importance import importance
+from kerasnn.search.pictures import parallel_coordinates
 from kerasnn.search.run_search import read_search
 from kerasnn.search.trial import Trial
 from kerasnn.tensorboard import event_files
@@ -182,7 +183,7 @@ def test_importance_needs_trials() -> None:
 
 def test_parallel_coordinates_draw_each_trial_the_best_on_top() -> None:
     ranked = sorted(trials(), key=lambda trial: trial.score or 0)
-    figure = pictures.parallel_coordinates([*ranked, Trial(99, {}, "failed")], search_config())
+    figure = parallel_coordinates([*ranked, Trial(99, {}, "failed")], search_config())
     lines = [line for line in figure.axes[0].lines if len(np.asarray(line.get_xdata())) == 5]
     assert len(lines) == 40
     best = np.asarray(lines[-1].get_ydata())
