@@ -21,7 +21,10 @@ from kerasnn.search.run_search import search
 from kerasnn.study.run_study import study
 from tests.browser.chromium import Browser
 
-GALLERY = ("activations", "signal_variance", "optimizer_animation")
+GALLERY = (
+    *("activations", "dropout", "initializers", "losses", "optimizer_animation", "regression_losses", "schedules"),
+    "signal_variance",
+)
 
 
 def main() -> None:

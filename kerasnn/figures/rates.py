@@ -13,7 +13,7 @@ from kerasnn.figures.style import BLUE, GREEN, GREY, ORANGE, RED, single_axes
 
 
 def learning_rate(values: ArrayLike, per: Literal["epoch", "update"] = "epoch") -> Figure:
-    """The learning rate by epoch or by update.
+    """The learning rate by epoch or by update, counted from 1.
 
     Args:
         values: one rate per epoch or per update, `(steps,)`.
@@ -26,7 +26,8 @@ def learning_rate(values: ArrayLike, per: Literal["epoch", "update"] = "epoch") 
         raise ValueError(one_of("per", per, ("epoch", "update")))
     values = np.asarray(values, "float64")
     figure, axes = single_axes(6.4, 3.2)
-    axes.plot(values, color=BLUE, linewidth=1.6, marker="o" if len(values) <= 60 else None, markersize=3.5)
+    steps, marker = np.arange(1, len(values) + 1), "o" if len(values) <= 60 else None
+    axes.plot(steps, values, color=BLUE, linewidth=1.6, marker=marker, markersize=3.5)
     axes.set(xlabel=per, ylabel="learning rate")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -47,7 +47,9 @@ def by_layer(name: str, values: Mapping[str, tuple[Sequence[int], Sequence[float
     """
     figure, ((axes,),) = figures.page(6.4, 3.6)
     for (layer, (steps, curve)), line in zip(values.items(), figures.line_styles(len(values)), strict=True):
-        axes.plot(np.asarray(steps) + 1, curve, linewidth=1.6, label=shortened(layer, 30), **line)
+        # Event files of earlier versions count epochs from 0.
+        epochs = np.asarray(steps) + (min(steps, default=1) == 0)
+        axes.plot(epochs, curve, linewidth=1.6, label=shortened(layer, 30), **line)
     every_value = np.concatenate([np.asarray(curve) for _, curve in values.values()])
     if name.endswith(("dead", "saturated")):
         # A fraction of the layer's units or outputs.

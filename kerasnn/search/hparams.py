@@ -60,10 +60,10 @@ def write_trial(
         steps = [(0, _values(start))]
         for epoch in range(max(map(len, history.values()), default=0)):
             logs = {tag: curve[epoch] for tag, curve in history.items() if epoch < len(curve)}
-            steps.append((epoch, [event_files.scalar(tag, value) for tag, value in logs.items()]))
+            steps.append((epoch + 1, [event_files.scalar(tag, value) for tag, value in logs.items()]))
         if scores:
             score, best = scores[seed]
-            steps.append((best - 1, [event_files.scalar(SCORE, score)]))
+            steps.append((best, [event_files.scalar(SCORE, score)]))
         steps.append((0, [_end(status, now)]))
         # Not durable: the disk would have to confirm every one of a search's trials.
         event_files.write(trial / str(seed) if len(histories) > 1 else trial, steps, FILE, durable=False)
