@@ -19,6 +19,7 @@ from kerasnn.report import html, pictures
 from kerasnn.runs.evaluate import Evaluation, evaluate_run
 from kerasnn.runs.run_folder import CONTENT
 from kerasnn.runs.scores import probabilities_of
+from kerasnn.runs.tracking import flat
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def comparison_sections(runs: Sequence[Run]) -> Iterator[tuple[str, Markup]]:
         row += [_count(best.get("epoch"))] + [_count(result.get(key)) for key in ("epochs", "parameters")]
         rows.append([*row, _number(result.get("seconds"))])
     yield "Runs", html.table(headings, rows, text=2, sortable=True)
-    configs = [dict(_flat(json.loads(run.config.to_json()))) for run in runs]
+    configs = [dict(flat(json.loads(run.config.to_json()))) for run in runs]
     differing = [
         [key, *(config.get(key, "–") for config in configs)]
         for key in dict.fromkeys(key for config in configs for key in config)
@@ -213,15 +214,6 @@ def _mistakes(evaluation: Evaluation, class_names: Sequence[str], config: RunCon
         class_names,
         shape if is_image else None,
     )
-
-
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and values of nested JSON objects, as text."""
-    if isinstance(value, Mapping) and value:
-        for inner, part in value.items():
-            yield from _flat(part, f"{key}.{inner}" if key else inner)
-    else:
-        yield key, value if isinstance(value, str) else json.dumps(value)
 
 
 def _number(value: Any) -> str:

@@ -37,6 +37,7 @@ from kerasnn.models.saving import save_model
 from kerasnn.runs.record import plan, provenance
 from kerasnn.runs.run_folder import run_folder
 from kerasnn.runs.scores import constant_scores, scores
+from kerasnn.runs.tracking import MLflowRun, mlflow_run
 from kerasnn.tensorboard.callback import TensorBoard
 
 logger = logging.getLogger("kerasnn")
@@ -110,7 +111,11 @@ def train(
     class_weight = class_weights(config, data)
     with devices.use(config.devices) as placement, run_folder(run_dir, config, placement) as folder:
         write_text(folder / "config.json", config.to_json() + "\n")
-        return _Run(config, folder, data, class_weight, placement).train(callbacks)
+        run = _Run(config, folder, data, class_weight, placement)
+        if not placement.chief:
+            return run.train(callbacks)
+        with mlflow_run(config, folder) as run.tracker:
+            return run.train(callbacks)
 
 
 class _Run:
@@ -149,6 +154,7 @@ class _Run:
         self.health = None if self.probe is None else Health(self.probe)
         self.progress = Progress(config.report.progress if placement.chief else "silent", examples=len(data.x_train))
         self.state: TrainingState | None = None
+        self.tracker: MLflowRun | None = None
 
     def train(self, extra_callbacks: Sequence[keras.callbacks.Callback]) -> Result:
         """Train with the run's callbacks and extra ones, and write `result.json` however training ends."""
@@ -188,6 +194,7 @@ class _Run:
             *([self.best] if settings.save_best else []),
             *([self.health] if self.health is not None else []),
             *([board] if report.tensorboard else []),
+            *([self.tracker] if self.tracker is not None else []),
             self.table,
         ]
 
@@ -240,6 +247,8 @@ class _Run:
             save_model(self.model, self.folder / "model.keras")
         if self.status == "finished":
             metrics = self._metrics(part)
+            if self.tracker is not None:
+                self.tracker.log_results(metrics, len(self.table.rows))
         record = {
             "status": self.status,
             "part": part,
