@@ -11,7 +11,6 @@ from kerasnn.commands.command_line import Parser
 from kerasnn.commands.execution import DONE, import_tensorflow
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import Schema
-from kerasnn.files import dated_path
 
 
 class _Range(Schema):
@@ -41,7 +40,7 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--figure",
         metavar="FILE",
-        help="PNG or SVG picture to write (default: logs/<time>-<data>-learning_rate.png)",
+        help="picture of the test to write, as .png, .svg or .pdf (default: none)",
     )
     options = parser.read(arguments)
     for key in options.changes:
@@ -72,10 +71,12 @@ def run(options: argparse.Namespace) -> int:
     from kerasnn.runs.learning_rate_finder import find_learning_rate
 
     test = find_learning_rate(options.config, **options.config.range.model_dump())
-    path = Path(options.figure or dated_path(options.config.data.name, "learning_rate.png"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figures.save(test.figure(), path)
     print(f"suggestion  {test.suggestion:.2g} (valley); steepest {test.steepest:.2g}, minimum / 10 {test.minimum:.2g}")
-    print(f"picture     {path}")
+    if options.figure is None:
+        print("picture     none; --figure learning_rate.png draws one")
+    else:
+        path = Path(options.figure)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"picture     {figures.save(test.figure(), path)}")
     print(f"train       kerasnn train --optimizer.learning_rate {test.suggestion:.2g}")
     return DONE
