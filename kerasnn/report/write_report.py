@@ -85,7 +85,13 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     yield "", html.tiles(tiles)
     if failed < len(trials):
         shown = [("parallel coordinates", result.figure())]
-        yield "Values and scores", html.pictures([*shown, ("scores by trial", by_trial(trials, config))])
+        drawn = html.pictures([*shown, ("scores by trial", by_trial(trials, config))])
+        note = (
+            "A trial is one training, a line from its values to its score; the darker, the better. The oracle is the "
+            f"algorithm that proposed the values. The objective, {config.objective_name}, ranks trials by their best "
+            "epoch."
+        )
+        yield "Values and scores", html.joined([html.paragraph(note, "note"), drawn])
         yield "What decides", _importance(result)
     keys = list(config.space)
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))
