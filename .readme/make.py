@@ -26,6 +26,10 @@ GALLERY = (
     "signal_variance",
 )
 
+# Closes accuracy, and opens the groups of layers that the picture shows.
+OPEN_GROUPS = """all(document).filter(node => node.tagName === 'BUTTON' &&
+  ['gradient_norm', 'units_dead'].includes(node.textContent.trim().split(/\\s/)[0])).map(node => node.click()).length"""
+
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
@@ -59,6 +63,13 @@ def show(browser: Browser, folder: Path, tab: str, shown: str, path: Path) -> No
             assert address is not None
             browser.open(f"{address[0]}#{tab}")
             browser.wait(f"text().includes({shown!r})")
+            if tab == "scalars":
+                browser.ask(OPEN_GROUPS)
+            # Three curves beside each other, or all columns of a table, and nothing below them.
+            width, height = (1400, 1250) if tab == "scalars" else (2050, 900)
+            browser.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            )
             time.sleep(8)  # for the curves to be drawn
             browser.screenshot(path)
         finally:

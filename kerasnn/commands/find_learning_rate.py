@@ -1,6 +1,7 @@
 """`kerasnn find-learning-rate`: suggest a learning rate for a run."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -47,6 +48,7 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if key.startswith(_WITHOUT_EFFECT):
             raise ValueError(f"--{key} has no effect on a range test, which tries rates for a few updates")
     options.config = parser.config_of(options)
+    options.arguments = parser.arguments
     return options
 
 
@@ -78,5 +80,22 @@ def run(options: argparse.Namespace) -> int:
         path = Path(options.figure)
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"picture     {figures.save(test.figure(), path)}")
-    print(f"train       kerasnn train --optimizer.learning_rate {test.suggestion:.2g}")
+    kept = shlex.join([*_of_the_run(options.arguments), "--optimizer.learning_rate", f"{test.suggestion:.2g}"])
+    print(f"train       kerasnn train {kept}")
     return DONE
+
+
+def _of_the_run(arguments: Sequence[str]) -> list[str]:
+    """The arguments that `kerasnn train` has, too.
+
+    >>> _of_the_run(["--config", "logs/first", "--figure=rate.png", "--range.updates", "50"])
+    ['--config', 'logs/first']
+    """
+    kept: list[str] = []
+    is_kept = True
+    for argument in arguments:
+        if argument.startswith("--"):
+            is_kept = not argument.startswith(("--figure", "--range"))
+        if is_kept:
+            kept.append(argument)
+    return kept

@@ -95,7 +95,7 @@ def test_the_header_says_what_was_trained_on_what_when_and_by_which_version(tmp_
             "data": {"path": "t<1>.csv"},
             "task": "regression",
             "schedule": {"name": "cosine", "warmup": 2},
-            "optimizer": "sgd",
+            "optimizer": {"name": "sgd"},
         }
     )
     made = {"ended": "2026-01-02T03:04:05+00:00", "git_commit": "abc123", "versions": {"kerasnn": "0.2.0"}}
