@@ -134,6 +134,14 @@ def evaluate_run(
     Raises:
         FileNotFoundError: the folder holds no such model.
         ValueError: one line, if data and model don't fit together.
+
+    >>> import tempfile
+    >>> from kerasnn.runs.train import train
+    >>> settings = {"training": {"epochs": 1, "compiled": "off"}, "report": {"progress": "silent", "health": False}}
+    >>> result = train(RunConfig.model_validate(settings), tempfile.mkdtemp())
+    >>> evaluation = evaluate_run(result.run_dir)
+    >>> evaluation.metrics["accuracy"] == result.metrics["accuracy"], evaluation.confusion.shape
+    (True, (10, 10))
     """
     config = RunConfig.load(run_dir)
     network = load_run_model(run_dir, model)

@@ -103,6 +103,12 @@ def train(
         ValueError: one line, if config and data don't fit together, or the folder is in use or holds another run.
         DivergenceError: the loss or a weight is not finite; the folder keeps the last finite state.
         OSError: one line, if the folder can't be written; the last state is then untouched.
+
+    >>> import tempfile
+    >>> settings = {"training": {"epochs": 1, "compiled": "off"}, "report": {"progress": "silent", "health": False}}
+    >>> result = train(RunConfig.model_validate(settings), tempfile.mkdtemp())
+    >>> len(result.history["loss"]), sorted(path.name for path in result.run_dir.glob("*.keras"))
+    (1, ['best.keras', 'model.keras'])
     """
     config = config or RunConfig()
     data = data or load_data(config.data, config.task)
