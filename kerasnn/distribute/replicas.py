@@ -109,9 +109,17 @@ def alone(strategy: tf.distribute.Strategy) -> AbstractContextManager[None]:
     return all_of(
         replaced(strategy.extended, _use_merge_call=lambda: False),
         replaced(distributed_values, apply_aggregation_replica_context=lambda value, *_: value),
-        replaced(TFOptimizer, _all_reduce_sum_gradients=lambda self, pairs: pairs),
+        without_all_reduce(),
         replaced(loss_scale, _tf_apply=loss_scale._common_apply),
     )
+
+
+def without_all_reduce() -> AbstractContextManager[None]:
+    """Within it, optimizers take gradients as they are.
+
+    On one device that changes nothing but memory: TensorFlow keeps every graph in which `all_reduce` was traced.
+    """
+    return replaced(TFOptimizer, _all_reduce_sum_gradients=lambda self, pairs: pairs)
 
 
 def _sliced(draw: Any, slices: dict[int, Slice]) -> Any:

@@ -10,7 +10,15 @@ import tensorflow as tf
 
 from kerasnn.engine.examples import Steps, each
 from kerasnn.engine.graph import Operations
-from kerasnn.engine.steps import BLOCK_SECONDS, Blocks, NotCompilableError, is_built, logs_are_metrics, zeros_like_logs
+from kerasnn.engine.steps import (
+    BLOCK_SECONDS,
+    Blocks,
+    NotCompilableError,
+    is_built,
+    logs_are_metrics,
+    on_one_device,
+    zeros_like_logs,
+)
 from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
 
 ENDLESS = 2**31 - 1
@@ -184,6 +192,8 @@ class BatchProgram:
 
     def _model_step(self, model: Any) -> Any:
         step = model._autoconvert_optionals(getattr(model, self._step))
+        if model._distribute_strategy is None:
+            step = on_one_device(step)
         if not model.jit_compile:
             return step
         return tf.function(step, jit_compile=True, autograph=False, reduce_retracing=True)

@@ -148,7 +148,7 @@ def fit(
         reads = steps_per_epoch and steps_per_epoch * max(0, epochs - initial_epoch)
         examples = batches_of(*arrays, reads=reads, shuffle=shuffle, **arrangement)
     elif shuffle and are_arrays:
-        count = keras.tree.flatten(arrays[0])[0].shape[0]
+        count = leaves(arrays[0])[0].shape[0]
         arrangement["order"] = partial(epoch_order, count, _order_seed(callbacks, seed))
     if held_out and not _are_dense(*held_out) and replicas == 1:
         validation = batches_of(*held_out, batch_size=validation_batch_size or batch_size, steps=validation_steps)
@@ -326,7 +326,7 @@ def _reason_for_plain_keras(model: keras.Model, given: Any, arrays: Any, replica
         return "x is distributed already"
     if method := own_loop(model, phase):
         return f"the model overrides {method}"
-    return "x is None" if given[0] is None else None
+    return None if leaves((given[0],)) else "x is None"
 
 
 def _held_out(model: keras.Model, validation_data: Any, replicas: int, checked: Checks) -> tuple[Any, ...]:

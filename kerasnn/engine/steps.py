@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasnn.attributes import overridden
+from kerasnn.distribute.replicas import without_all_reduce
 from kerasnn.engine.bounds import FINE, Bounds
 from kerasnn.engine.examples import Pass, Steps, each
 from kerasnn.engine.graph import Operations
@@ -59,8 +60,7 @@ class Program:
 
     def _use(self, xla: bool) -> None:
         self.xla = xla
-        # TensorFlow warns when one function is traced often; a partial is a function of its own for each model.
-        self._run = tf.function(partial(self._loop), jit_compile=xla, autograph=False)
+        self._runs: dict[tuple[int, bool], Any] = {}
 
     def with_momentum(self, momentum: keras.Variable) -> "Program":
         """The same program, which also sets the optimizer's momentum at every update.
@@ -84,7 +84,7 @@ class Program:
             NotCompilableError: the step can't be run in a loop with the numbers of plain Keras.
         """
         if not self._inspected:
-            self._inspect(self._run.get_concrete_function(*self._arguments(steps, 0, rates, None)))
+            self._inspect(self._run(steps).get_concrete_function(*self._arguments(steps, 0, rates, None)))
         try:
             self(steps, rates=rates)
         except Exception:
@@ -120,14 +120,23 @@ class Program:
         Raises:
             InvalidArgumentError: a step looked up an index out of range; steps after it were not run.
         """
-        logs, (failed, index) = self._run(*self._arguments(steps, update, rates, momenta))
+        logs, (failed, index) = self._run(steps)(*self._arguments(steps, update, rates, momenta))
         if self.xla and (check := int(failed)):
             raise self._bounds.error(check, int(index))
         return logs
 
+    def _run(self, steps: Steps) -> Any:
+        """The loop for a batch size: TensorFlow warns where one function is traced for many."""
+        key = steps.batch_size, steps.uneven
+        if key not in self._runs:
+            self._runs[key] = tf.function(
+                partial(self._loop, batch_size=key[0], uneven=key[1]), jit_compile=self.xla, autograph=False
+            )
+        return self._runs[key]
+
     def _arguments(self, steps: Steps, update: int, rates: Any, momenta: Any) -> tuple[Any, ...]:
         span = tf.constant([steps.row, steps.batches, update], tf.int32)
-        return steps.data, steps.order, span, rates, momenta, steps.batch_size, steps.uneven
+        return steps.data, steps.order, span, rates, momenta
 
     def _loop(
         self,
@@ -145,8 +154,7 @@ class Program:
         first_row, count, first_update = tf.unstack(span)
         strategy = model._distribute_strategy
         step = getattr(model, self._step)
-        if strategy is not None:
-            step = partial(_on_its_replica, strategy, step)
+        step = on_one_device(step) if strategy is None else partial(_on_its_replica, strategy, step)
 
         def batch(row: tf.Tensor) -> Any:
             if order is None:
@@ -274,6 +282,16 @@ class Blocks:
             return FIRST_BLOCK
         blocks = math.ceil(steps * self._step_seconds / BLOCK_SECONDS)
         return math.ceil(steps / max(1, blocks))
+
+
+def on_one_device(step: Any) -> Any:
+    """A model's step whose optimizers sum no gradients over replicas."""
+
+    def alone(data: Any) -> Any:
+        with without_all_reduce():
+            return step(data)
+
+    return alone
 
 
 def _on_its_replica(strategy: tf.distribute.Strategy, step: Any, data: Any) -> Any:

@@ -344,7 +344,7 @@ def test_xla_compiles_once_for_blocks_anywhere(monkeypatch: pytest.MonkeyPatch) 
     model = sequential()
     fit(model, X, Y, BATCH, 1, 0, compiled="on")
     program = vars(model)["_kerasnn_programs"]["train_step"]
-    concrete = program._run._list_all_concrete_functions()
+    concrete = [traced for run in program._runs.values() for traced in run._list_all_concrete_functions()]
     assert len(concrete) == 2
     x, y = np.tile(X, (4, 1)), np.tile(Y, 4)
     import time
@@ -389,6 +389,26 @@ def test_a_model_is_freed_with_its_programs() -> None:
     del model
     gc.collect()
     assert reference() is None
+
+
+def test_tensorflow_keeps_no_graph_of_a_freed_model() -> None:
+    """Traced with all_reduce, every graph would stay in TensorFlow's registry of gradients."""
+    before = {id(graph) for graph in gc.get_objects() if isinstance(graph, tf.Graph)}
+    model = sequential()
+    fit(model, X, Y, BATCH, 1, 0)
+    fit(model, tf.data.Dataset.from_tensor_slices((X, Y)).batch(16), verbose=0, shuffle=False)
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    left = [graph for graph in gc.get_objects() if isinstance(graph, tf.Graph) and id(graph) not in before]
+    assert [graph for graph in left if getattr(graph, "outer_graph", None)] == []
+
+
+def test_many_batch_sizes_bring_no_warning_of_tensorflow(caplog: pytest.LogCaptureFixture) -> None:
+    model = sequential()
+    for batch_size in range(20, 28):
+        fit(model, X, Y, batch_size, 1, 0)
+    assert [record.getMessage() for record in caplog.records if "retracing" in record.getMessage()] == []
 
 
 def test_a_saved_model_holds_nothing_of_ours(tmp_path: Any) -> None:

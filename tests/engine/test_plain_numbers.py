@@ -576,3 +576,28 @@ def test_data_frames_meet_the_checks_of_arrays():
         kerasnn.fit(classifier(), FRAME.assign(b=FRAME.b.where(FRAME.index != 3)), pd.Series(Y), verbose=0)
     with pytest.raises(ValueError, match="labels must be 0 to 2 for 3 classes; received 9"):
         kerasnn.fit(classifier(), FRAME, pd.Series(Y).replace(2, 9), verbose=0)
+
+
+class SumOfGiven(L.Layer):
+    def call(self, inputs):
+        return sum(x for x in inputs if x is not None)
+
+
+@pytest.mark.parametrize("given", [(0,), (1,), (0, 1)])
+def test_optional_inputs_may_be_missing(given):
+    def build():
+        keras.utils.set_random_seed(1)
+        inputs = [keras.Input((6,), optional=True) for _ in range(2)]
+        model = keras.Model(inputs, L.Dense(1)(SumOfGiven()(inputs)))
+        model.compile("adam", "mse")
+        return model
+
+    assert_same(*both(build, [X if number in given else None for number in range(2)], Y.astype("float32")))
+
+
+def test_a_required_input_that_is_missing_is_refused_as_keras_does():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, L.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="not optional"):
+        kerasnn.fit(model, [None], Y, verbose=0)
