@@ -101,6 +101,7 @@ FLAGS = {
     "--report.health false": ("train", {"report.health": False}),
     "--report.progress silent": ("train", {"report.progress": "silent"}),
     "--data.path animals": ("train", {"data": {"path": "animals"}}),
+    "--run_dir logs/first": ("train", {"run_dir": "logs/first"}),
     "--cluster ray://first:10001": ("search", {"cluster": "ray://first:10001"}),
     "--devices.workers 2": ("train", {"devices.workers": 2}),
     "--workers 4": ("search", {"workers": 4}),
