@@ -10,6 +10,7 @@ from kerasnn import (
     HistoryFile,
     LearningRate,
     Progress,
+    RunConfig,
     StopOnDivergence,
     TensorBoard,
     TrainingState,
@@ -41,6 +42,10 @@ ROW = {"class": "a", "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "support": 1}
 )
 def test_a_callback_shows_what_it_was_made_with(made, shown):
     assert repr(made) == shown
+
+
+def test_a_config_shows_what_differs_from_its_defaults():
+    assert (str(RunConfig()), str(Cosine(warmup=2))) == ("RunConfig()", "Cosine(warmup=2.0)")
 
 
 def test_a_runs_figure_has_a_panel_for_each_logged_value(tmp_path):
