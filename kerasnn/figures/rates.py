@@ -21,6 +21,10 @@ def learning_rate(values: ArrayLike, per: Literal["epoch", "update"] = "epoch") 
 
     Raises:
         ValueError: for another `per`.
+
+    >>> figure = learning_rate([0.1, 0.05, 0.025])
+    >>> figure.axes[0].lines[0].get_xdata().tolist()
+    [1, 2, 3]
     """
     if per not in ("epoch", "update"):
         raise ValueError(one_of("per", per, ("epoch", "update")))
@@ -44,6 +48,10 @@ def range_test(rates: ArrayLike, losses: ArrayLike, smoothed: ArrayLike, marks: 
         marks: rates to mark, by name; the first is the suggestion, which has a line and its value above it.
 
     Reference: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
+
+    >>> figure = range_test([0.01, 0.1, 1.0], [2.0, 1.0, 3.0], [2.0, 1.5, 2.0], {"suggestion": 0.1})
+    >>> figure.axes[0].get_title()
+    'suggested learning rate 0.1'
     """
     rates, losses, smoothed = (np.asarray(values, "float64") for values in (rates, losses, smoothed))
     figure, axes = single_axes(6.4, 3.8)
