@@ -91,6 +91,14 @@ def study(
 
     Raises:
         ValueError: one line, for a folder in use or of another study, and where every combination failed.
+
+    >>> import tempfile
+    >>> quiet = {"progress": "silent", "tensorboard": False, "health": False, "graph": False}
+    >>> run = {"network": {"hidden": [4]}, "training": {"epochs": 1}, "report": quiet}
+    >>> factors = {"optimizer.learning_rate": [0.001, 0.01]}
+    >>> result = study(StudyConfig(run=run, factors=factors, seeds=2), tempfile.mkdtemp())
+    >>> [cell.levels["optimizer.learning_rate"] for cell in result.cells]
+    [0.01, 0.001]
     """
     config = config or StudyConfig()
     folder = Path(study_dir or dated_path("study", config.run.data.name))
