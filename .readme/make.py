@@ -21,7 +21,14 @@ from kerasnn.search.run_search import search
 from kerasnn.study.run_study import study
 from tests.browser.chromium import Browser
 
-GALLERY = ("activations", "signal_variance", "optimizer_animation")
+GALLERY = (
+    *("activations", "dropout", "initializers", "losses", "optimizer_animation", "regression_losses", "schedules"),
+    "signal_variance",
+)
+
+# Opens the groups of layers that the picture shows.
+OPEN_GROUPS = """all(document).filter(node => node.tagName === 'BUTTON' &&
+  ['gradient_norm', 'units_dead'].includes(node.textContent.trim().split(/\\s/)[0])).map(node => node.click()).length"""
 
 
 def main() -> None:
@@ -37,12 +44,18 @@ def main() -> None:
         with Browser(Path(temporary) / "profile") as browser:
             browser.open(report(logs / "runs" / "first").as_uri())
             browser.wait("text().includes('By class')")
+            size(browser, 1300, 1500)
             browser.screenshot(HERE / "report.png")
             for name, tab, shown in (
                 ("runs", "scalars", "gradient_norm"),
                 ("search", "hparams", "matching session groups"),
             ):
                 show(browser, logs / name, tab, shown, HERE / f"{'dashboard' if tab == 'scalars' else tab}.png")
+
+
+def size(browser: Browser, width: int, height: int) -> None:
+    """Give the page a size in pixels."""
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
 
 def show(browser: Browser, folder: Path, tab: str, shown: str, path: Path) -> None:
@@ -56,6 +69,10 @@ def show(browser: Browser, folder: Path, tab: str, shown: str, path: Path) -> No
             assert address is not None
             browser.open(f"{address[0]}#{tab}")
             browser.wait(f"text().includes({shown!r})")
+            if tab == "scalars":
+                browser.ask(OPEN_GROUPS)
+            # Two curves beside each other, or all columns of a table, and nothing below them.
+            size(browser, *((1160, 1250) if tab == "scalars" else (2050, 900)))
             time.sleep(8)  # for the curves to be drawn
             browser.screenshot(path)
         finally:

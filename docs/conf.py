@@ -58,6 +58,16 @@ def _write_api(path: Path) -> None:
         target = value.__name__ if kind == "module" else f"kerasnn.{name}"
         body = f"```{{eval-rst}}\n.. auto{kind}:: {target}{options.replace(chr(10), chr(10) + '   ')}\n```\n"
         sections += [title, body]
+    for room in ("search", "study", "report", "tuners"):
+        module = importlib.import_module(f"kerasnn.{room}")
+        sections.append(f"## kerasnn.{room}\n")
+        for name in module.__all__:
+            value = getattr(module, name)
+            # keras-tuner's own names are documented there.
+            if value.__module__.startswith("kerasnn"):
+                kind = "class" if isinstance(value, type) else "function"
+                members = "\n   :members:" if kind == "class" else ""
+                sections.append(f"```{{eval-rst}}\n.. auto{kind}:: kerasnn.{room}.{name}{members}\n```\n")
     _write(path, "\n".join(sections))
 
 

@@ -51,6 +51,18 @@ class BayesianOptimization(FusedTuner, keras_tuner.BayesianOptimization):
             objective learns sooner.
 
     Reference: `keras_tuner.BayesianOptimization`, whose arguments and methods it has.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> def build(hp):
+    ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    ...     model.compile(keras.optimizers.SGD(hp.Float("rate", 0.01, 0.1)), "mse")
+    ...     return model
+    >>> tuner = BayesianOptimization(build, "val_loss", max_trials=2, seed=1, directory=tempfile.mkdtemp())
+    >>> data = (np.ones((4, 2)), np.ones(4))
+    >>> tuner.search(*data, validation_data=data, verbose=0)
+    >>> len(tuner.oracle.trials)
+    2
     """
 
     default_trials_at_once = 8
@@ -60,6 +72,18 @@ class Hyperband(FusedTuner, keras_tuner.Hyperband):
     """keras-tuner's `Hyperband`, with trials that train together and a search that resumes exactly.
 
     Reference: `keras_tuner.Hyperband`, whose arguments and methods it has.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> def build(hp):
+    ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    ...     model.compile(keras.optimizers.SGD(hp.Float("rate", 0.01, 0.1)), "mse")
+    ...     return model
+    >>> tuner = Hyperband(build, "val_loss", max_epochs=2, factor=2, seed=1, directory=tempfile.mkdtemp())
+    >>> data = (np.ones((4, 2)), np.ones(4))
+    >>> tuner.search(*data, validation_data=data, verbose=0)
+    >>> len(tuner.oracle.trials) > 1
+    True
     """
 
     def _build_hypermodel(self, hp: Any) -> keras.Model:
@@ -73,4 +97,16 @@ class GridSearch(FusedTuner, keras_tuner.GridSearch):
     """keras-tuner's `GridSearch`, with trials that train together and a search that resumes exactly.
 
     Reference: `keras_tuner.GridSearch`, whose arguments and methods it has.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> def build(hp):
+    ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    ...     model.compile(keras.optimizers.SGD(hp.Choice("rate", [0.01, 0.1])), "mse")
+    ...     return model
+    >>> tuner = GridSearch(build, "val_loss", seed=1, directory=tempfile.mkdtemp())
+    >>> data = (np.ones((4, 2)), np.ones(4))
+    >>> tuner.search(*data, validation_data=data, verbose=0)
+    >>> len(tuner.oracle.trials)
+    2
     """

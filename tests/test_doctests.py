@@ -1,5 +1,6 @@
 """The examples in docstrings run and give what they show."""
 
+import ast
 import doctest
 import importlib
 from pathlib import Path
@@ -23,4 +24,10 @@ def test_examples(name):
         importlib.import_module(name), extraglobs={"simulate": simulate}, optionflags=doctest.ELLIPSIS
     )
     assert result.attempted > 0
+    # None is left out, as one would be behind a decorator that hides its function.
+    tree = ast.parse((ROOT / Path(*name.split("."))).with_suffix(".py").read_text())
+    documented = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    written = sum(">>>" in (ast.get_docstring(node) or "") for node in documented)
+    found = doctest.DocTestFinder().find(importlib.import_module(name))
+    assert sum(bool(test.examples) for test in found) == written
     assert result.failed == 0

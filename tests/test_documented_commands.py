@@ -33,6 +33,9 @@ MEANT = {
         "run_dir": "logs/first",
     },
     "train --config logs/search/best_config.json": {"seed": 2},
+    "train --run_dir logs/first": {"run_dir": "logs/first"},
+    "train --report.mlflow sqlite:///mlflow.db": {"report.mlflow": "sqlite:///mlflow.db"},
+    "search --workers 4": {"workers": 4},
     "search --trials 60 --objective val_accuracy --search_dir logs/search": {
         "trials": 60,
         "objective": {"name": "val_accuracy"},
@@ -80,7 +83,7 @@ MEANT = {
         "cluster": "auto",
         "search_dir": "logs/wide",
     },
-    "find-learning-rate --config logs/first": {"seed": 1},
+    "find-learning-rate --config logs/first --figure learning_rate.png": {"seed": 1},
     "evaluate logs/first --predictions predictions.csv --confusion confusion.png": {
         "run_dir": "logs/first",
         "predictions": "predictions.csv",
@@ -116,6 +119,9 @@ FLAGS = {
     "--report.health false": ("train", {"report.health": False}),
     "--report.progress silent": ("train", {"report.progress": "silent"}),
     "--data.path animals": ("train", {"data": {"path": "animals"}}),
+    "--run_dir logs/first": ("train", {"run_dir": "logs/first"}),
+    "--cluster ray://first:10001": ("search", {"cluster": "ray://first:10001"}),
+    "--devices.workers 2": ("train", {"devices.workers": 2}),
     "--workers 4": ("search", {"workers": 4}),
     "--model best": ("evaluate", {"model": "best"}),
     "--config logs/first": ("gallery", {"config": "logs/first"}),

@@ -17,9 +17,11 @@ import kerasnn
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("ray", "tables")
+EXTRAS = ("mlflow", "ray", "tables")
 """Extras of what kerasnn imports, or pandas for it, where a user asks for it."""
-REPOSITORY_ONLY = ("tests", "benchmarks", "scripts", "docs", ".readme")
+NOTEBOOKS_HAVE = {"IPython"}
+"""Imported where a notebook runs, and so has imported it."""
+REPOSITORY_ONLY = ("tests", "benchmarks", "scripts", "docs", "examples", ".readme")
 
 
 def distribution(requirement):
@@ -36,7 +38,9 @@ def test_imports_and_dependencies_are_the_same():
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.split(".")[0])
     packages = packages_distributions()
-    distributions = {packages[name][0] for name in imported - sys.stdlib_module_names - {"kerasnn"}}
+    distributions = {
+        packages.get(name, [name])[0] for name in imported - sys.stdlib_module_names - {"kerasnn"} - NOTEBOOKS_HAVE
+    }
     extras = {distribution(name) for extra in EXTRAS for name in PROJECT["optional-dependencies"][extra]}
     required = {distribution(name) for name in PROJECT["dependencies"]}
     assert {distribution(name) for name in distributions} - extras == required

@@ -61,6 +61,9 @@ class BestModel(keras.callbacks.Callback):
         self._written = True
         self._writing_seconds = self._last_written = 0.0
 
+    def __repr__(self) -> str:
+        return f"BestModel({str(self.path)!r}, monitor={self.monitor!r})"
+
     def get_state(self) -> dict[str, Any]:
         """The best epoch, its value and its weights."""
         return {"best": self.monitored.best.value, "best_epoch": self.best_epoch, "weights": self._weights}

@@ -12,7 +12,16 @@ from kerasnn.data.checks import is_floating
 
 
 class DivergenceError(ArithmeticError):
-    """Training produced NaN or infinity; the message names the epoch and the layer."""
+    """Training produced NaN or infinity; the message names the epoch and the layer.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(1e30), "mse")
+    >>> try:
+    ...     history = model.fit(np.ones((8, 2)), np.zeros(8), epochs=9, verbose=0, callbacks=[StopOnDivergence()])
+    ... except DivergenceError as error:
+    ...     print(str(error)[:22])
+    loss must stay finite,
+    """
 
 
 def is_finite(values: np.ndarray) -> bool:
@@ -55,6 +64,9 @@ class StopOnDivergence(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self._epoch = 0
+
+    def __repr__(self) -> str:
+        return "StopOnDivergence()"
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch

@@ -103,6 +103,9 @@ class Health(keras.callbacks.Callback):
         # The first epoch of each present fault.
         self._since: dict[tuple[str, str], int] = {}
 
+    def __repr__(self) -> str:
+        return f"Health(every={self.every}, alarms={len(self.alarms)})"
+
     def get_state(self) -> dict[str, Any]:
         """The alarms, and the first epoch of each present fault, as JSON values."""
         since = [[kind, layer, epoch] for (kind, layer), epoch in self._since.items()]

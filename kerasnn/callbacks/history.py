@@ -14,7 +14,7 @@ from kerasnn.files import write_text
 
 
 class HistoryFile(keras.callbacks.Callback):
-    """Write the logs of all epochs to a CSV file, one row after each epoch.
+    """Write the logs of all epochs to a CSV file, one row after each epoch; the first epoch is 1.
 
     Unlike `keras.callbacks.CSVLogger` it keeps columns that first appear in a later epoch (validation every second
     epoch), and has a column for each entry of a metric that is a vector (`f1_score_0`). The file is replaced as a whole
@@ -36,7 +36,7 @@ class HistoryFile(keras.callbacks.Callback):
     >>> table = HistoryFile(Path(tempfile.mkdtemp()) / "history.csv")
     >>> history = model.fit(np.zeros((8, 2)), np.ones(8), epochs=2, verbose=0, callbacks=[table])
     >>> table.path.read_text().split()
-    ['epoch,loss', '0,1.0', '1,1.0']
+    ['epoch,loss', '1,1.0', '2,1.0']
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,6 +46,9 @@ class HistoryFile(keras.callbacks.Callback):
         self._columns = Columns((2,))
         self._size: int | None = None
         """Bytes of the file after the last row; None before it is written."""
+
+    def __repr__(self) -> str:
+        return f"HistoryFile({str(self.path)!r})"
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         row = {"epoch": epoch, **flat_logs(logs)}
@@ -97,13 +100,17 @@ class HistoryFile(keras.callbacks.Callback):
         return True
 
     def _write(self) -> None:
-        text = self._text([dict(zip(self._columns, self._columns, strict=True)), *self.rows])
+        text = self._text(self.rows, heading=True)
         write_text(self.path, text)
         self._size = len(text.encode())
 
-    def _text(self, rows: list[dict[str, Any]]) -> str:
+    def _text(self, rows: list[dict[str, Any]], heading: bool = False) -> str:
         text = io.StringIO()
-        csv.DictWriter(text, list(self._columns), restval="", lineterminator="\n").writerows(rows)
+        table = csv.DictWriter(text, list(self._columns), restval="", lineterminator="\n")
+        if heading:
+            table.writeheader()
+        # Keras gives callbacks numbers from 0; people read of the first epoch.
+        table.writerows({**row, "epoch": row["epoch"] + 1} for row in rows)
         return text.getvalue()
 
 

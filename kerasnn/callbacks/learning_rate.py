@@ -74,6 +74,10 @@ class LearningRate(keras.callbacks.Callback):
         self._rates = np.empty(0, np.float32)
         self._momenta: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        plateau = "" if self.plateau is None else f", plateau={self.plateau!r}"
+        return f"LearningRate({self.schedule!r}, learning_rate={self.learning_rate}{plateau})"
+
     def rates(self, epoch: int, updates: int) -> np.ndarray:
         """The learning rate of every update of an epoch.
 
@@ -97,14 +101,15 @@ class LearningRate(keras.callbacks.Callback):
 
     def momenta(self, epoch: int, updates: int) -> np.ndarray | None:
         """The momentum of every update of an epoch, float32, shape `(updates,)`; None if it does not change."""
-        if not self._cycles_momentum:
+        if not self.cycles_momentum:
             return None
         momentum = self._curve.momentum  # type: ignore[attr-defined]
         return values_by_update(momentum, epoch, updates, self.per).astype(np.float32)
 
     @property
-    def _cycles_momentum(self) -> bool:
-        return isinstance(self._curve, Curve) and self._curve.momentum(0.0) is not None
+    def cycles_momentum(self) -> bool:
+        """Whether the schedule changes the momentum, too."""
+        return isinstance(self.schedule, Curve) and self.schedule.cycles_momentum
 
     def get_state(self) -> dict[str, Any]:
         """The base rate and the plateau's counters, as JSON values."""
@@ -139,7 +144,7 @@ class LearningRate(keras.callbacks.Callback):
             self._curve = self.schedule.over(self.params["epochs"])
         if self.per == "update" and not self.in_graph and not self.params["steps"]:
             raise ValueError('a rate per update needs the number of updates: give fit steps_per_epoch, or per="epoch"')
-        if self._cycles_momentum:
+        if self.cycles_momentum:
             self._drive_momentum()
 
     def _drive_momentum(self) -> None:

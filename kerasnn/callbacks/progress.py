@@ -1,4 +1,4 @@
-"""The progress of a training on the terminal."""
+"""The progress of a training, on a terminal or in a notebook."""
 
 import atexit
 import sys
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any, Literal, TextIO, get_args
 
 import keras
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kerasnn.callbacks.live_display import LiveDisplay, is_notebook, live_display
 from kerasnn.callbacks.logs import flat_logs, learning_rate_of
 from kerasnn.config.schema import one_of
 
@@ -23,14 +23,14 @@ REFRESH = 0.1
 
 
 class Progress(keras.callbacks.Callback):
-    """Show epoch, metrics, learning rate, speed and remaining time: live on a terminal, else one line per epoch.
+    """Show epoch, metrics, learning rate, speed and time left: live on a terminal or in a notebook, else in lines.
 
     Text that is printed or logged during training, such as the alarms of `Health`, appears above the live display.
     Call `fit` with `verbose=0`, and put this callback after those that add to the logs.
 
     Args:
         style: "bar" is a live display, "lines" prints one line per epoch, "silent" nothing; "auto" is "bar" on a
-            terminal, else "lines".
+            terminal and in a notebook, else "lines".
         examples: examples in an epoch; None shows steps per second instead of examples per second.
         stream: the output; None: standard output.
 
@@ -49,23 +49,23 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, style: Style = "auto", *, examples: int | None = None, stream: TextIO | None = None) -> None:
         super().__init__()
         self.stream = stream or sys.stdout
-        self.style = shown_as(style, self.stream)
+        self.style = "bar" if style == "auto" and is_notebook(self.stream) else shown_as(style, self.stream)
         self.examples = examples
-        self._live: Live | None = None
+        self._live: LiveDisplay | None = None
         self._begin = self._epoch_begin = self._drawn_at = 0.0
         self._first_epoch: int | None = None
         self._epoch = self._step = 0
         self._values: dict[str, float | str] = {}
+
+    def __repr__(self) -> str:
+        return f"Progress({self.style!r}, examples={self.examples})"
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.close()
         self._begin = time.monotonic()
         self._first_epoch, self._values = None, {}
         if self.style == "bar":
-            self._live = Live(console=Console(file=self.stream), auto_refresh=False)
-            self._live.start()
-            # After an error in fit no hook ends the display.
-            self._live.console.show_cursor(True)
+            self._live = live_display(self.stream)
             atexit.register(self.close)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

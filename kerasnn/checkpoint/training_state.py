@@ -109,6 +109,9 @@ class TrainingState(keras.callbacks.Callback):
         self._writer = StateWriter(self.files.write)
         self._earlier_seconds = self._start = self._last_saved = 0.0
 
+    def __repr__(self) -> str:
+        return f"TrainingState({str(self.files.path)!r})"
+
     def resume(
         self,
         model: keras.Model,

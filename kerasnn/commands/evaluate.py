@@ -35,5 +35,5 @@ def run(options: argparse.Namespace) -> int:
     if options.confusion is not None:
         if evaluation.confusion is None or evaluation.class_names is None:
             raise ValueError("--confusion needs a classifier with one class an example")
-        figures.save(figures.confusion_matrix(evaluation.confusion, evaluation.class_names), options.confusion)
+        figures.save(evaluation.figure(), options.confusion)
     return DONE

@@ -1,6 +1,7 @@
 """`kerasnn find-learning-rate`: suggest a learning rate for a run."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -11,7 +12,6 @@ from kerasnn.commands.command_line import Parser
 from kerasnn.commands.execution import DONE, import_tensorflow
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import Schema
-from kerasnn.files import dated_path
 
 
 class _Range(Schema):
@@ -41,13 +41,14 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--figure",
         metavar="FILE",
-        help="PNG or SVG picture to write (default: logs/<time>-<data>-learning_rate.png)",
+        help="picture of the test to write, as .png, .svg or .pdf (default: none)",
     )
     options = parser.read(arguments)
     for key in options.changes:
         if key.startswith(_WITHOUT_EFFECT):
             raise ValueError(f"--{key} has no effect on a range test, which tries rates for a few updates")
     options.config = parser.config_of(options)
+    options.arguments = parser.arguments
     return options
 
 
@@ -72,10 +73,29 @@ def run(options: argparse.Namespace) -> int:
     from kerasnn.runs.learning_rate_finder import find_learning_rate
 
     test = find_learning_rate(options.config, **options.config.range.model_dump())
-    path = Path(options.figure or dated_path(options.config.data.name, "learning_rate.png"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figures.save(test.figure(), path)
     print(f"suggestion  {test.suggestion:.2g} (valley); steepest {test.steepest:.2g}, minimum / 10 {test.minimum:.2g}")
-    print(f"picture     {path}")
-    print(f"train       kerasnn train --optimizer.learning_rate {test.suggestion:.2g}")
+    if options.figure is None:
+        print("picture     none; --figure learning_rate.png draws one")
+    else:
+        path = Path(options.figure)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f"picture     {figures.save(test.figure(), path)}")
+    kept = shlex.join([*_of_the_run(options.arguments), "--optimizer.learning_rate", f"{test.suggestion:.2g}"])
+    print(f"train       kerasnn train {kept}")
     return DONE
+
+
+def _of_the_run(arguments: Sequence[str]) -> list[str]:
+    """The arguments that `kerasnn train` has, too.
+
+    >>> _of_the_run(["--config", "logs/first", "--figure=rate.png", "--range.updates", "50"])
+    ['--config', 'logs/first']
+    """
+    kept: list[str] = []
+    is_kept = True
+    for argument in arguments:
+        if argument.startswith("--"):
+            is_kept = not argument.startswith(("--figure", "--range"))
+        if is_kept:
+            kept.append(argument)
+    return kept

@@ -47,10 +47,16 @@ def run(options: argparse.Namespace) -> int:
     resumable = is_chief and options.config.training.save_state
     with continued_by("kerasnn train --resume", run_dir) if resumable else nullcontext():
         import_tensorflow()
+        from kerasnn.runs.run_folder import delete_unbegun
         from kerasnn.runs.scores import described
         from kerasnn.runs.train import train
 
-        result = train(options.config, run_dir, lengthen=options.lengthen)
+        try:
+            result = train(options.config, run_dir, lengthen=options.lengthen)
+        except BaseException:
+            if options.run_dir is None and is_chief:
+                delete_unbegun(run_dir)
+            raise
     if not is_chief:
         return DONE
     print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))

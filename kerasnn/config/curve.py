@@ -88,6 +88,11 @@ class Curve(Schema):
         """The momentum at an epoch, or None if the schedule does not change the momentum."""
         return None
 
+    @property
+    def cycles_momentum(self) -> bool:
+        """Whether the schedule changes the momentum, too."""
+        return False
+
     def over(self, epochs: float) -> Self:
         """This schedule for a run of the given length; lengths that were given explicitly do not change.
 

@@ -222,6 +222,11 @@ class OneCycle(SpanningCurve):
             return None
         return self._through(epoch, self.momentum_high, self.momentum_low, self.momentum_high, self.momentum_high)
 
+    @property
+    def cycles_momentum(self) -> bool:
+        """Whether the schedule changes the momentum, too."""
+        return self.cycle_momentum
+
     def _through(self, epoch: float, start: float, peak: float, foot: float, end: float) -> float:
         """The value at an epoch, given those at the beginning, the peak, the foot (`three_phase` only) and the end."""
         rise = self.peak * self._end

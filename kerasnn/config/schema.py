@@ -171,6 +171,10 @@ class Schema(BaseModel):
         except ValidationError as error:
             raise ValueError(one_line(error, obj, cls)) from None
 
+    def __str__(self) -> str:
+        # pydantic's leaves out the class, and is empty where all fields have their defaults.
+        return repr(self)
+
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         # Only fields that differ from their defaults.
         for key, field in type(self).model_fields.items():

@@ -349,3 +349,6 @@ class ReportConfig(Schema):
     warning for layers that do not learn."""
     graph: bool = True
     """Whether the network is drawn, as `network.svg` and as TensorBoard's graph."""
+    mlflow: str | None = None
+    """Address of an MLflow server or database that gets the run's settings and values, as in `sqlite:///mlflow.db`; it
+    needs `kerasnn[mlflow]`."""

@@ -94,6 +94,13 @@ def fit(
         InvalidArgumentError: an index out of range, as an id beyond an embedding's rows.
 
     Reference: `keras.Model.fit`.
+
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    >>> model.compile(keras.optimizers.SGD(0.5), "mse")
+    >>> history = fit(model, np.zeros((8, 2)), np.ones(8), batch_size=8, epochs=2, verbose=0)
+    >>> history.history["loss"]
+    [1.0, 0.0]
     """
     check_options(model, compiled, memory_share)
     options: dict[str, Any] = {
@@ -220,6 +227,12 @@ def evaluate(
         ValueError, InvalidArgumentError: as in `fit`.
 
     Reference: `keras.Model.evaluate`.
+
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    >>> model.compile(keras.optimizers.SGD(0.5), "mse")
+    >>> evaluate(model, np.zeros((8, 2)), np.ones(8), verbose=0)
+    1.0
     """
     check_options(model, compiled, memory_share)
     check_counts(batch_size=batch_size, steps=steps, steps_per_block=steps_per_block)
@@ -275,6 +288,11 @@ def predict(
 
     Raises:
         ConnectionError: another process is gone.
+
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    >>> predict(model, np.array([[1.0, 2.0]]), verbose=0)
+    array([[3.]], dtype=float32)
     """
     strategy = model.distribute_strategy
     options: dict[str, Any] = {"verbose": verbose, "steps": steps, "callbacks": callbacks}

@@ -1,5 +1,6 @@
 from .architecture import architecture as architecture
 from .architecture import architectures as architectures
+from .histories import learning_curves as learning_curves
 from .predictions import calibration as calibration
 from .predictions import confusion_matrix as confusion_matrix
 from .predictions import examples as examples

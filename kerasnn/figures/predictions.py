@@ -33,6 +33,9 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> Figure:
         ValueError: where the matrix is not square or the names are not one per class.
 
     Reference: scikit-learn's `ConfusionMatrixDisplay`.
+
+    >>> confusion_matrix([[3, 1], [0, 4]], ["cat", "dog"]).axes[0].get_title()
+    '7 of 8 right (87.5%)'
     """
     counts = np.asarray(matrix)
     classes = len(class_names)
@@ -142,6 +145,8 @@ def examples(
 
     Raises:
         ValueError: where the examples do not have the image's size.
+
+    >>> figure = examples(np.zeros((2, 8, 8)), [0, 1], ["cat", "dog"], (8, 8))
     """
     x, y = np.asarray(x)[:count], np.asarray(y)[:count]
     return _grid(x, [shortened(class_names[label], 18) for label in y], image_shape, "")
@@ -158,6 +163,9 @@ def predicted_against_true(y_true: ArrayLike, y_predicted: ArrayLike) -> Figure:
 
     Raises:
         ValueError: where the two differ in their number of values.
+
+    >>> predicted_against_true([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]).axes[0].get_title()
+    '3 examples, R² = 1.0000'
     """
     y_true, y_predicted = np.asarray(y_true, "float64"), np.asarray(y_predicted, "float64")
     if y_true.size != y_predicted.size:
@@ -193,6 +201,9 @@ def calibration(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> Figu
         bins: intervals of equal width.
 
     Reference: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+
+    >>> calibration([0.9, 0.8, 0.6], [True, True, False]).axes[0].get_xlabel()
+    'confidence'
     """
     confidence, right = np.asarray(confidence, "float64"), np.asarray(right, "float64")
     numbers = np.clip((confidence * bins).astype(int), 0, bins - 1)

@@ -39,6 +39,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ValueError: for another suffix.
+
+    >>> import tempfile
+    >>> figure, axes = page(2, 2)
+    >>> save(figure, Path(tempfile.mkdtemp()) / "page.svg").suffix
+    '.svg'
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -49,14 +54,22 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG file."""
+    """The figure as the bytes of a PNG file.
+
+    >>> to_png(page(2, 2)[0])[1:4]
+    b'PNG'
+    """
     buffer = io.BytesIO()
     _write(figure, buffer, "png")
     return buffer.getvalue()
 
 
 def to_svg(figure: Figure) -> bytes:
-    """The figure as the bytes of an SVG file."""
+    """The figure as the bytes of an SVG file.
+
+    >>> to_svg(page(2, 2)[0])[:5]
+    b'<?xml'
+    """
     buffer = io.BytesIO()
     _write(figure, buffer, "svg")
     return buffer.getvalue()

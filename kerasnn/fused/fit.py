@@ -228,7 +228,7 @@ def _obstacle(model: keras.Model, callbacks: Any) -> str | None:
     for callback in flat(callbacks):
         if hasattr(callback, "shuffle_seed"):
             return f"{type(callback).__name__} keeps the state of a single training"
-        if isinstance(callback, LearningRate) and callback.momenta(0, 1) is not None:
+        if isinstance(callback, LearningRate) and callback.cycles_momentum:
             return "a momentum cycle drives the optimizer"
     return None
 

@@ -145,7 +145,7 @@ def template_config(configs: Sequence[RunConfig], with_values: bool = True) -> R
 
 def cycles_momentum(config: RunConfig) -> bool:
     """Whether a run's schedule changes the momentum too."""
-    return config.schedule.over(config.training.epochs).momentum(0.0) is not None
+    return config.schedule.cycles_momentum
 
 
 class Shapes(NamedTuple):

@@ -44,6 +44,12 @@ def load_model(path: str | Path) -> keras.Model:
         ValueError: one line, if the file is missing, is damaged or fails a check.
 
     Reference: `keras.saving.load_model(safe_mode=True)`, which allows more.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "model.keras"
+    >>> keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(file)
+    >>> load_model(file).count_params()
+    3
     """
     file = existing_file(path)
     if file.suffix != ".keras":

@@ -17,6 +17,9 @@ h1 { font-size: 25px; margin: 0 0 2px; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 34px 0 10px; padding-bottom: 4px; border-bottom: 2px solid #0072b2; }
 p { margin: 6px 0; }
 .note { color: #5a5a5a; }
+dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margin: 12px 0; }
+dl.facts dt { color: #5a5a5a; }
+dl.facts dd { margin: 0; overflow-wrap: anywhere; }
 .tiles { display: flex; flex-wrap: wrap; gap: 10px; margin: 16px 0 6px; }
 .tile { border: 1px solid #d9d9d9; border-radius: 6px; padding: 8px 14px; min-width: 92px; }
 .tile b { display: block; font-size: 19px; font-weight: 600; overflow-wrap: anywhere; }
@@ -88,6 +91,12 @@ def joined(parts: Iterable[Markup]) -> Markup:
 def paragraph(text: str, kind: str = "") -> Markup:
     """A paragraph; `kind` is "note", "alarm" or empty."""
     return Markup('<p class="{}">{}</p>').format(kind, text)
+
+
+def facts(values: Iterable[tuple[str, str]]) -> Markup:
+    """Names and texts in two columns."""
+    each = (Markup("<dt>{}</dt><dd>{}</dd>").format(name, text) for name, text in values)
+    return Markup('<dl class="facts">{}</dl>').format(joined(each))
 
 
 def tiles(values: Iterable[tuple[str, str]]) -> Markup:

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kerasnn.report import html, pictures
 from kerasnn.runs.evaluate import Evaluation, evaluate_run
 from kerasnn.runs.run_folder import CONTENT
 from kerasnn.runs.scores import probabilities_of
+from kerasnn.runs.tracking import flat
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def run_sections(run: Run) -> Iterator[tuple[str, Markup]]:
     yield "", _summary(run)
     yield from _alarms([run])
     if run.history:
-        yield "Learning curves", html.pictures(_curves({run.name: run.history}))
+        curves = html.pictures(_curves({run.name: run.history}))
+        yield "Learning curves", html.joined([html.paragraph(LEARNING, "note"), curves])
     yield "Health by layer", _health(run)
     yield from _evaluated(run)
     made = html.folded("result.json", json.dumps(run.result, indent=2))
@@ -89,7 +92,7 @@ def comparison_sections(runs: Sequence[Run]) -> Iterator[tuple[str, Markup]]:
         row += [_count(best.get("epoch"))] + [_count(result.get(key)) for key in ("epochs", "parameters")]
         rows.append([*row, _number(result.get("seconds"))])
     yield "Runs", html.table(headings, rows, text=2, sortable=True)
-    configs = [dict(_flat(json.loads(run.config.to_json()))) for run in runs]
+    configs = [dict(flat(json.loads(run.config.to_json()))) for run in runs]
     differing = [
         [key, *(config.get(key, "–") for config in configs)]
         for key in dict.fromkeys(key for config in configs for key in config)
@@ -106,11 +109,50 @@ def comparison_sections(runs: Sequence[Run]) -> Iterator[tuple[str, Markup]]:
         yield run.name, html.joined(parts)
 
 
+LEARNING = (
+    "Loss is what training minimizes, a mean over examples. The validation part is not trained on. A validation "
+    "loss that rises while the training loss falls shows overfitting. Epochs count from 1."
+)
+HEALTH = (
+    "Gradient norm: how strongly the loss asks a layer to change; where it shrinks from layer to layer towards "
+    "the input, gradients vanish. Update ratio: an update's size in relation to the weights, about 0.001 as a "
+    "rule. Units dead: the share that output 0 for every example. Saturated: the share of outputs where the "
+    "activation is flat."
+)
+CONFUSION = (
+    "Rows are true classes, columns predicted ones; all but the diagonal are mistakes. Accuracy by confidence: on "
+    "the diagonal the network is right as often as it is sure."
+)
+BY_CLASS = (
+    "Precision: of the examples that were predicted to be of the class, the share that is. Recall: of the "
+    "examples of the class, the share that was found. F1: their harmonic mean. Support: the number of examples of "
+    "the class."
+)
+
+
 def _summary(run: Run) -> Markup:
-    parts = [html.tiles(_tiles(run))]
+    parts = [html.facts(_facts(run)), html.tiles(_tiles(run))]
     if (picture := run.folder / "network.svg").is_file():
         parts.append(html.pictures([("the network's layers", picture.read_bytes())]))
     return html.joined(parts)
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    """What was trained on what, when, and by which version."""
+    config, result = run.config, run.result
+    path = f", {config.data.path}" if config.data.path else ""
+    yield "data", f"{config.data.name}{path}"
+    yield "task", config.known_task
+    rate = config.optimizer.learning_rate
+    yield "optimizer", config.optimizer.name + ("" if rate is None else f", learning rate {rate:g}")
+    warmup = f", {config.schedule.warmup:g} epochs of warm-up" if config.schedule.warmup else ""
+    yield "schedule", config.schedule.name + warmup
+    made = run.folder / ("result.json" if result else "config.json")
+    ended = result.get("ended") or datetime.fromtimestamp(made.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    yield "date", str(ended)
+    yield "git commit", str(result.get("git_commit") or "none: not run in a repository")
+    if versions := result.get("versions"):
+        yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _tiles(run: Run) -> list[tuple[str, str]]:
@@ -167,7 +209,8 @@ def _health(run: Run) -> Markup:
             groups.setdefault(name, {})[layer] = ([each.step for each in scalars], [each.value for each in scalars])
     if not groups:
         return html.paragraph("The run's event files have no values by layer (report.health is false).", "note")
-    return html.pictures((name.replace("_", " "), pictures.by_layer(name, layers)) for name, layers in groups.items())
+    drawn = html.pictures((name.replace("_", " "), pictures.by_layer(name, layers)) for name, layers in groups.items())
+    return html.joined([html.paragraph(HEALTH, "note"), drawn])
 
 
 def _evaluated(run: Run) -> Iterator[tuple[str, Markup]]:
@@ -178,7 +221,7 @@ def _evaluated(run: Run) -> Iterator[tuple[str, Markup]]:
         yield "Predictions", html.paragraph(f"Not evaluated: {error}", "note")
         return
     if evaluation.confusion is not None and evaluation.class_names is not None:
-        matrix = figures.to_png(figures.confusion_matrix(evaluation.confusion, evaluation.class_names))
+        matrix = figures.to_png(evaluation.figure())
         shown = [("confusion matrix", matrix)]
         if evaluation.x is not None:
             mistakes = figures.to_png(_mistakes(evaluation, evaluation.class_names, run.config))
@@ -189,16 +232,17 @@ def _evaluated(run: Run) -> Iterator[tuple[str, Markup]]:
             confidence = probabilities[range(len(right)), evaluation.y_predicted]
             shown.append(("accuracy by confidence", figures.to_png(figures.calibration(confidence, right))))
         heading = "Confusion matrix" if evaluation.x is None else "Confusion matrix and worst mistakes"
-        yield heading, html.pictures(shown)
+        yield heading, html.joined([html.paragraph(CONFUSION, "note"), html.pictures(shown)])
     elif run.config.known_task == "regression":
-        scatter = figures.to_png(figures.predicted_against_true(evaluation.y_true, evaluation.y_predicted))
+        scatter = figures.to_png(evaluation.figure())
         yield "Predictions", html.pictures([("predicted against true values", scatter)])
-    if evaluation.table:
+    if evaluation.by_class:
         rows = [
             [row["class"], *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")), f"{row['support']:,}"]
-            for row in evaluation.table
+            for row in evaluation.by_class
         ]
-        yield "By class", html.table(["class", "precision", "recall", "f1", "support"], rows, text=1, sortable=True)
+        table = html.table(["class", "precision", "recall", "f1", "support"], rows, text=1, sortable=True)
+        yield "By class", html.joined([html.paragraph(BY_CLASS, "note"), table])
 
 
 def _mistakes(evaluation: Evaluation, class_names: Sequence[str], config: RunConfig) -> Figure:
@@ -213,15 +257,6 @@ def _mistakes(evaluation: Evaluation, class_names: Sequence[str], config: RunCon
         class_names,
         shape if is_image else None,
     )
-
-
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and values of nested JSON objects, as text."""
-    if isinstance(value, Mapping) and value:
-        for inner, part in value.items():
-            yield from _flat(part, f"{key}.{inner}" if key else inner)
-    else:
-        yield key, value if isinstance(value, str) else json.dumps(value)
 
 
 def _number(value: Any) -> str:

@@ -15,6 +15,7 @@ from kerasnn.search.config import SearchConfig
 from kerasnn.search.generations import generation_rows
 from kerasnn.search.importance import importance
 from kerasnn.search.oracle_config import Pbt
+from kerasnn.search.pictures import by_trial, pareto_front
 from kerasnn.search.result import SearchResult, read_search
 from kerasnn.search.table import cell_text, short_names
 from kerasnn.study.pictures import differences, heat_maps, learning_curves
@@ -89,14 +90,20 @@ def _search_sections(result: SearchResult) -> Iterator[tuple[str, Markup]]:
     yield "", html.tiles(tiles)
     if failed < len(trials):
         if len(config.objectives) > 1:
-            yield "Pareto front", html.pictures([("Pareto front", pictures.pareto_front(trials, config))])
+            yield "Pareto front", html.pictures([("Pareto front", pareto_front(trials, config))])
         if isinstance(config.oracle, Pbt):
             yield "Schedules", html.pictures([("schedules", schedules(trials, config))])
             headings, *intervals = generation_rows(trials, config)
             cells = [["–" if cell is None else cell_text(cell) for cell in row] for row in intervals]
             yield "Intervals", html.table([str(each) for each in headings], cells)
-        shown = [("parallel coordinates", pictures.parallel_coordinates(trials, config))]
-        yield "Values and scores", html.pictures([*shown, ("scores by trial", pictures.by_trial(trials, config))])
+        shown = [("parallel coordinates", result.figure())]
+        drawn = html.pictures([*shown, ("scores by trial", by_trial(trials, config))])
+        note = (
+            "A trial is one training, a line from its values to its score; the darker, the better. The oracle is the "
+            f"algorithm that proposed the values. The objective, {config.objective_name}, ranks trials by their best "
+            "epoch."
+        )
+        yield "Values and scores", html.joined([html.paragraph(note, "note"), drawn])
         yield "What decides", _importance(result)
     keys = list(config.space)
     metrics = list(dict.fromkeys(name for trial in trials for name in trial.metrics))

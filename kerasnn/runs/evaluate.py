@@ -9,7 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
+from matplotlib.figure import Figure
 
+from kerasnn import figures
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import one_of
 from kerasnn.data.folders import read_image_folder
@@ -36,7 +38,7 @@ class Evaluation:
         class_names: names of classes or labels; None for regression.
         confusion: counts by true class (rows) and predicted class (columns), `(classes, classes)`; None unless each
             example has one class.
-        table: a row per class or label with precision, recall, f1 and support; empty for regression.
+        by_class: a row per class or label with precision, recall, f1 and support; empty for regression.
         x: raw examples, `(examples, ...)`; None if they were not kept.
         scores: further scores: R² of a regression, AUC and F1 of a classifier.
         constant: the score of the best constant prediction.
@@ -48,7 +50,7 @@ class Evaluation:
     outputs: np.ndarray = field(repr=False)
     class_names: tuple[str, ...] | None
     confusion: np.ndarray | None = field(repr=False)
-    table: list[dict[str, Any]] = field(repr=False)
+    by_class: list[dict[str, Any]] = field(repr=False)
     x: np.ndarray | None = field(default=None, repr=False)
     scores: dict[str, float] = field(default_factory=dict)
     constant: dict[str, float] = field(default_factory=dict)
@@ -56,14 +58,8 @@ class Evaluation:
     def __str__(self) -> str:
         lines = ["  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())]
         lines += filter(None, [described(self.scores, self.constant)])
-        if self.table:
-            width = max(5, *(len(row["class"]) for row in self.table))
-            lines += ["", f"{'class':>{width}}  precision  recall      f1  support"]
-            lines += [
-                f"{row['class']:>{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}"
-                f"  {row['support']:7d}"
-                for row in self.table
-            ]
+        if self.by_class:
+            lines += ["", self.table()]
         if self.confusion is not None and self.class_names is not None:
             width = max(len(str(self.confusion.max())), *(len(name) for name in self.class_names)) + 1
             lines += ["", "confusion (rows true, columns predicted)"]
@@ -71,6 +67,33 @@ class Evaluation:
             for name, row in zip(self.class_names, self.confusion.tolist(), strict=True):
                 lines.append(f"{name:>{width}}" + "".join(f"{count:>{width}}" for count in row))
         return "\n".join(lines)
+
+    def table(self) -> str:
+        """Precision, recall, F1 and the number of examples of each class or label as text; empty for regression."""
+        if not self.by_class:
+            return ""
+        width = max(5, *(len(row["class"]) for row in self.by_class))
+        lines = [f"{'class':>{width}}  precision  recall      f1  support"]
+        lines += [
+            f"{row['class']:>{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}"
+            f"  {row['support']:7d}"
+            for row in self.by_class
+        ]
+        return "\n".join(lines)
+
+    def figure(self) -> Figure:
+        """The confusion matrix of a classifier, or the predicted against the true values of a regression.
+
+        Raises:
+            ValueError: for examples with several labels, which have neither.
+        """
+        if self.confusion is not None and self.class_names is not None:
+            return figures.confusion_matrix(self.confusion, self.class_names)
+        if self.class_names is not None:
+            raise ValueError(
+                "figure() needs one class an example, or a regression; table() has the scores of each label"
+            )
+        return figures.predicted_against_true(self.y_true, self.y_predicted)
 
     def write_csv(self, path: str | Path) -> None:
         """Write a row per example: its number, its target, its prediction and the network's outputs.
@@ -114,6 +137,14 @@ def evaluate_run(
     Raises:
         FileNotFoundError: the folder holds no such model.
         ValueError: one line, if data and model don't fit together.
+
+    >>> import tempfile
+    >>> from kerasnn.runs.train import train
+    >>> settings = {"training": {"epochs": 1, "compiled": "off"}, "report": {"progress": "silent", "health": False}}
+    >>> result = train(RunConfig.model_validate(settings), tempfile.mkdtemp())
+    >>> evaluation = evaluate_run(result.run_dir)
+    >>> evaluation.metrics["accuracy"] == result.metrics["accuracy"], evaluation.confusion.shape
+    (True, (10, 10))
     """
     config = RunConfig.load(run_dir)
     network = load_run_model(run_dir, model)

@@ -53,8 +53,8 @@ class RangeTest:
         return self.valley
 
     def figure(self) -> Figure:
-        """A plot of the loss against the learning rate, with the suggestions."""
-        marks = {"valley": self.valley, "steepest": self.steepest, "minimum / 10": self.minimum}
+        """The loss against the learning rate, with the suggestions marked."""
+        marks = {"suggestion (valley)": self.suggestion, "steepest": self.steepest, "minimum / 10": self.minimum}
         return figures.range_test(self.learning_rates, self.losses, self.smoothed, marks)
 
 

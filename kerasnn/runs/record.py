@@ -4,6 +4,7 @@ import math
 import platform
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def _rates(config: RunConfig, learning_rate: LearningRate) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """The versions, the git commit of the working folder (None outside of a repository) and the command, as JSON."""
+    """The time, the versions, the git commit of the working folder (None outside of a repository) and the command."""
     packages = ("tensorflow", "keras", "numpy")
     return {
         "versions": {
@@ -105,6 +106,7 @@ def provenance() -> dict[str, Any]:
             "python": platform.python_version(),
             **{package: version(package) for package in packages},
         },
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),
         "command": list(sys.argv),
     }

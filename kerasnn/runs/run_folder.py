@@ -1,9 +1,10 @@
 """The folder of a run: locked against other processes, checked, and cleaned up after a kill."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kerasnn.checkpoint.state_file import StateFolder
@@ -19,13 +20,17 @@ CONTENT = (
 )
 """The files and folders of a run folder; the folders hold states, and the event files of training and validation."""
 
+NOTHING = "000000-00000000.state"
+"""The state before the first step."""
+
 
 @contextmanager
 def run_folder(run_dir: str | Path | None, config: RunConfig, placement: devices.Placement) -> Iterator[Path]:
     """Open a run's folder for this process alone. Processes other than the chief get a temporary folder.
 
     Args:
-        run_dir: a folder that is new, empty or the run's; None makes `logs/<time>-<data>-<style>`.
+        run_dir: a folder that is new, empty or the run's; None makes `logs/<time>-<data>-<style>`, which is deleted
+            where the run fails before it has learned anything.
         config: the run.
         placement: tells whether this process is the chief.
 
@@ -40,10 +45,31 @@ def run_folder(run_dir: str | Path | None, config: RunConfig, placement: devices
             yield Path(temporary)
         return
     folder = _folder(run_dir, config)
-    with alone_in(folder, "run_dir"):
-        refuse_links(folder, *CONTENT)
-        _begin(folder, config)
-        yield folder
+    try:
+        with alone_in(folder, "run_dir"):
+            refuse_links(folder, *CONTENT)
+            _begin(folder, config)
+            yield folder
+    except BaseException:
+        if run_dir is None:
+            delete_unbegun(folder)
+        raise
+
+
+def delete_unbegun(folder: Path) -> None:
+    """Delete the folder of a run that has learned nothing: it has no epoch, and no state but that of its beginning."""
+    learned = any(path.name != NOTHING for path in StateFolder(folder / "state").files())
+    if learned or (folder / "history.csv").exists() or not (folder / "config.json").exists():
+        return
+    for name in CONTENT:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    # What else is in it is not ours.
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _folder(run_dir: str | Path | None, config: RunConfig) -> Path:

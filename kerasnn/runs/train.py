@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from matplotlib.figure import Figure
 
 from kerasnn import figures
 from kerasnn.callbacks.best_model import BestModel
@@ -37,6 +38,7 @@ from kerasnn.models.saving import save_model
 from kerasnn.runs.record import plan, provenance, table_epochs
 from kerasnn.runs.run_folder import run_folder
 from kerasnn.runs.scores import constant_scores, scores
+from kerasnn.runs.tracking import MLflowRun, mlflow_run
 from kerasnn.tensorboard.callback import TensorBoard
 
 logger = logging.getLogger("kerasnn")
@@ -71,6 +73,10 @@ class Result:
     scores: dict[str, float] = field(default_factory=dict)
     constant: dict[str, float] = field(default_factory=dict)
 
+    def figure(self) -> Figure:
+        """The learning curves: every logged value by epoch."""
+        return figures.learning_curves(self.history)
+
 
 def train(
     config: RunConfig | None = None,
@@ -100,6 +106,12 @@ def train(
         ValueError: one line, if config and data don't fit together, or the folder is in use or holds another run.
         DivergenceError: the loss or a weight is not finite; the folder keeps the last finite state.
         OSError: one line, if the folder can't be written; the last state is then untouched.
+
+    >>> import tempfile
+    >>> settings = {"training": {"epochs": 1, "compiled": "off"}, "report": {"progress": "silent", "health": False}}
+    >>> result = train(RunConfig.model_validate(settings), tempfile.mkdtemp())
+    >>> len(result.history["loss"]), sorted(path.name for path in result.run_dir.glob("*.keras"))
+    (1, ['best.keras', 'model.keras'])
     """
     config = config or RunConfig()
     data = data or load_data(config.data, config.task)
@@ -116,7 +128,11 @@ def train(
     class_weight = class_weights(config, data)
     with devices.use(config.devices) as placement, run_folder(run_dir, config, placement) as folder:
         write_text(folder / "config.json", config.to_json() + "\n")
-        return _Run(config, folder, data, class_weight, placement).train(callbacks)
+        run = _Run(config, folder, data, class_weight, placement)
+        if not placement.chief:
+            return run.train(callbacks)
+        with mlflow_run(config, folder) as run.tracker:
+            return run.train(callbacks)
 
 
 class _Run:
@@ -155,6 +171,7 @@ class _Run:
         self.health = None if self.probe is None else Health(self.probe)
         self.progress = Progress(config.report.progress if placement.chief else "silent", examples=len(data.x_train))
         self.state: TrainingState | None = None
+        self.tracker: MLflowRun | None = None
 
     def train(self, extra_callbacks: Sequence[keras.callbacks.Callback]) -> Result:
         """Train with the run's callbacks and extra ones, and write `result.json` however training ends."""
@@ -194,6 +211,7 @@ class _Run:
             *([self.best] if settings.save_best else []),
             *([self.health] if self.health is not None else []),
             *([board] if report.tensorboard else []),
+            *([self.tracker] if self.tracker is not None else []),
             self.table,
         ]
 
@@ -246,6 +264,8 @@ class _Run:
             save_model(self.model, self.folder / "model.keras")
         if self.status == "finished":
             metrics = self._metrics(part)
+            if self.tracker is not None:
+                self.tracker.log_results(metrics, len(self.table.rows))
         record = {
             "status": self.status,
             "part": part,

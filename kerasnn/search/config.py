@@ -294,6 +294,8 @@ class SearchConfig(SearchSettings):
                 replace_at(self.run_with({}), {"training.monitor": name})
         except ValueError as error:
             raise ValueError(str(error).replace("training.monitor", "objective.name")) from None
+        if self.run.report.mlflow is not None:
+            raise ValueError("run.report.mlflow has no effect on a search: train the best run with report.mlflow")
         for key, parameter in self.space.items():
             self._check_key(key)
             for parent, allowed in parameter.when.items():

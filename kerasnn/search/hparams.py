@@ -67,12 +67,12 @@ def write_trial(
         steps = [(0, _values(start))]
         for epoch in range(max(map(len, history.values()), default=0)):
             logs = {tag: curve[epoch] for tag, curve in history.items() if epoch < len(curve)}
-            steps.append((epoch, [event_files.scalar(tag, value) for tag, value in logs.items()]))
+            steps.append((epoch + 1, [event_files.scalar(tag, value) for tag, value in logs.items()]))
         if scores:
             score, best = scores[seed]
             others = {f"{SCORE}/{key}": history[key][best - 1] for key, _ in config.objectives[1:]}
             scalars = [event_files.scalar(tag, value) for tag, value in {SCORE: score, **others}.items()]
-            steps.append((best - 1, scalars))
+            steps.append((best, scalars))
         steps.append((0, [_end(status, now)]))
         # Not durable: the disk would have to confirm every one of a search's trials.
         event_files.write(trial / str(seed) if len(histories) > 1 else trial, steps, FILE, durable=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from matplotlib.figure import Figure
 
 from kerasnn.config.run import RunConfig
 from kerasnn.files import refuse_links
@@ -16,6 +17,7 @@ from kerasnn.search import hparams
 from kerasnn.search.best_models import model_files
 from kerasnn.search.journal import read_journal, results_by_number
 from kerasnn.search.model_config import load_search
+from kerasnn.search.pictures import parallel_coordinates
 from kerasnn.search.table import trials_table
 from kerasnn.search.trial import Proposal, Trial, best_of, ranked
 
@@ -126,6 +128,10 @@ class SearchResult:
         """
         models = self.best_models(count)
         return Ensemble(models) if x is None else select_ensemble(models, x, y, rounds)
+
+    def figure(self) -> Figure:
+        """Every trial as a line through its values to its score: the darker, the better."""
+        return parallel_coordinates(self.trials, self.config)
 
     def table(self, rows: int = 10) -> str:
         """The best trials as text."""

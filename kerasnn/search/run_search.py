@@ -67,6 +67,14 @@ def search(
 
     Raises:
         ValueError: one line, for a folder in use or of another search, and where every trial failed.
+
+    >>> import tempfile
+    >>> quiet = {"progress": "silent", "tensorboard": False, "health": False, "graph": False}
+    >>> run = {"network": {"hidden": [4]}, "training": {"epochs": 1}, "report": quiet}
+    >>> space = {"optimizer.learning_rate": {"min": 0.001, "max": 0.1, "sampling": "log"}}
+    >>> result = search(SearchConfig(run=run, space=space, trials=2), tempfile.mkdtemp())
+    >>> len(result.trials), list(result.best.values)
+    (2, ['optimizer.learning_rate'])
     """
     subject = RunSubject(config or SearchConfig(), data)
     config = subject.config

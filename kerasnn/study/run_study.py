@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from kerasnn import figures
 from kerasnn.data.loading import Data
 from kerasnn.files import dated_path, delete_partial_files, refuse_links, write_text
@@ -65,6 +67,10 @@ class StudyResult:
         """The table as text."""
         return aligned(self.rows())
 
+    def figure(self) -> Figure:
+        """The difference of every combination from its baseline, with its interval."""
+        return differences(self.cells, self.config)
+
 
 def study(
     config: StudyConfig | None = None, study_dir: str | Path | None = None, data: Data | None = None
@@ -86,6 +92,14 @@ def study(
 
     Raises:
         ValueError: one line, for a folder in use or of another study, and where every combination failed.
+
+    >>> import tempfile
+    >>> quiet = {"progress": "silent", "tensorboard": False, "health": False, "graph": False}
+    >>> run = {"network": {"hidden": [4]}, "training": {"epochs": 1}, "report": quiet}
+    >>> factors = {"optimizer.learning_rate": [0.001, 0.01]}
+    >>> result = study(StudyConfig(run=run, factors=factors, seeds=2), tempfile.mkdtemp())
+    >>> [cell.levels["optimizer.learning_rate"] for cell in result.cells]
+    [0.01, 0.001]
     """
     config = config or StudyConfig()
     folder = study_dir or dated_path("study", config.run.data.name)

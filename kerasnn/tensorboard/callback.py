@@ -126,7 +126,12 @@ class TensorBoard(keras.callbacks.Callback):
         self._validation: EventFile | None = None
         self._rates: NDArray[Any] | None = None
         self._epoch: int | None = None
+        # The step of the first epoch; a run that an earlier version began, whose files count from 0, goes on so.
+        self._first_step = 1
         self._drawn: int | None = None
+
+    def __repr__(self) -> str:
+        return f"TensorBoard({str(self.log_dir)!r})"
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._epoch = self._drawn = None
@@ -172,7 +177,7 @@ class TensorBoard(keras.callbacks.Callback):
             values += [scalar(tag, value) for tag, value in measured.scalars().items()]
             if histograms_due:
                 values += [value for tag, sample in measured.samples() for value in _histogram(tag, sample)]
-        self._train.write(epoch, values)
+        self._train.write(self._first_step + epoch, values)
         if self._rates is not None:
             self._train.write_series("learning_rate_per_update", epoch * len(self._rates), self._rates)
 
@@ -182,7 +187,7 @@ class TensorBoard(keras.callbacks.Callback):
             if name.startswith("val_")
         ]
         if held_out:
-            self._validation_file.write(epoch, held_out)
+            self._validation_file.write(self._first_step + epoch, held_out)
         if self.images_every and (epoch + 1) % self.images_every == 0:
             self._draw(epoch)
         for file in (self._train, self._validation):
@@ -213,12 +218,14 @@ class TensorBoard(keras.callbacks.Callback):
     def get_state(self) -> dict[str, Any]:
         """The sizes of the event files, the number of the next one, and the last epochs written and drawn."""
         sizes = {name: {path.name: path.stat().st_size for path in _files(self.log_dir / name)} for name in _FOLDERS}
-        return {"sizes": sizes, "next_file": self._next_file(), "epoch": self._epoch, "drawn": self._drawn}
+        counts = {"first_step": self._first_step, "next_file": self._next_file()}
+        return {"sizes": sizes, **counts, "epoch": self._epoch, "drawn": self._drawn}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from the result of `get_state`: restore the event files as they were then, and open a new one."""
         self._close()
         self._epoch, self._drawn = state["epoch"], state["drawn"]
+        self._first_step = state.get("first_step", 0)
         next_file = state.get("next_file", self._next_file())
         for name in _FOLDERS:
             sizes = state["sizes"][name]
@@ -260,10 +267,11 @@ class TensorBoard(keras.callbacks.Callback):
         if self.validation is None or self.task == "multilabel":
             return
         x, y = self.validation
+        step = self._first_step + epoch
         outputs = np.concatenate([self._predict(x[at : at + ROWS]) for at in range(0, len(x), ROWS)])
         if self.task == "regression":
             self._validation_file.write(
-                epoch, [_picture("predicted_against_true", figures.predicted_against_true(y, outputs))]
+                step, [_picture("predicted_against_true", figures.predicted_against_true(y, outputs))]
             )
             return
         y_true, probabilities = _classified(
@@ -276,7 +284,7 @@ class TensorBoard(keras.callbacks.Callback):
         np.add.at(matrix, (y_true, y_predicted), 1)
         page = figures.mistakes(x, y_true, y_predicted, probabilities, names, self.image_shape)
         self._validation_file.write(
-            epoch, [_picture("confusion_matrix", figures.confusion_matrix(matrix, names)), _picture("mistakes", page)]
+            step, [_picture("confusion_matrix", figures.confusion_matrix(matrix, names)), _picture("mistakes", page)]
         )
 
     def _predict(self, x: Any) -> Any:

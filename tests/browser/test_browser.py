@@ -111,7 +111,7 @@ def drawn(kind: str, count: int) -> str:
         (
             "shown",
             "images",
-            drawn("IMG", 2) + says("tag: confusion_matrix step 2", "tag: differences", "heat_map", "mistakes"),
+            drawn("IMG", 2) + says("tag: confusion_matrix step 3", "tag: differences", "heat_map", "mistakes"),
         ),
         ("search", "hparams", says("matching session groups: 12", "optimizer.learning_rate", "best val_loss", "0011")),
         ("search", "scalars", says("tag: accuracy", "val_loss", "trials/0011")),

@@ -86,7 +86,7 @@ def test_history_file_holds_every_epoch_and_late_columns(tmp_path):
         .history
     )
     rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
-    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
     assert [float(row["loss"]) for row in rows] == history["loss"]
     assert [row["val_loss"] for row in rows] == ["", str(history["val_loss"][0]), "", str(history["val_loss"][1])]
 
@@ -103,10 +103,10 @@ def test_history_file_appends_rows(tmp_path):
     first = table.path.stat().st_ino
     ended(table, 0.25, 1 / 3)
     assert table.path.stat().st_ino == first
-    assert table.path.read_text() == f"epoch,loss\n0,0.5\n1,0.25\n2,{1 / 3}\n"
+    assert table.path.read_text() == f"epoch,loss\n1,0.5\n2,0.25\n3,{1 / 3}\n"
     table.on_epoch_end(3, {"loss": 0.125, "val_loss": 1.0})
     assert table.path.stat().st_ino != first
-    assert table.path.read_text().splitlines()[:2] == ["epoch,loss,val_loss", "0,0.5,"]
+    assert table.path.read_text().splitlines()[:2] == ["epoch,loss,val_loss", "1,0.5,"]
 
 
 @pytest.mark.parametrize("fault", ["torn row", "rows of others", "deleted"])
@@ -118,7 +118,7 @@ def test_history_file_is_made_right_where_it_was_changed(tmp_path, fault):
     if fault == "torn row":
         table.path.write_text(whole[:-3])
     elif fault == "rows of others":
-        table.path.write_text(whole + "2,9.0\n")
+        table.path.write_text(whole + "3,9.0\n")
     else:
         table.path.unlink()
     again = HistoryFile(table.path)
@@ -126,7 +126,7 @@ def test_history_file_is_made_right_where_it_was_changed(tmp_path, fault):
     assert table.path.read_text() == whole
     table.path.write_text(whole[:-3])
     ended(again, 0.125)
-    assert table.path.read_text() == whole + "2,0.125\n"
+    assert table.path.read_text() == whole + "3,0.125\n"
 
 
 def test_history_file_follows_no_link(tmp_path):
@@ -137,7 +137,7 @@ def test_history_file_follows_no_link(tmp_path):
     table.path.symlink_to(other)
     ended(table, 0.25)
     assert other.read_text() == before
-    assert table.path.read_text() == "epoch,loss\n0,0.5\n1,0.25\n"
+    assert table.path.read_text() == "epoch,loss\n1,0.5\n2,0.25\n"
 
 
 def test_a_row_that_does_not_fit_on_the_disk_leaves_the_rows_before(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 
 import keras
 import numpy as np
@@ -27,7 +28,7 @@ def model():
 def shown(style, stream, **options):
     callback = Progress(style, examples=40, stream=stream)
     model().fit(X, X[:, :1], batch_size=10, verbose=0, callbacks=[callback], **{"epochs": 11} | options)
-    return stream.getvalue()
+    return stream.getvalue() if isinstance(stream, io.StringIO) else ""
 
 
 def test_one_line_an_epoch_where_there_is_no_terminal():
@@ -51,6 +52,28 @@ def test_a_live_display_on_a_terminal(monkeypatch):
     assert "done in" in last
     assert re.search(r"loss [\d.e+-]+  learning rate 0.25", last)
     assert text.count("\x1b[?25h") >= 1  # the cursor is back
+
+
+def test_a_live_display_in_a_notebook(monkeypatch, capsys):
+    """Each drawing replaces the one before, and needs no widgets."""
+    drawn = []
+
+    class Handle:
+        def update(self, shown, raw):
+            drawn.append(shown["text/plain"])
+
+    def display(shown, raw, display_id):
+        drawn.append(shown["text/plain"])
+        return Handle()
+
+    monkeypatch.setattr("kerasnn.callbacks.live_display.is_notebook", lambda stream: stream is sys.stdout)
+    monkeypatch.setattr("kerasnn.callbacks.progress.is_notebook", lambda stream: stream is sys.stdout)
+    monkeypatch.setattr("IPython.display.display", display)
+    shown("auto", sys.stdout, epochs=3)
+    assert len(drawn) >= 1
+    assert drawn[-1].startswith("epoch 3/3  ━━━")
+    assert re.search(r"done in \d+ s  [\d,]+ examples/s\nloss [\d.e+-]+  learning rate 0.25$", drawn[-1])
+    assert capsys.readouterr().out == ""
 
 
 def test_silence():

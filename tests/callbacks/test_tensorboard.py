@@ -48,7 +48,7 @@ def scalars(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
-def series(values: Sequence[float] | np.ndarray, first: int = 0) -> list[tuple[int, float]]:
+def series(values: Sequence[float] | np.ndarray, first: int = 1) -> list[tuple[int, float]]:
     return [(step, float(np.float32(value))) for step, value in enumerate(values, first)]
 
 
@@ -58,9 +58,9 @@ def test_scalars_are_the_history_at_the_epochs_of_fit(tmp_path: Path, initial_ep
     history = fit(model, TensorBoard(tmp_path), initial_epoch=initial_epoch, epochs=initial_epoch + 2)
     train, validation = read(tmp_path / "train"), read(tmp_path / "validation")
     for name in ("loss", "accuracy"):
-        assert scalars(train, f"epoch_{name}") == series(history[name], initial_epoch)
-        assert scalars(validation, f"epoch_{name}") == series(history[f"val_{name}"], initial_epoch)
-    assert scalars(train, "learning_rate") == series([0.25, 0.25], initial_epoch)
+        assert scalars(train, f"epoch_{name}") == series(history[name], initial_epoch + 1)
+        assert scalars(validation, f"epoch_{name}") == series(history[f"val_{name}"], initial_epoch + 1)
+    assert scalars(train, "learning_rate") == series([0.25, 0.25], initial_epoch + 1)
     assert set(validation.Tags()["scalars"]) == {"epoch_loss", "epoch_accuracy"}
 
 
@@ -89,7 +89,7 @@ def test_the_rate_of_each_update_is_written_at_the_global_update(tmp_path: Path)
     fit(network(), plateau, TensorBoard(tmp_path / "known", learning_rate=owner), epochs=2)
     # 48 examples in batches of 16 are 3 updates an epoch.
     expected = [*0.5 ** np.arange(3), *0.01 * 0.5 ** (np.arange(3) + 10)]
-    assert scalars(read(tmp_path / "known" / "train"), "learning_rate_per_update") == series(expected)
+    assert scalars(read(tmp_path / "known" / "train"), "learning_rate_per_update") == series(expected, 0)
 
     fit(network(), TensorBoard(tmp_path / "later", learning_rate=Halving("update")), initial_epoch=2, epochs=3)
     assert scalars(read(tmp_path / "later" / "train"), "learning_rate_per_update") == series(
@@ -129,11 +129,11 @@ def test_gradients_and_updates_are_those_of_a_step_by_hand(tmp_path: Path) -> No
 
     for layer in gradients:
         expected = norm(gradients[layer])
-        assert scalars(events, f"gradient_norm/{layer}") == [(0, pytest.approx(expected, rel=1e-5))]
+        assert scalars(events, f"gradient_norm/{layer}") == [(1, pytest.approx(expected, rel=1e-5))]
         ratio = rate * expected / norm(weights[layer])
-        assert scalars(events, f"update_ratio/{layer}") == [(0, pytest.approx(ratio, rel=1e-4))]
+        assert scalars(events, f"update_ratio/{layer}") == [(1, pytest.approx(ratio, rel=1e-4))]
     total = norm([part for parts in gradients.values() for part in parts])
-    assert scalars(events, "gradient_norm") == [(0, pytest.approx(total, rel=1e-5))]
+    assert scalars(events, "gradient_norm") == [(1, pytest.approx(total, rel=1e-5))]
 
 
 def test_gradient_norm_is_that_before_clipping_and_counts_weights_of_examples(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_histograms_count_every_weight_once(tmp_path: Path) -> None:
     events = read(tmp_path / "train")
     for weight in model.weights:
         tensors = events.Tensors(f"weights/{weight.path.removeprefix('network/')}")
-        assert [event.step for event in tensors] == [1, 3]
+        assert [event.step for event in tensors] == [2, 4]
         for event in tensors:
             assert tf.make_ndarray(event.tensor_proto)[:, 2].sum() == weight.numpy().size
 
@@ -319,7 +319,7 @@ def test_images_of_classifiers_at_intervals_and_at_the_end(
     events = read(tmp_path / "validation")
     for tag in ("confusion_matrix", "mistakes"):
         images = events.Images(tag)
-        assert [image.step for image in images] == [1, 3, 4]
+        assert [image.step for image in images] == [2, 4, 5]
         assert images[0].encoded_image_string.startswith(b"\x89PNG")
         assert tf.io.decode_png(images[0].encoded_image_string).shape[:2] == (images[0].height, images[0].width)
     matrix, names = calls["confusion_matrix"][-1]
@@ -393,7 +393,7 @@ model.fit(np.ones((4, 3)), np.ones((4, 2)), epochs=5, verbose=0,
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=os.environ)
     assert "RuntimeError: stop" in run.stderr
-    assert [step for step, _ in scalars(read(tmp_path / "train"), "epoch_loss")] == [0, 1]
+    assert [step for step, _ in scalars(read(tmp_path / "train"), "epoch_loss")] == [1, 2]
 
 
 def test_event_files_are_told_apart_by_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,3 +433,20 @@ def test_a_second_fit_goes_on_in_the_same_run(tmp_path: Path) -> None:
     history += fit(model, callback, initial_epoch=2, epochs=3)["loss"]
     assert len(list((tmp_path / "train").iterdir())) == 2
     assert scalars(read(tmp_path / "train"), "epoch_loss") == series(history)
+
+
+def test_a_run_whose_files_count_epochs_from_0_goes_on_so(tmp_path: Path) -> None:
+    """Version 0.1 did; its state does not say where it began."""
+    model, first = network(), TensorBoard(tmp_path)
+    first._first_step = 0
+    history = fit(model, first, epochs=2)["loss"]
+    state = first.get_state()
+    assert state.pop("first_step") == 0
+
+    class Resumed(TensorBoard):
+        def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+            super().on_train_begin(logs)
+            self.set_state(state)
+
+    history += fit(model, Resumed(tmp_path), initial_epoch=2, epochs=3)["loss"]
+    assert scalars(read(tmp_path / "train"), "epoch_loss") == series(history, 0)

@@ -131,7 +131,7 @@ def test_learning_rate_draws_its_values(per: Any) -> None:
     figure = figures.learning_rate([0.1, 0.05, 0.025], per)
     (line,) = figure.axes[0].lines
     assert np.asarray(line.get_ydata()).tolist() == [0.1, 0.05, 0.025]
-    assert np.asarray(line.get_xdata()).tolist() == [0, 1, 2]
+    assert np.asarray(line.get_xdata()).tolist() == [1, 2, 3]
     assert figure.axes[0].get_xlabel() == per
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import kerasnn
+from kerasnn.config.schedules import OneCycle
 from kerasnn.distribute.replicas import optimizers_of
 from kerasnn.fused import model_groups
 from kerasnn.fused.inputs import Inputs
@@ -200,6 +201,20 @@ def test_rates_of_every_update():
         return [Given(dense(index)) for index in range(2)]
 
     assert_as_alone(models(), models(), callbacks=callbacks, batch_size=16, epochs=2, seed=[4, 4])
+
+
+def test_a_schedule_over_the_length_of_the_run(caplog):
+    schedule = OneCycle(cycle_momentum=False)
+
+    def callbacks(index):
+        return [kerasnn.LearningRate(schedule, learning_rate=0.1 * (index + 1))]
+
+    def models():
+        return [Given(dense(index)) for index in range(2)]
+
+    with caplog.at_level("INFO", "kerasnn"):
+        assert_as_alone(models(), models(), callbacks=callbacks, batch_size=16, epochs=2, seed=[4, 4])
+    assert "train alone" not in caplog.text
 
 
 def test_what_cannot_go_together_trains_alone(caplog):

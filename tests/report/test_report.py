@@ -17,6 +17,7 @@ from kerasnn.report import html, pictures
 from kerasnn.report.write_report import kind_of, report
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.importance import importance
+from kerasnn.search.pictures import parallel_coordinates
 from kerasnn.search.result import read_search
 from kerasnn.search.trial import Trial
 from kerasnn.tensorboard import event_files
@@ -34,7 +35,7 @@ def run_folder(folder: Path, config: RunConfig | None = None, **result: Any) -> 
     """A run folder without a model, as an interrupted or cleaned one is."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text((config or RunConfig()).to_json())
-    (folder / "history.csv").write_text("epoch,loss,val_loss,learning_rate\n0,2.0,1.5,0.1\n1,1.0,,0.05\n")
+    (folder / "history.csv").write_text("epoch,loss,val_loss,learning_rate\n1,2.0,1.5,0.1\n2,1.0,,0.05\n")
     described = {"status": "finished", "part": "test", "metrics": {"accuracy": 0.875, "loss": 0.5}, "epochs": 2}
     (folder / "result.json").write_text(json.dumps({**described, **result}))
     return folder
@@ -86,6 +87,31 @@ def test_a_page_is_well_formed(tmp_path: Path) -> None:
     text = report(run_folder(tmp_path / "run")).read_text()
     body = text[text.index("<body>") : text.index("<script>")].replace("<img ", "<img a='' ") + "</body>"
     ElementTree.fromstring(re.sub(r"(<img [^>]*)>", r"\1/>", body))
+
+
+def test_the_header_says_what_was_trained_on_what_when_and_by_which_version(tmp_path: Path) -> None:
+    config = RunConfig.model_validate(
+        {
+            "data": {"path": "t<1>.csv"},
+            "task": "regression",
+            "schedule": {"name": "cosine", "warmup": 2},
+            "optimizer": {"name": "sgd"},
+        }
+    )
+    made = {"ended": "2026-01-02T03:04:05+00:00", "git_commit": "abc123", "versions": {"kerasnn": "0.2.0"}}
+    text = report(run_folder(tmp_path / "run", config, **made)).read_text()
+    header = text[: text.index('<div class="tiles">')]
+    for name, value in {
+        "data": "table, t&lt;1&gt;.csv",
+        "task": "regression",
+        "optimizer": "sgd",
+        "schedule": "cosine, 2 epochs of warm-up",
+        "date": "2026-01-02T03:04:05+00:00",
+        "git commit": "abc123",
+        "versions": "kerasnn 0.2.0",
+    }.items():
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in header
+    assert "Loss is what training minimizes" in text
 
 
 def test_runs_are_compared_side_by_side(tmp_path: Path) -> None:
@@ -182,7 +208,7 @@ def test_importance_needs_trials() -> None:
 
 def test_parallel_coordinates_draw_each_trial_the_best_on_top() -> None:
     ranked = sorted(trials(), key=lambda trial: trial.score or 0)
-    figure = pictures.parallel_coordinates([*ranked, Trial(99, {}, "failed")], search_config())
+    figure = parallel_coordinates([*ranked, Trial(99, {}, "failed")], search_config())
     lines = [line for line in figure.axes[0].lines if len(np.asarray(line.get_xdata())) == 5]
     assert len(lines) == 40
     best = np.asarray(lines[-1].get_ydata())

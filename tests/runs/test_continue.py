@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -131,6 +132,23 @@ def test_ended_before_its_first_state_it_begins_anew(tmp_path, whole, error, sta
     assert mine.read_text() == "of another writer"
     mine.unlink()
     assert outcome(resumed, folder) == whole
+
+
+@pytest.mark.parametrize(("epoch", "kept"), [(0, False), (1, True)])
+def test_an_unnamed_run_that_fails_before_it_has_learned_leaves_no_folder(tmp_path, monkeypatch, epoch, kept):
+    class Full(keras.callbacks.Callback):
+        def on_epoch_begin(self, at, logs=None):
+            if at == epoch:
+                raise OSError("disk full")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="disk full"):
+        train(CONFIG, None, DATA, callbacks=[Full()])
+    assert len(list(Path("logs").iterdir())) == kept
+    # A folder that was named is the user's.
+    with pytest.raises(OSError, match="disk full"):
+        train(CONFIG, "mine", DATA, callbacks=[Full()])
+    assert Path("mine/config.json").exists()
 
 
 def test_a_second_ctrl_c_loses_nothing(tmp_path, whole, monkeypatch):

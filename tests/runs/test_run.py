@@ -143,8 +143,8 @@ def test_evaluation_of_a_run_agrees_with_its_result(finished):
     assert evaluation.metrics == pytest.approx(result.metrics, abs=1e-5)
     assert evaluation.confusion.sum() == 359
     assert evaluation.confusion.trace() / 359 == pytest.approx(result.metrics["accuracy"])
-    assert [row["class"] for row in evaluation.table] == [str(digit) for digit in range(10)]
-    assert sum(row["support"] for row in evaluation.table) == 359
+    assert [row["class"] for row in evaluation.by_class] == [str(digit) for digit in range(10)]
+    assert sum(row["support"] for row in evaluation.by_class) == 359
 
 
 class Interrupt(keras.callbacks.Callback):

@@ -321,7 +321,7 @@ def test_hparams_page_has_every_column_and_trial(trainer, tmp_path):
             curve = [event.value for event in runs.Scalars(name, "val_loss")]
             assert curve == pytest.approx(trial.curve)
             [score] = runs.Scalars(name, "score")
-            assert (score.value, score.step) == (pytest.approx(trial.score), 8)
+            assert (score.value, score.step) == (pytest.approx(trial.score), 9)
 
 
 def test_seeds_are_runs_of_their_own(trainer, tmp_path):
