@@ -17,17 +17,29 @@ ALL = bool(os.environ.get("KERASNN_ALL_TESTS"))
 NAMES = list(ZOO) if ALL else list(ZOO)[::3]
 TOLERANCE = {"mixed_bfloat16": 2e-2, "mixed_float16": 2e-3}
 CALLBACKS = {
-    "BestModel": lambda folder, _: kerasnn.BestModel(folder / "best.keras", "loss", mode="min"),
-    "Health": lambda _, case: kerasnn.Health((case.x,) if case.y is None else (case.x, case.y)),
+    "BestModel": lambda folder, case: kerasnn.BestModel(folder / "best.keras", monitor_of(case), mode="min"),
+    "Health": lambda _, case: kerasnn.Health(first_batch(case)),
     "HistoryFile": lambda folder, _: kerasnn.HistoryFile(folder / "history.csv"),
     "LearningRate": lambda *_: kerasnn.LearningRate("cosine"),
     "Progress": lambda *_: kerasnn.Progress("silent"),
     "StopOnDivergence": lambda *_: kerasnn.StopOnDivergence(),
     "TensorBoard": lambda folder, _: kerasnn.TensorBoard(folder),
-    "EarlyStopping": lambda *_: keras.callbacks.EarlyStopping("loss", mode="min"),
+    "EarlyStopping": lambda _, case: keras.callbacks.EarlyStopping(monitor_of(case), mode="min"),
 }
 OWN_SCHEDULE = ("clipping", "gan")
 """Models whose optimizer has a schedule of its own, or that have several optimizers: a second owner is refused."""
+
+
+def monitor_of(case):
+    """A loss that the model logs: steps of its own may not call it "loss"."""
+    names = case.model.metrics_names
+    return "loss" if "loss" in names else names[0]
+
+
+def first_batch(case):
+    """As many examples as a stateful layer was built for."""
+    size = case.options.get("batch_size", BATCH)
+    return keras.tree.map_structure(lambda array: array[:size], (case.x,) if case.y is None else (case.x, case.y))
 
 
 def trained(name, fit, epochs=3, **further):
