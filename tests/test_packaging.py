@@ -17,7 +17,7 @@ import kerasnn
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("mlflow", "ray", "tables")
+EXTRAS = ("gp", "mlflow", "optuna", "ray", "tables")
 """Extras of what kerasnn imports, or pandas for it, where a user asks for it."""
 NOTEBOOKS_HAVE = {"IPython"}
 """Imported where a notebook runs, and so has imported it."""

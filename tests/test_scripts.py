@@ -64,12 +64,13 @@ def test_config_of_a_run_can_be_changed_by_flags(run):
 
 
 def test_a_learning_rate_is_suggested_and_drawn(tmp_path):
-    done = script("find_learning_rate", "--network.hidden", "[8]", "--training.batch_size", "128", cwd=tmp_path)
+    test = ("find_learning_rate", "--network.hidden", "[8]", "--training.batch_size", "128")
+    done = script(*test, "--figure", "range.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "suggestion  0.0" in done.stdout
-    (picture,) = (tmp_path / "logs").iterdir()
-    assert f"picture     logs/{picture.name}" in done.stdout
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "range.png" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["range.png"]
+    assert (tmp_path / "range.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_search_that_is_killed_goes_on_and_its_best_run_finds_its_score_again(tmp_path):
@@ -200,7 +201,7 @@ def test_sigterm_saves_the_state_and_resume_goes_on(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"resumes     after {rows} epochs" in done.stdout
     epochs = [line.split(",")[0] for line in history.read_text().splitlines()[1:]]
-    assert epochs == [str(epoch) for epoch in range(rows + 2)]
+    assert epochs == [str(epoch + 1) for epoch in range(rows + 2)]
     refused = script("train", "--resume", "run", "--seed", 3, cwd=tmp_path)
     assert refused.returncode == 1
     assert "run_dir must continue the run that it holds, run began with another seed" in refused.stderr

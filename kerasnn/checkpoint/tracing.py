@@ -86,7 +86,7 @@ class UnsavedState:
 def _traced(train_function: Any) -> list[Any]:
     """The traces of Keras's train function or of blocks of steps."""
     if isinstance(train_function, Blocks):
-        candidates = [getattr(train_function.program, "_run", None)]
+        candidates = train_function.program.functions
     elif inspect.isfunction(train_function):
         candidates = list(inspect.getclosurevars(train_function).nonlocals.values())
     else:

@@ -66,7 +66,8 @@ def better_direction(name: str, mode: Mode = "auto") -> Direction:
     direction = known_direction(name, mode)
     if direction is None:
         near = get_close_matches(metric_name(name), _MAXIMIZED | _MINIMIZED, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        part = "val_" if name.startswith("val_") else ""
+        hint = f" (did you mean {part + near[0]!r}?)" if near else ""
         raise ValueError(
             f"mode must be 'min' or 'max' for {name!r}, whose better direction is unknown; received 'auto'{hint}"
         )

@@ -112,6 +112,11 @@ class BatchProgram:
         program._momentum = momentum
         return program
 
+    @property
+    def functions(self) -> list[Any]:
+        """What TensorFlow has traced or will trace."""
+        return [self._run]
+
     def prepare(self, batches: Batches, rates: tf.Tensor | None = None) -> None:
         """Trace the program for batches like these.
 

@@ -55,6 +55,11 @@ class ReplicaProgram:
         assert model is not None
         return ReplicaProgram(model, self._step, momentum)
 
+    @property
+    def functions(self) -> list[Any]:
+        """What TensorFlow has traced or will trace."""
+        return [self._run]
+
     def __call__(
         self, steps: Steps, update: int = 0, rates: tf.Tensor | None = None, momenta: tf.Tensor | None = None
     ) -> Any:

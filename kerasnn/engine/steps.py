@@ -125,6 +125,11 @@ class Program:
             raise self._bounds.error(check, int(index))
         return logs
 
+    @property
+    def functions(self) -> list[Any]:
+        """What TensorFlow has traced or will trace."""
+        return list(self._runs.values())
+
     def _run(self, steps: Steps) -> Any:
         """The loop for a batch size: TensorFlow warns where one function is traced for many."""
         key = steps.batch_size, steps.uneven

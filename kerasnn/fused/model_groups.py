@@ -94,16 +94,20 @@ class ModelGroup:
     def trace(self, epoch: int) -> None:
         """Trace the programs, which threads must not do."""
         if isinstance(self._train, Arrays):
-            self.program.train.get_concrete_function(*self._training(epoch))
+            # Callbacks may not have begun, so that the rates themselves are not known yet.
+            row = self.rows[0]
+            rates = None if row.learning_rate is None else tf.TensorSpec((len(self.rows), row.steps), tf.float32)
+            self.program.train.get_concrete_function(*self._training(epoch), rates)
         if isinstance(self._validation, Arrays):
             self.program.validate.get_concrete_function(*self._validating())
 
     def train(self, epoch: int) -> list[dict[str, Any]]:
         """Train an epoch; returns each member's logs."""
         if isinstance(self._train, Stream):
-            rates = [each for row in self.rows if (each := row.rates(epoch)) is not None]
-            return self._run_parts(self._train, lambda: self.program.train_on, np.stack(rates) if rates else None)
-        return self._run(lambda: self.program.train, self._training(epoch))
+            return self._run_parts(self._train, lambda: self.program.train_on, self._rates(epoch))
+        with tf.device(self.device):
+            rates = None if (given := self._rates(epoch)) is None else tf.constant(given)
+        return self._run(lambda: self.program.train, (*self._training(epoch), rates))
 
     def validate(self) -> list[dict[str, Any]]:
         """Evaluate; returns each member's logs."""
@@ -127,10 +131,13 @@ class ModelGroup:
     def _training(self, epoch: int) -> tuple[Any, ...]:
         assert isinstance(self._train, Arrays)
         numbers, seeds = [row.number for row in self.rows], [row.seed for row in self.rows]
-        rates = [each for row in self.rows if (each := row.rates(epoch)) is not None]
         with tf.device(self.device):
-            batches = self._train.batches(numbers, seeds, epoch)
-            return self._state, self._numbers, batches, tf.constant(np.stack(rates)) if rates else None
+            return self._state, self._numbers, self._train.batches(numbers, seeds, epoch)
+
+    def _rates(self, epoch: int) -> np.ndarray | None:
+        """The learning rates of an epoch's updates, `(members, updates)`, where callbacks set them."""
+        rates = [each for row in self.rows if (each := row.rates(epoch)) is not None]
+        return np.stack(rates) if rates else None
 
     def _validating(self) -> tuple[Any, ...]:
         assert isinstance(self._validation, Arrays)

@@ -205,6 +205,9 @@ class ModelProgram:
             moving, logs, failure = carried
             for position, value in zip(step.assigned, moving, strict=True):
                 state[position] = value
+            if rates is not None and self._rate is not None:
+                # As in `fit`, the optimizer keeps the last update's.
+                state[self._rate] = rates[:, -1]
             results = self._over(self.model.get_metrics_result)(state, numbers, ())[1]
             if step.deferred or results.keys() == logs.keys():
                 logs = results

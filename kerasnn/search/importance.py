@@ -42,8 +42,8 @@ def importance(trials: Sequence[Trial], config: SearchSettings) -> Importance:
     """Permutation importance of a random forest that predicts the rank of a trial's score, five-fold cross-validated.
 
     It predicts ranks because otherwise a single diverged trial would outweigh all others. Trials without a score are
-    ignored. `python -m benchmarks.importances` compares it with Optuna's evaluators. On trials that an oracle placed near
-    the best, this one finds the true order more often; on random trials with outliers, fANOVA does.
+    ignored. `python -m benchmarks.importances` compares it with Optuna's evaluators. On trials that an oracle placed
+    near the best, this one finds the true order more often; on random trials with outliers, fANOVA does.
 
     Raises:
         ValueError: one line, for fewer than 10 trials with a score.

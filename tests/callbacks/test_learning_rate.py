@@ -314,7 +314,7 @@ def test_plateau_refuses_a_metric_that_is_not_logged():
     callback = LearningRate(plateau=Plateau(monitor="val_los", mode="min"))
     with pytest.raises(ValueError, match=r"monitor must be one of loss, val_loss; received 'val_los' \(did"):
         fit(one_weight(sgd()), callback, validation_split=0.5)
-    with pytest.raises(ValueError, match=r"mode must be 'min' or 'max' for 'val_los'.*\(did you mean 'loss'"):
+    with pytest.raises(ValueError, match=r"mode must be 'min' or 'max' for 'val_los'.*\(did you mean 'val_loss'"):
         fit(one_weight(sgd()), LearningRate(plateau=Plateau(monitor="val_los")), validation_split=0.5)
 
 

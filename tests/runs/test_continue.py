@@ -266,7 +266,7 @@ def test_nan_rolls_back_to_the_last_good_state_with_a_lower_rate(tmp_path, caplo
     np.testing.assert_allclose(result.history["learning_rate"], [0.01, 0.01, 0.0001, 0.0001], rtol=1e-5)
     assert all(np.isfinite(value) for values in result.history.values() for value in values)
     rows = list(csv.DictReader((tmp_path / "run" / "history.csv").read_text().splitlines()))
-    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert "in epoch 3" in caplog.text
     assert "rolling back to the end of epoch 2 with a learning rate of 0.001, rollback 1 of at most 3" in caplog.text
     assert "with a learning rate of 0.0001, rollback 2 of at most 3" in caplog.text
