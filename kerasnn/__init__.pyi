@@ -28,7 +28,7 @@ from .fused.ensemble import Ensemble as Ensemble
 from .fused.ensemble import build_fused as build_fused
 from .fused.ensemble import select_ensemble as select_ensemble
 from .fused.fit import fit_fused as fit_fused
-from .fused.groups import train_fused as train_fused
+from .fused.train import train_fused as train_fused
 from .models.building import build_model as build_model
 from .models.loading import load_model as load_model
 from .models.lsuv import lsuv as lsuv

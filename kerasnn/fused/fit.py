@@ -15,10 +15,11 @@ from kerasnn.engine.checks import Checks, check_fit_options
 from kerasnn.engine.compilation import own_loop
 from kerasnn.engine.fit import fit
 from kerasnn.engine.order import draw_seed
-from kerasnn.fused.fitted import FittedModel
+from kerasnn.fused.fitted import FittedModel, program_for
 from kerasnn.fused.inputs import Inputs
-from kerasnn.fused.model_groups import OnEpoch, Plan, train_group
-from kerasnn.fused.model_program import NotFusableError
+from kerasnn.fused.loop import OnEpoch, Plan, train_members
+from kerasnn.fused.program import NotFusableError
+from kerasnn.fused.sizes import group_devices, xla_pays
 from kerasnn.fused.structure import Structure
 
 logger = logging.getLogger("kerasnn")
@@ -162,8 +163,11 @@ def _train_together(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) 
             key = (member.structure.key, inputs.is_weighted(member.number), member.learning_rate is None)
             groups.setdefault(key, []).append(member)
     for group in groups.values():
+        pays = xla_pays(len(group), (plan.epochs - plan.first_epoch) * inputs.steps)
+        # A dataset is read by one group at a time.
+        names = group_devices(1 if inputs.streams else len(group))
         try:
-            train_group(group, inputs, plan)
+            train_members(group, program_for(group, inputs, pays), inputs, plan, names)
         except NotFusableError as error:
             alone |= {member.number: str(error) for member in group}
     return alone

@@ -1,16 +1,22 @@
 """A model that trains together with others: its callbacks and its variables."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerasnn.callbacks.history import HistoryFile
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.callbacks.progress import Progress
 from kerasnn.engine.block_callbacks import flat
-from kerasnn.fused.structure import Structure
+from kerasnn.fused.inputs import Inputs
+from kerasnn.fused.program import FusedProgram
+from kerasnn.fused.structure import Number, Structure
+
+CACHED_PROGRAMS = 8
+"""Programs cached for further models, with what XLA compiled."""
 
 
 class BestWeights(keras.callbacks.Callback):
@@ -62,6 +68,7 @@ class FittedModel:
     Attributes:
         running: whether it trains on.
         logs: those of the last epoch.
+        weights: for each weight of `get_weights()`, its position among the structure's variables.
     """
 
     def __init__(
@@ -76,10 +83,20 @@ class FittedModel:
         self.reads_variables = any(map(_reads_variables, given))
         self._best = [each for each in given if isinstance(each, BestWeights)]
         positions = {id(variable): position for position, variable in enumerate(structure.variables)}
-        self._weights = [positions[id(weight)] for weight in model.weights]
+        self.weights = [positions[id(weight)] for weight in model.weights]
         self.hooks = keras.callbacks.CallbackList(
             callbacks, add_history=True, add_progbar=False, model=model, verbose=0, epochs=epochs, steps=steps
         )
+
+    @property
+    def numbers(self) -> Sequence[Number]:
+        """The numbers of its structure."""
+        return self.structure.numbers
+
+    @property
+    def stops(self) -> bool:
+        """Whether a callback has asked to stop."""
+        return bool(self.model.stop_training)
 
     @property
     def history(self) -> keras.callbacks.History:
@@ -99,7 +116,7 @@ class FittedModel:
 
     def end_steps(self, logs: dict[str, Any], epoch: int) -> None:
         """The epoch's last step has ended."""
-        if (rates := self.rates(epoch)) is not None:
+        for rates in self.values_by_update(epoch):
             self.model.optimizer.learning_rate.assign(rates[-1])
         self.logs = dict(logs)
         self.hooks.on_train_batch_end(self.steps - 1, logs)
@@ -113,10 +130,10 @@ class FittedModel:
         self.hooks.on_test_end(logs)
         self.logs |= {f"val_{name}": value for name, value in logs.items()}
 
-    def end_epoch(self, epoch: int, values: Callable[[], list[np.ndarray]]) -> None:
-        """Let the callbacks decide, given the epoch and a function that returns the present values."""
+    def end_epoch(self, epoch: int, values: Callable[[Sequence[int]], list[np.ndarray]]) -> None:
+        """Let the callbacks decide; `values` returns the present values of variables, given their positions."""
         for callback in self._best:
-            callback.read = lambda: list(map(values().__getitem__, self._weights))
+            callback.read = lambda: values(self.weights)
         self.hooks.on_epoch_end(epoch, self.logs)
 
     def end(self, values: list[np.ndarray]) -> None:
@@ -128,9 +145,9 @@ class FittedModel:
             optimizer.finalize_variable_values(self.model.trainable_weights)
         self.hooks.on_train_end(self.logs)
 
-    def rates(self, epoch: int) -> np.ndarray | None:
+    def values_by_update(self, epoch: int) -> tuple[np.ndarray, ...]:
         """The learning rate of every update of an epoch, where a callback sets it."""
-        return None if self.learning_rate is None else self.learning_rate.rates(epoch, self.steps)
+        return () if self.learning_rate is None else (self.learning_rate.rates(epoch, self.steps),)
 
     def values(self) -> list[np.ndarray]:
         """The values of its variables."""
@@ -158,3 +175,54 @@ def _reads_variables(callback: keras.callbacks.Callback) -> bool:
     if isinstance(callback, keras.callbacks.EarlyStopping):
         return callback.restore_best_weights or type(callback).__module__.partition(".")[0] != "keras"
     return type(callback) not in _READS_LOGS_ONLY
+
+
+def program_for(members: Sequence[FittedModel], inputs: Inputs, xla: bool = True) -> FusedProgram:
+    """The program of a structure and of what differs among its members; the programs used last are cached.
+
+    Args:
+        members: the members.
+        inputs: their examples.
+        xla: whether XLA may compile it where the model leaves that open.
+
+    Raises:
+        NotFusableError: they cannot be trained as one program.
+    """
+    first = members[0]
+    batch, held_out = inputs.first_batch(first.number), inputs.first_validation_batch(first.number)
+    positions = _positions(members)
+    key = (
+        *(first.structure.key, positions, _fixed(first.structure, positions), first.learning_rate is None, xla),
+        *(inputs.batch_size, inputs.validation_batch_size, inputs.sizes_known),
+        str([(spec.shape[1:], spec.dtype) for spec in tf.nest.flatten((batch, held_out)) if spec is not None]),
+    )
+    if (program := _programs.pop(key, None)) is not None:
+        # Its model may have been changed since.
+        kept = Structure(program.model)
+        if (kept.key, _fixed(kept, positions)) != (first.structure.key, _fixed(first.structure, positions)):
+            program = None
+    if program is None:
+        rate = None if first.learning_rate is None else first.model.optimizer.learning_rate
+        by_update = [at for at, variable in enumerate(first.structure.variables) if variable is rate]
+        sizes = (batch, inputs.batch_size, held_out, inputs.validation_batch_size)
+        program = FusedProgram(first.structure, positions, *sizes, by_update, inputs.sizes_known, xla)
+    _programs[key] = program
+    while len(_programs) > CACHED_PROGRAMS:
+        del _programs[next(iter(_programs))]
+    return program
+
+
+def _positions(members: Sequence[FittedModel]) -> tuple[int, ...]:
+    """Which numbers of a structure are the members' own."""
+    by_number = zip(*(member.structure.numbers for member in members), strict=True)
+    values = [(numbers[0].always, {number.value for number in numbers}) for numbers in by_number]
+    # A rate of 0 for all would only cost time.
+    return tuple(at for at, (always, each) in enumerate(values) if len(each) > 1 or (always and any(each)))
+
+
+def _fixed(structure: Structure, positions: Sequence[int]) -> tuple[float, ...]:
+    """The numbers that are not the members' own."""
+    return tuple(number.value for at, number in enumerate(structure.numbers) if at not in positions)
+
+
+_programs: dict[Any, FusedProgram] = {}

@@ -13,7 +13,7 @@ from kerasnn.engine.checks import Checks
 from kerasnn.engine.compilation import is_dense
 from kerasnn.engine.examples import Examples, as_array, each, leaves
 from kerasnn.engine.order import epoch_order
-from kerasnn.fused.model_program import Batches
+from kerasnn.fused.program import Batches
 from kerasnn.fused.streams import Stream
 from kerasnn.keras_private import Functional, array_slicing, can_convert_arrays
 
@@ -28,10 +28,13 @@ class Inputs:
         train: the training examples of each model; models with the same weights share one object.
         validation: the validation examples of each model, likewise; empty where there are none.
         shuffle: whether each epoch of training has an order of its own.
+        fills_up: whether the last batch of an epoch of training is filled up.
     """
 
-    def __init__(self, train: Sequence[Part], validation: Sequence[Part], shuffle: bool) -> None:
-        self._train, self._validation, self._shuffle = train, validation, shuffle
+    def __init__(
+        self, train: Sequence[Part], validation: Sequence[Part], shuffle: bool, fills_up: bool = False
+    ) -> None:
+        self._train, self._validation, self._shuffle, self._fills_up = train, validation, shuffle, fills_up
         self.batch_size: int = train[0].batch_size
         self.rows = train[0].size
         self.train_steps = int(train[0].num_batches)
@@ -41,6 +44,11 @@ class Inputs:
     def validation_steps(self) -> int:
         """Batches of an evaluation; 0 where there is none."""
         return int(self._validation[0].num_batches) if self._validation else 0
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch with its validation."""
+        return self.train_steps + self.validation_steps
 
     @property
     def streams(self) -> list[Stream]:
@@ -118,8 +126,12 @@ class Inputs:
             tf.function(model.train_step, autograph=False).get_concrete_function(batch)
 
     def first_batch(self, number: int) -> Any:
-        """A batch of a model, as `tf.TensorSpec`s."""
+        """A training batch of a model, as `tf.TensorSpec`s."""
         return self._train[number].first_batch
+
+    def first_validation_batch(self, number: int) -> Any:
+        """A validation batch of a model, as `tf.TensorSpec`s; None where there is none."""
+        return self._validation[number].first_batch if self._validation else None
 
     def weights_id(self, number: int) -> int:
         """The same number for models with the same examples and weights."""
@@ -131,7 +143,8 @@ class Inputs:
 
     def on_device(self, numbers: Sequence[int]) -> tuple["Arrays | Stream", "Arrays | Stream | None"]:
         """The examples of some models for training and validation, arrays on the current device."""
-        train = _arrays_of([(number, self._train[number]) for number in numbers], self._shuffle)
+        filled_up = self.batch_size if self._fills_up else 1
+        train = _arrays_of([(number, self._train[number]) for number in numbers], self._shuffle, filled_up)
         held_out = [(number, self._validation[number]) for number in numbers] if self._validation else []
         return train, _arrays_of(held_out, False) if held_out else None
 
@@ -193,13 +206,13 @@ def _held_out(validation_data: Any, count: int, batch_size: int | None) -> list[
     return _distinct([(held_out, None)], batch_size) * count
 
 
-def _arrays_of(examples: Sequence[tuple[int, Part]], shuffle: bool) -> "Arrays | Stream":
+def _arrays_of(examples: Sequence[tuple[int, Part]], shuffle: bool, multiple: int = 1) -> "Arrays | Stream":
     """The examples of some models, by number; arrays on the current device."""
     first = examples[0][1]
     if isinstance(first, Stream):
         return first
     if all(each is first for _, each in examples):
-        return Arrays(_tensors(first.arrays), None, shuffle)
+        return Arrays(_tensors(first.arrays), None, shuffle, multiple)
     weights = {number: _tensors(each.arrays[2]) for number, each in examples if isinstance(each, Examples)}
     return Arrays(_tensors(first.arrays[:2]), weights, shuffle)
 
@@ -238,17 +251,19 @@ class Arrays:
         shared: arrays that all members share, in the structure that Keras's steps take.
         weights: sample weights by number of the model, where they differ.
         shuffle: whether each epoch has an order of its own.
+        multiple: fill up the orders to a multiple of it, where they are shuffled; 1 fills up nothing.
     """
 
-    def __init__(self, shared: Any, weights: dict[int, Any] | None, shuffle: bool) -> None:
-        self._shared, self._weights, self._shuffle = shared, weights, shuffle
+    def __init__(self, shared: Any, weights: dict[int, Any] | None, shuffle: bool, multiple: int = 1) -> None:
+        self._shared, self._weights, self._shuffle, self._multiple = shared, weights, shuffle, multiple
         self._rows = int(leaves(shared)[0].shape[0])
 
     def batches(self, numbers: Sequence[int], seeds: Sequence[int], epoch: int) -> Batches:
         """The batches of an epoch for some models, given their numbers and the seeds of their orders."""
         orders = None
         if self._shuffle:
-            distinct = {seed: epoch_order(self._rows, seed, epoch) for seed in dict.fromkeys(seeds)}
+            padding = (0, -self._rows % self._multiple)
+            distinct = {seed: np.pad(epoch_order(self._rows, seed, epoch), padding) for seed in dict.fromkeys(seeds)}
             # One order for all where all have one seed: then no member needs a batch of its own.
             orders = tf.constant(
                 distinct[seeds[0]] if len(distinct) == 1 else np.stack([distinct[seed] for seed in seeds])
@@ -257,7 +272,7 @@ class Arrays:
         if self._weights is not None:
             own = [self._weights[number] for number in numbers]
             weights = tf.nest.map_structure(lambda *parts: tf.stack(parts), *own)
-        return Batches(self._shared, orders, weights)
+        return Batches(self._shared, orders, weights, self._rows if self._multiple > 1 else None)
 
 
 def _tensors(structure: Any) -> Any:

@@ -1,7 +1,8 @@
-"""A member of a fused network: its logs, its callbacks and its state."""
+"""A run that trains together with others: its logs, its callbacks and its state."""
 
 import functools
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from kerasnn.callbacks.divergence import is_finite
 from kerasnn.callbacks.early_stopping import early_stopping
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.components import optimizers
@@ -17,6 +19,7 @@ from kerasnn.config.run import RunConfig
 from kerasnn.config.sections import OptimizerConfig
 from kerasnn.data.loading import Data
 from kerasnn.fused.run_structure import shapes_of
+from kerasnn.fused.template import Template
 from kerasnn.models.from_config import build_network
 
 Logs = dict[str, float]
@@ -29,13 +32,13 @@ class MemberState:
 
     Args:
         epoch: epochs completed.
-        variables: weights, seeds and optimizer variables by name.
+        variables: weights, seeds, variables of the optimizer and of metrics.
         weights: the weights of the best epoch ("best"), and those that early stopping keeps ("early_stopping").
         counters: the history and the counters of the callbacks, as JSON values.
     """
 
     epoch: int
-    variables: dict[str, np.ndarray] = field(repr=False)
+    variables: list[np.ndarray] = field(repr=False)
     weights: dict[str, list[np.ndarray]] = field(repr=False)
     counters: dict[str, Any] = field(repr=False)
 
@@ -44,7 +47,9 @@ class Member:
     """A run that trains together with others.
 
     Args:
+        number: its position among the runs.
         config: the run.
+        template: what stands for all runs.
         data: prepared data.
         state: the state to resume from.
         direction: the better direction of `training.monitor`; "auto" decides by its name.
@@ -58,18 +63,29 @@ class Member:
         state: the state for `train_fused(initial=...)`; None for a diverged member.
     """
 
+    reads_variables = False
+
     def __init__(
-        self, config: RunConfig, data: Data, state: MemberState | None = None, direction: Mode = "auto"
+        self,
+        number: int,
+        config: RunConfig,
+        template: Template,
+        data: Data,
+        state: MemberState | None = None,
+        direction: Mode = "auto",
     ) -> None:
-        self.config = config
-        self.status: Status = "running"
+        self.number, self.config, self.seed = number, config, config.seed
+        self.numbers = template.numbers_of(config)
+        self.running = True
+        self.logs: Logs = {}
         self.history: dict[str, list[float]] = {}
         self.weights: list[np.ndarray] = []
         self.best_weights: list[np.ndarray] | None = None
         self.best_epoch: int | None = None
         self.state: MemberState | None = state
-        self._shapes = shapes_of(data)
-        self._updates = math.ceil(len(data.x_train) / config.training.batch_size)
+        self.steps = math.ceil(len(data.x_train) / config.training.batch_size)
+        self._template, self._shapes = template, shapes_of(data)
+        self._has_diverged = False
         settings = config.training
         has_validation = data.x_validation is not None
         config.check_monitors(validation=has_validation)
@@ -100,6 +116,20 @@ class Member:
         """Epochs completed."""
         return len(self.history.get("loss", ()))
 
+    @property
+    def status(self) -> Status:
+        """Whether and how it has ended."""
+        if self._has_diverged:
+            return "diverged"
+        if self.running:
+            return "running"
+        return "finished" if self.stops or self.epochs == self.config.training.epochs else "stopped"
+
+    @property
+    def stops(self) -> bool:
+        """Whether it ends here: a callback has asked for it, or it has diverged."""
+        return self._has_diverged or self._model.stop_training
+
     def model(self) -> keras.Model:
         """A plain Keras model with the final weights; it takes prepared examples."""
         model = build_network(self.config, self._shapes)
@@ -110,50 +140,69 @@ class Member:
     def _callbacks(self) -> list[keras.callbacks.Callback]:
         return [self._learning_rate, *([] if self._early_stopping is None else [self._early_stopping])]
 
-    def values_by_update(self, epoch: int) -> dict[str, np.ndarray]:
+    def values(self) -> list[np.ndarray]:
+        """The values of its variables before the first step."""
+        return self._template.initial_values(self.config) if self.state is None else self.state.variables
+
+    def values_by_update(self, epoch: int) -> tuple[np.ndarray, ...]:
         """The learning rate at every update of an epoch, and the momentum if it changes, each `(updates,)`."""
-        rates = self._learning_rate.rates(epoch, self._updates)
+        rates = self._learning_rate.rates(epoch, self.steps)
         self._model.optimizer.learning_rate = rates[-1]
-        momenta = self._learning_rate.momenta(epoch, self._updates)
-        return {"learning_rate": rates} if momenta is None else {"learning_rate": rates, "momentum_by_update": momenta}
+        momenta = self._learning_rate.momenta(epoch, self.steps)
+        return (rates,) if momenta is None else (rates, momenta)
 
-    def end_epoch(self, epoch: int, logs: Logs, weights: list[np.ndarray], is_finite: bool) -> None:
-        """Record an epoch, and decide whether to continue.
+    def named(self, logs: Mapping[str, Any], of: keras.Model) -> Logs:
+        """Logs as numbers."""
+        return {name: float(value) for name, value in logs.items()}
 
-        Args:
-            epoch: the epoch, counted from 0.
-            logs: its logged values; the learning rate is added to them.
-            weights: the weights at its end.
-            is_finite: whether all weights are finite.
-        """
-        if not is_finite or not all(map(math.isfinite, logs.values())):
-            self.status, self.state = "diverged", None
+    def begin(self) -> None:
+        """Nothing: its callbacks have begun."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Nothing: no callback asks for it."""
+
+    def end_steps(self, logs: Logs, epoch: int) -> None:
+        """The epoch's last step has ended."""
+        self.logs = logs
+
+    def begin_evaluation(self) -> None:
+        """Nothing: no callback asks for it."""
+
+    def end_evaluation(self, logs: Logs, steps: int) -> None:
+        """Validation has ended."""
+        self.logs |= {f"val_{name}": value for name, value in logs.items()}
+
+    def end_epoch(self, epoch: int, values: Callable[[Sequence[int]], list[np.ndarray]]) -> None:
+        """Record an epoch, and decide whether to continue; the learning rate is added to the logs."""
+        weights = values(self._template.weights)
+        if not all(map(math.isfinite, self.logs.values())) or not all(map(is_finite, weights)):
+            self._has_diverged, self.state = True, None
             return
-        self.weights = [weight.copy() for weight in weights]
+        self.weights = weights
         for callback in self._callbacks:
-            callback.on_epoch_end(epoch, logs)
-        for name, value in logs.items():
+            callback.on_epoch_end(epoch, self.logs)
+        for name, value in self.logs.items():
             self.history.setdefault(name, []).append(value)
-        if self._best.update(logs[self._monitor]):
+        if self._best.update(self.logs[self._monitor]):
             self.best_epoch, self.best_weights = epoch, self.weights
-        if self._model.stop_training or epoch + 1 == self.config.training.epochs:
-            self.status = "finished"
 
-    def end(self, variables: dict[str, np.ndarray], averages: list[np.ndarray | None]) -> None:
+    def assign(self, values: list[np.ndarray]) -> None:
+        """Nothing: no callback reads variables."""
+
+    def end(self, values: list[np.ndarray]) -> None:
         """Keep the state, then end training as Keras's `fit` does.
 
         Args:
-            variables: the values of the program's variables by name.
-            averages: for each weight its moving average, or None.
+            values: the values of the template's variables.
         """
-        if self.status == "diverged":
+        if self._has_diverged:
             return
         stopping = self._early_stopping
         counters = {} if stopping is None else {name: getattr(stopping, name) for name in _EARLY_STOPPING}
         kept = {"best": self.best_weights, "early_stopping": getattr(stopping, "best_weights", None)}
         self.state = MemberState(
             self.epochs,
-            variables,
+            [value.copy() for value in values],
             {name: weights for name, weights in kept.items() if weights is not None},
             {
                 "history": {name: list(values) for name, values in self.history.items()},
@@ -162,8 +211,8 @@ class Member:
                 "early_stopping": counters,
             },
         )
-        pairs = zip(self.weights, averages, strict=True)
-        self.weights = [weight if average is None else average for weight, average in pairs]
+        pairs = zip(self.weights, self._template.averages, strict=True)
+        self.weights = [weight if average is None else self.state.variables[average] for weight, average in pairs]
         if stopping is not None:
             stopping.on_train_end()
 

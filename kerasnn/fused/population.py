@@ -10,9 +10,11 @@ import tensorflow as tf
 from kerasnn.config.schema import short
 from kerasnn.distribute.replicas import optimizers_of
 from kerasnn.engine.checks import Checks
-from kerasnn.fused.fitted import FittedModel
+from kerasnn.fused.fitted import FittedModel, program_for
+from kerasnn.fused.group import Group
 from kerasnn.fused.inputs import Inputs
-from kerasnn.fused.model_groups import ModelGroup, capacity, placement, program_for
+from kerasnn.fused.program import FusedProgram
+from kerasnn.fused.sizes import capacity, group_devices
 from kerasnn.fused.structure import Structure
 
 Logs = dict[str, float]
@@ -140,15 +142,24 @@ class Population:
         self._group.restore(state)
 
 
-class _Group(ModelGroup):
-    """Members along one axis, whose rows can be exchanged."""
+class _Group(Group):
+    """Members along one axis, whose rows can be exchanged.
+
+    Args:
+        fitted: the members.
+        arguments: further arguments of `Group`.
+    """
+
+    def __init__(self, program: FusedProgram, fitted: Sequence[FittedModel], *arguments: Any) -> None:
+        super().__init__(program, fitted, *arguments)
+        self._fitted = fitted
 
     @property
     def state(self) -> list[tf.Tensor]:
         return self._state
 
     def gather(self, parents: Sequence[int]) -> None:
-        kept = _own(self.members[0].structure)
+        kept = _own(self._fitted[0].structure)
         with tf.device(self.device):
             rows = tf.constant(parents)
             self._state = [
@@ -161,7 +172,7 @@ class _Group(ModelGroup):
 
     def set_numbers(self, row: int, structure: Structure) -> None:
         own, known = structure.numbers, self.program.positions
-        first = self.members[0].structure
+        first = self._fitted[0].structure
         if structure.key != first.key or any(
             number.value != fixed.value
             for position, (number, fixed) in enumerate(zip(own, first.numbers, strict=True))
@@ -176,7 +187,7 @@ class _Group(ModelGroup):
                 self._state[position] = _replaced(self._state[position], row, value)
 
     def weights(self, row: int) -> list[np.ndarray]:
-        return [self._state[position][row].numpy() for position in self.members[row]._weights]
+        return [self._state[position][row].numpy() for position in self._fitted[row].weights]
 
     def is_finite(self) -> list[bool]:
         floating = [value for value in self._state if value.dtype.is_floating]
@@ -218,8 +229,9 @@ def _own(structure: Structure) -> set[int]:
 def _group(members: Sequence[FittedModel], count: int, inputs: Inputs) -> _Group:
     """The group of the first `count` members, whose program holds the numbers in which any members differ."""
     program = program_for(members, inputs)
-    device, _ = placement(count)
-    if (most := capacity(program, members[0].model, inputs, 1)) < count:
+    device = group_devices(1)[0]
+    batch_size = max(inputs.batch_size, inputs.validation_batch_size)
+    if (most := capacity(program.model, program.variables, batch_size, 1)) < count:
         raise ValueError(f"a population must fit into memory at once: at most {most} members, received {count}")
     with tf.device(device):
         train, validation = inputs.on_device([member.number for member in members[:count]])

@@ -1,317 +1,358 @@
-"""The program that trains members of one structure through an epoch, each as it would train alone."""
+"""The program that trains and evaluates models of one structure, each as it would train alone."""
 
 import functools
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, Self
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from kerasnn.components import activations
 from kerasnn.components.variables import NumberVariable
-from kerasnn.config.run import RunConfig
-from kerasnn.config.sections import ConvLayer
-from kerasnn.fused.ensemble import over_members
-from kerasnn.fused.run_structure import (
-    OPTIMIZER_ARGUMENTS,
-    Shapes,
-    cycles_momentum,
-    hidden_activations,
-    is_selectable,
-    member_values,
-)
-from kerasnn.fused.tracing import for_members, without_distribution
-from kerasnn.models.from_config import build_network, compile_model
-from kerasnn.models.layers import network_starts
-
-CACHED_PROGRAMS = 8
-"""Programs cached for further groups."""
-VALIDATION_ROWS = 1024
-"""Upper bound of the validation examples in a batch."""
-PADDED_FROM = 16
-"""Number of full batches in an epoch from which padding a short last batch costs less than compiling a step for it."""
+from kerasnn.engine.bounds import Bounds
+from kerasnn.engine.examples import each
+from kerasnn.engine.graph import Operations
+from kerasnn.engine.steps import logs_are_metrics, of_unknown_size
+from kerasnn.fused.structure import Parts
+from kerasnn.fused.tracing import for_members
+from kerasnn.keras_private import compile_argument
 
 
-def _selected_activation(values: dict[str, keras.Variable], name: str, choices: Sequence[str]) -> Callable[[Any], Any]:
-    """An activation that each member selects by the position in `choices` that its value gives."""
-    functions = [activations.get(json.loads(choice)) for choice in choices]
-    if len(functions) == 1:
-        return functions[0]
-    values[name] = selected = NumberVariable(0.0, dtype="float32", trainable=False, name=name)
+class NotFusableError(ValueError):
+    """Why models cannot be trained as one program, in one line."""
 
-    def activation(x: Any) -> Any:
-        output = functions[0](x)
-        for position, function in enumerate(functions[1:], start=1):
-            output = tf.where(tf.equal(tf.convert_to_tensor(selected), position), function(x), output)
-        return output
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        """What another error says, with its type."""
+        if isinstance(error, cls):
+            return error
+        # TensorFlow writes where it happened first, and what at the end.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        return cls(f"{type(error).__name__}: {lines[-1 if lines[0] == 'in user code:' else 0][:200]}")
 
-    return activation
+
+class Batches(NamedTuple):
+    """Examples in batches.
+
+    Args:
+        shared: arrays that all members share, `(examples, …)`, in the structure that Keras's steps take.
+        orders: the rows in the order of the epoch, `(examples,)` if all members share it, else `(members, examples)`;
+            None takes them in order.
+        weights: sample weights of each member, `(members, examples, …)`, or None.
+        filled_from: position in the order from which it only fills up the last batch; the step then gets 1 for each
+            example and 0 for each that fills up, `(batch,)`, as the last part of its batch. None fills up nothing.
+    """
+
+    shared: Any
+    orders: Any
+    weights: Any
+    filled_from: int | None = None
 
 
 class FusedProgram:
-    """An epoch of training and one of validation for any number of members, each compiled by XLA as a whole.
+    """A model's own `train_step` and `test_step`, run for all members at once over the batches of an epoch.
 
     Args:
-        config: the template of the members' runs.
-        choices: for each hidden layer, the activations that members select from.
-        shapes: the shapes of the data.
+        structure: of the model that stands for all members.
+        positions: which of its numbers are the members' own.
+        batch: structure, shapes and types of a training batch, as `tf.TensorSpec`s.
+        batch_size: examples in a batch.
+        validation_batch: a validation batch likewise; None where there is none.
+        validation_batch_size: examples in a batch of validation.
+        by_update: positions of the values that are given for every update, among the structure's variables, followed
+            by the members' own numbers.
+        sizes_known: whether Keras would know the size of whole batches when it traces the step.
+        xla: whether XLA may compile it where the model leaves that open.
 
     Attributes:
-        variables: the variables of one member: weights, seeds, the optimizer's variables.
-        names: their names.
-        values: variables that hold the values that differ by member, by name.
-        weights: for each weight of `get_weights()`, its position in `variables`.
-        averages: for each weight, the position of its moving average in `variables`, or None.
-        operations: multiplications and additions of one member's update, per example.
-        train: runs an epoch of training.
-        validate: runs an epoch of validation.
+        positions: as given.
+        by_update: as given.
+        xla: whether XLA compiles it.
+        train: an epoch of training.
+        validate: an evaluation.
+        reset: begins an epoch or an evaluation that `train_on` or `validate_on` runs in parts.
+
+    Raises:
+        NotFusableError: the model's step uses state that is not the model's.
     """
 
-    def __init__(self, config: RunConfig, choices: tuple[tuple[str, ...], ...], shapes: Shapes) -> None:
-        self.config = config
-        self._choices = choices
-        self._shapes = shapes
-        self.model = model = build_network(config, shapes)
-        compile_model(model, config)
-        self.optimizer = optimizer = model.optimizer
-        labels = tf.TensorSpec((2, *shapes.label_shape), shapes.label_dtype)
-        with without_distribution():
-            model._symbolic_build(data_batch=(tf.TensorSpec((2, *shapes.input_shape), tf.float32), labels))
-        self.values = self._variables_by_member()
-        named = {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.variables}
-        named |= {
-            f"optimizer/{position}": variable
-            for position, variable in enumerate(_optimizer_variables(optimizer))
-            if variable is not optimizer.learning_rate
-        }
-        self.names, self.variables = list(named), list(named.values())
-        positions = {id(variable): position for position, variable in enumerate(self.variables)}
-        averages = optimizer._model_variables_moving_average if optimizer.use_ema else []
-        average_of = {
-            id(weight): positions[id(average)]
-            for weight, average in zip(model.trainable_weights, averages, strict=False)
-            if average is not None
-        }
-        self.weights = [positions[id(weight)] for weight in model.weights]
-        self.averages = [average_of.get(id(weight)) for weight in model.weights]
-        self.metrics = model.metrics_variables
-        self._initial_values = [variable.numpy() for variable in self.variables]
-        self._initial_metrics = [metric.numpy() for metric in self.metrics]
-        self._mapped = [*self.variables, *self.metrics, *self.values.values()]
-        self._results = tf.function(over_members(model.get_metrics_result, self.metrics), autograph=False)
-        # Partials, because TensorFlow warns of retracing the same function; these are traced for each size.
-        self.train = tf.function(functools.partial(self._train), jit_compile=True, autograph=False)
-        self.validate = tf.function(functools.partial(self._validate), jit_compile=True, autograph=False)
-        kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]
-        # The forward pass, and the gradients of the inputs and of the kernel.
-        self.operations = 6 * sum(math.prod((*layer.kernel.shape, *layer.output.shape[1:-1])) for layer in kernels)
-
-    def _variables_by_member(self) -> dict[str, keras.Variable]:
-        """Replace the values that differ by member with variables, and return these by name."""
-        values = {"learning_rate": self.optimizer.learning_rate}
-
-        def replace(name: str, attributes: dict[str, Any], key: str) -> None:
-            # Past Keras's __setattr__, which would count the variable as a weight.
-            values[name] = attributes[key] = NumberVariable(0.5, dtype="float32", trainable=False, name=name)
-
-        config, model = self.config, self.model
-        for position, layer in enumerate(config.network.hidden, start=1):
-            weighted = f"{'conv' if isinstance(layer, ConvLayer) else 'dense'}_{position}"
-            if layer.dropout and config.regularization.dropout_kind != "gaussian_dropout":
-                replace(f"dropout_{position}", vars(model.get_layer(f"dropout_{position}")), "rate")
-            for kind in ("l1", "l2"):
-                if getattr(layer, kind):
-                    replace(f"{kind}_{position}", vars(model.get_layer(weighted).kernel_regularizer), kind)
-            choices = self._choices[position - 1]
-            if is_selectable(choices[0]):
-                separate = getattr(layer, "batch_norm", None)
-                activated = model.get_layer(f"activation_{position}" if separate else weighted)
-                activated.activation = _selected_activation(values, f"activation_{position}", choices)
-        for kind in ("l1", "l2"):
-            if getattr(config.regularization, f"output_{kind}"):
-                replace(f"{kind}_output", vars(model.get_layer("output").kernel_regularizer), kind)
-        if config.loss.label_smoothing:
-            attributes = vars(model.loss)
-            replace("label_smoothing", attributes.get("_fn_kwargs", attributes), "label_smoothing")
-        for name in OPTIMIZER_ARGUMENTS:
-            if getattr(config.optimizer, name):
-                replace(name, vars(self.optimizer), name)
-        if cycles_momentum(config):
-            name = "momentum" if hasattr(self.optimizer, "momentum") else "beta_1"
-            replace("momentum_by_update", vars(self.optimizer), name)
-            values.pop("momentum", None)
-        return values
-
-    def values_of(self, config: RunConfig) -> dict[str, float]:
-        """A member's values for `values`, except those that change at every update."""
-        activations = {
-            f"activation_{position}": float(choices.index(activation))
-            for position, (choices, activation) in enumerate(
-                zip(self._choices, hidden_activations(config), strict=True), start=1
-            )
-        }
-        return {name: value for name, value in (member_values(config) | activations).items() if name in self.values}
-
-    def initial_state(self, config: RunConfig, known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """A member's initial values of `variables`, without building its network.
-
-        Args:
-            config: the member's run.
-            known: values by name that a resumed member has already.
-        """
-        starts = network_starts(config.network, config.seed)
-        values = []
-        for name, variable, value in zip(self.names, self.variables, self._initial_values, strict=True):
-            layer, _, kind = name.partition("/")
-            layer_kind, _, position = layer.rpartition("_")
-            start = starts[int(position) - 1 if position.isdecimal() else -1]
-            if name in known:
-                values.append(known[name])
-            elif kind in ("kernel", "bias"):
-                values.append(np.asarray(getattr(start, kind)(variable.shape, dtype=variable.dtype)))
-            elif kind == "seed_generator_state":
-                seed = start.dropout_seed if layer_kind == "dropout" else start.activation_seed
-                values.append(np.array([seed, 0], variable.dtype))
-            else:
-                values.append(value)
-        return values
-
-    def _forward(self, training: bool, x: Any, y: Any, sample_weight: Any, count: Any) -> Any:
-        outputs = self.model(x, training=training)
-        loss = self.model._compute_loss(x, y, outputs, sample_weight, training=training)
-        self.model._loss_tracker.update_state(loss, sample_weight=count)
-        return outputs, loss
-
-    def _train_step(self, real: Any, x: Any, y: Any, sample_weight: Any = None) -> None:
-        """Keras's `train_step`, on values instead of variables.
-
-        Args:
-            real: 1 for examples, 0 for padding, `(batch,)`.
-            x: inputs, `(batch, ...)`.
-            y: labels, `(batch, ...)`.
-            sample_weight: weights of the examples in the loss, `(batch,)`.
-        """
-        weights = self.model.trainable_weights
-        values = [weight.value for weight in weights]
-        # Keras divides the loss by the batch size, whatever the weights are.
-        count = tf.reduce_sum(real)
-        share = real * (tf.cast(tf.size(real), tf.float32) / count)
-        sample_weight = share if sample_weight is None else sample_weight * share
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            outputs, loss = self._forward(True, x, y, sample_weight, count)
-            loss = self.optimizer.scale_loss(loss)
-        self.optimizer.apply(tape.gradient(loss, values), weights)
-        self._update_metrics(y, outputs, real)
-
-    def _test_step(self, x: Any, y: Any) -> None:
-        """Keras's `test_step`; all members share the batch."""
-        outputs, _ = self._forward(False, x, y, None, tf.shape(x)[0])
-        self._update_metrics(y, outputs, None)
-
-    def _update_metrics(self, y: Any, outputs: Any, real: Any) -> None:
-        for metrics in filter(None, self.model._compile_metrics._flat_metrics):
-            metrics.update_state(y, outputs, sample_weight=real)
-
-    def _train(
+    def __init__(
         self,
+        structure: Parts,
+        positions: Sequence[int],
+        batch: Any,
+        batch_size: int,
+        validation_batch: Any,
+        validation_batch_size: int,
+        by_update: Sequence[int] = (),
+        sizes_known: bool = True,
+        xla: bool = True,
+    ) -> None:
+        self.model = structure.model
+        self.positions = positions
+        self.variables = structure.variables
+        self._batch_sizes = {"train_step": batch_size, "test_step": validation_batch_size}
+        self._numbers = [
+            (number, NumberVariable(float(number.value), dtype="float32", trainable=False, name="number"))
+            for number in map(structure.numbers.__getitem__, positions)
+        ]
+        self._mapped = [*self.variables, *(variable for _, variable in self._numbers)]
+        self.by_update = by_update
+        self._sizes_known = sizes_known
+        self._bounds = Bounds()
+        self._steps: dict[str, Step] = {}
+        largest_table = 0
+        obstacle = None
+        for name, specs in (("train_step", batch), ("test_step", validation_batch)):
+            if specs is None:
+                continue
+            self._steps[name] = step = self._inspected(name, specs)
+            obstacle = obstacle or step.operations.against_xla(self._bounds.largest_table)
+            largest_table = max(largest_table, self._bounds.largest_table)
+        asked = compile_argument(self.model)
+        self._use(xla=(xla and obstacle is None) if asked == "auto" else bool(asked))
+
+    def _use(self, xla: bool) -> None:
+        self.xla = xla
+        # Partials, because TensorFlow warns of retracing the same function; these are traced for each size.
+        self.train = tf.function(functools.partial(self._epoch, "train_step"), jit_compile=xla, autograph=False)
+        self.validate = tf.function(functools.partial(self._epoch, "test_step"), jit_compile=xla, autograph=False)
+        part = functools.partial(self._epoch, resets=False)
+        self.train_on = tf.function(functools.partial(part, "train_step"), jit_compile=xla, autograph=False)
+        self.validate_on = tf.function(functools.partial(part, "test_step"), jit_compile=xla, autograph=False)
+        self.reset = tf.function(functools.partial(self._reset), autograph=False)
+
+    def without_xla(self) -> None:
+        """Run as TensorFlow graphs from now on."""
+        self._use(xla=False)
+
+    def _scope(self, values: Sequence[Any]) -> keras.StatelessScope:
+        """A scope in which the model's variables have these values."""
+        return keras.StatelessScope(list(zip(self._mapped, values, strict=True)), collect_losses=True)
+
+    @contextmanager
+    def _as_members(self) -> Iterator[None]:
+        """The model with variables in the place of its members' own numbers, traced for members."""
+        for number, variable in self._numbers:
+            number.owner[number.key] = variable
+        try:
+            with for_members():
+                yield
+        finally:
+            for number, _ in self._numbers:
+                number.owner[number.key] = number.value
+
+    def _inspected(self, name: str, batch: Any) -> "Step":
+        """Trace a step for one member, to see what it reads, assigns and returns."""
+        assigned: list[int] = []
+        known = {id(variable) for variable in self._mapped}
+        method = getattr(self.model, name)
+
+        def step(values: list[Any], data: Any) -> Any:
+            with self._scope(values) as scope:
+                before = dict(scope.state_mapping)
+                with self._bounds.checked():
+                    logs = _tensors(method(data))
+                if not scope.state_mapping.keys() <= known:
+                    raise NotFusableError(f"{name} assigns a variable that is not the model's own")
+                assigned.extend(
+                    position
+                    for position, variable in enumerate(self.variables)
+                    if scope.state_mapping[id(variable)] is not before[id(variable)]
+                )
+            return logs
+
+        specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._mapped]
+        with self._as_members():
+            try:
+                function = tf.function(step, autograph=False).get_concrete_function(specs, batch)
+            except Exception as error:
+                raise NotFusableError.of(error) from error
+        if any(tensor.dtype == tf.resource for tensor in function.captured_inputs):
+            raise NotFusableError(f"{name} reads a variable that is not a Keras variable of the model's own")
+        operations = Operations.of(function)
+        if draw := operations.stateful_draw():
+            raise NotFusableError(f"{draw} (tf.random) draws other numbers in each graph; use keras.random")
+        if operations.write_summaries:
+            raise NotFusableError(f"{name} writes tf.summary values")
+        logs = tf.nest.map_structure(lambda log: tf.TensorSpec(log.shape, log.dtype), function.structured_outputs)
+        deferred = logs_are_metrics(self.model, name) or getattr(method, "returns_metrics", False)
+        return Step(name, assigned, logs, operations, deferred)
+
+    def _reset(self, state: list[Any], numbers: list[Any]) -> Any:
+        """The values with metrics that have seen nothing."""
+        with self._as_members():
+            return self._over(self.model.reset_metrics)(state, numbers, ())[0]
+
+    def _epoch(
+        self,
+        name: str,
         state: list[Any],
-        values: dict[str, Any],
-        orders: Any,
-        values_by_update: dict[str, Any],
-        examples: Sequence[Any],
-    ) -> tuple[list[Any], dict[str, Any]]:
-        """An epoch of training.
+        numbers: list[Any],
+        batches: Batches,
+        by_update: Sequence[Any] = (),
+        resets: bool = True,
+    ) -> Any:
+        """Run a step on all batches.
 
         Args:
-            state: values of `variables`, each `(members, ...)`.
-            values: values that differ by member, each `(members,)`.
-            orders: each member's order of the examples, `(members, examples)`.
-            values_by_update: values that change at every update, each `(members, updates)`.
-            examples: x, y and, if given, sample weights, each `(examples, ...)`.
+            name: "train_step" or "test_step".
+            state: values of `variables`, each `(members, …)`.
+            numbers: the members' own numbers, each `(members,)`.
+            batches: the examples.
+            by_update: values that are given for every update, each `(members, updates)`.
+            resets: whether metrics begin anew.
 
         Returns:
-            The new state, and the logs, each `(members,)`.
+            The new values, the logs, each `(members, …)`, and for each member the first index out of range.
         """
-        members, rows = orders.shape
-        batch_size = self.config.training.batch_size
-        end = len(state) + len(self.metrics)
-
-        def mapped_values(carried: Sequence[Any], update: Any) -> list[Any]:
-            current = {**values, **{name: by_update[:, update] for name, by_update in values_by_update.items()}}
-            return [*carried, *(current[name] for name in self.values)]
-
-        # The statistics of a batch would include its padding.
-        normalized = any(isinstance(layer, keras.layers.BatchNormalization) for layer in self.model.layers)
-        padding = 0 if normalized or rows < PADDED_FROM * batch_size else -rows % batch_size
-        orders = tf.pad(orders, [[0, 0], [0, padding]])
-
-        def run_batch(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
-            order = tf.slice(orders, [0, row], [members, size])
-            batch = [tf.gather(array, order) for array in examples]
-            real = tf.cast(row + tf.range(size) < rows, tf.float32)
-            return step(mapped_values(carried, row // batch_size), real, *batch)
-
-        def step_members(mapped: list[Any], real: Any, *batch: Any) -> list[Any]:
-            return over_members(functools.partial(self._train_step, real), self._mapped)(mapped, *batch)[1][:end]
-
-        begin = [*state, *self._blank_metrics(members)]
-        with for_members():
-            # A short last batch needs a step of any size, so that it is not traced twice.
-            size = None if (rows + padding) % batch_size else batch_size
-            step = tf.function(step_members, autograph=False).get_concrete_function(
-                [tf.TensorSpec(value.shape, value.dtype) for value in mapped_values(begin, 0)],
-                tf.TensorSpec((size,), tf.float32),
-                *(tf.TensorSpec((members, size, *array.shape[1:]), array.dtype) for array in examples),
+        step, members = self._steps[name], state[0].shape[0]
+        orders = batches.orders
+        rows = tf.nest.flatten(batches.shared)[0].shape[0] if orders is None else orders.shape[-1]
+        with self._as_members():
+            state = self._over(self.model.reset_metrics)(state, numbers, ())[0] if resets else list(state)
+            logs = tf.nest.map_structure(
+                lambda log: tf.zeros((members, *log.shape), log.dtype), {} if step.deferred else step.logs
             )
-            carried = _in_batches(run_batch, begin, rows + padding, batch_size)
-            return carried[: len(state)], self._results(carried[len(state) :])[0]
+            failure = tuple(tf.zeros(members, tf.as_dtype(type_)) for type_ in (tf.int32, tf.int64))
+            moving = [state[position] for position in step.assigned]
+            run = functools.partial(self._run, step, [*state, *numbers], batches, by_update)
+            size = self._batch_sizes[name]
+            full = rows - rows % size
+            uneven = rows % size > 0 or not self._sizes_known
+            carried = (moving, logs, failure)
+            if full:
+                _, carried = tf.while_loop(
+                    lambda row, _: row < full,
+                    lambda row, carried: (row + size, run(row, size, uneven, carried)),
+                    (tf.constant(0), carried),
+                )
+            if full < rows:
+                carried = run(tf.constant(full), rows - full, True, carried)
+            moving, logs, failure = carried
+            for position, value in zip(step.assigned, moving, strict=True):
+                state[position] = value
+            for position, values in zip(self.by_update, by_update, strict=False):
+                if position < len(state):
+                    # As in `fit`, the optimizer keeps the last update's.
+                    state[position] = values[:, -1]
+            results = self._over(self.model.get_metrics_result)(state, numbers, ())[1]
+            if step.deferred or results.keys() == logs.keys():
+                logs = results
+        return state, logs, failure
 
-    def _validate(self, state: list[Any], values: dict[str, Any], examples: Sequence[Any]) -> dict[str, Any]:
-        """The logs of validation, each `(members,)`, on `examples`, the x and y that all members share."""
-        members = state[0].shape[0]
-        # Values that change at every update are not used here.
-        by_member = [values.get(name, tf.zeros(members)) for name in self.values]
+    def _run(
+        self,
+        step: "Step",
+        values: list[Any],
+        batches: Batches,
+        by_update: Sequence[Any],
+        row: Any,
+        size: int,
+        uneven: bool,
+        carried: Any,
+    ) -> Any:
+        """One batch from `row` on."""
+        moving, _, failed = carried
+        values, count = list(values), len(self.variables)
+        for position, value in zip(step.assigned, moving, strict=True):
+            values[position] = value
+        for position, each_update in zip(self.by_update, by_update, strict=False):
+            values[position] = each_update[:, row // self._batch_sizes[step.name]]
+        shared, own = _batch(batches, row, size)
+        is_example = None
+        if batches.filled_from is not None:
+            is_example = tf.cast(row + tf.range(size) < batches.filled_from, tf.float32)
 
-        def run_batch(carried: Sequence[Any], row: Any, size: int) -> list[Any]:
-            # Without an axis of members, because they share the batch.
-            batch = [tf.slice(array, [row] + [0] * (array.ndim - 1), [size, *array.shape[1:]]) for array in examples]
-            test = over_members(lambda: self._test_step(*batch), self._mapped)
-            return test([*state, *carried, *by_member])[1][len(state) : len(state) + len(carried)]
+        def member_step(*mine: Any) -> Any:
+            data, *weights = mine if shared is None else (shared, *mine)
+            if more := [*weights, *([] if is_example is None else [is_example])]:
+                data = (*data, *more)
+            if uneven:
+                # Keras weights some means by the batch size if it is known when tracing.
+                data = each(of_unknown_size, data)
+            with self._bounds.checked() if self.xla else nullcontext():
+                logs = getattr(self.model, step.name)(data)
+            return _tensors(logs), self._bounds.failure() if self.xla else ()
 
-        rows = examples[0].shape[0]
-        size = -(-rows // -(-rows // VALIDATION_ROWS))
-        with for_members():
-            carried = _in_batches(run_batch, self._blank_metrics(members), rows, size)
-            return {f"val_{name}": log for name, log in self._results(carried)[0].items()}
+        values, (logs, failure) = self._over(member_step)(values[:count], values[count:], own)
+        if failure:
+            failed = tuple(tf.where(failed[0] > 0, old, new) for old, new in zip(failed, failure, strict=True))
+        return [values[position] for position in step.assigned], {} if step.deferred else logs, failed
 
-    def _blank_metrics(self, members: int) -> list[Any]:
-        return [tf.constant(np.stack([metric] * members)) for metric in self._initial_metrics]
+    def _over(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the model, for all members: of the values, the numbers and its arguments."""
+
+        def run(state: list[Any], numbers: list[Any], own: Any) -> Any:
+            assigned: list[int] = []
+
+            def run_member(stacked: Any) -> Any:
+                values, arguments = stacked
+                with self._scope(values) as scope:
+                    before = dict(scope.state_mapping)
+                    results = function(*arguments)
+                changed = [
+                    (position, scope.state_mapping[id(variable)])
+                    for position, variable in enumerate(self.variables)
+                    if scope.state_mapping[id(variable)] is not before[id(variable)]
+                ]
+                assigned[:] = [position for position, _ in changed]
+                return {} if results is None else _tensors(results), [value for _, value in changed]
+
+            results, values = tf.vectorized_map(run_member, ([*state, *numbers], own), warn=False)
+            state = list(state)
+            for position, value in zip(assigned, values, strict=True):
+                state[position] = value
+            return state, results
+
+        return run
+
+    def error(self, failure: Any) -> Exception | None:
+        """The error of an index out of range that an epoch returned, or None."""
+        for check, index in zip(*(part.numpy() for part in failure), strict=True):
+            if check:
+                return self._bounds.error(int(check), int(index))
+        return None
 
 
-def _in_batches(run_batch: Callable[..., list[Any]], carried: list[Any], rows: int, size: int) -> list[Any]:
-    """Run all full batches in a loop, then the rest."""
-    full = rows - rows % size
-    if full:
-        _, *carried = tf.while_loop(
-            lambda row, *_: row < full,
-            lambda row, *carried: [row + size, *run_batch(carried, row, size)],
-            [tf.constant(0), *carried],
-        )
-    return run_batch(carried, full, rows - full) if full < rows else carried
+class Step(NamedTuple):
+    """What tracing showed of a step.
+
+    Args:
+        name: "train_step" or "test_step".
+        assigned: positions of the variables that it assigns.
+        logs: what it returns, as `tf.TensorSpec`s.
+        operations: its operations.
+        deferred: whether its logs are the metrics' results, which are computed after the last batch only.
+    """
+
+    name: str
+    assigned: list[int]
+    logs: Any
+    operations: Operations
+    deferred: bool
 
 
-def _optimizer_variables(optimizer: Any) -> list[keras.Variable]:
-    # Nadam has a variable that it does not track.
-    untracked = [value for value in vars(optimizer).values() if isinstance(value, keras.Variable)]
-    unique = {id(variable): variable for variable in [*optimizer.variables, *untracked]}
-    return [variable for variable in unique.values() if not isinstance(variable, NumberVariable)]
+def _tensors(logs: Any) -> Any:
+    return tf.nest.map_structure(tf.convert_to_tensor, logs)
 
 
-@functools.lru_cache(maxsize=CACHED_PROGRAMS)
-def fused_program(template: str, choices: tuple[tuple[str, ...], ...], shapes: Shapes) -> FusedProgram:
-    """The program for a template, given as JSON; the programs used last are cached with what XLA compiled."""
-    return FusedProgram(RunConfig.from_json(template), choices, shapes)
+def _batch(batches: Batches, row: Any, size: int) -> tuple[Any, Any]:
+    """A batch that all members share, or None, and what each member has of its own."""
+    orders, shared = batches.orders, batches.shared
+    if orders is None:
+        batch = each(lambda array: tf.slice(array, [row, *[0] * (array.ndim - 1)], [size, *array.shape[1:]]), shared)
+        if batches.weights is None:
+            return batch, ()
+        return batch, (each(lambda array: array[:, row : row + size], batches.weights),)
+    if orders.shape.rank == 1:
+        rows = tf.slice(orders, [row], [size])
+        batch = each(lambda array: tf.gather(array, rows), shared)
+        if batches.weights is None:
+            return batch, ()
+        return batch, (each(lambda array: tf.gather(array, rows, axis=1), batches.weights),)
+    rows = tf.slice(orders, [0, row], [orders.shape[0], size])
+    batch = each(lambda array: tf.gather(array, rows), shared)
+    if batches.weights is None:
+        return None, (batch,)
+    return None, (batch, each(lambda array: tf.gather(array, rows, batch_dims=1), batches.weights))

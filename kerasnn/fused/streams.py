@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kerasnn.engine.chunks import LONGEST
 from kerasnn.engine.examples import CHUNK_BYTES
-from kerasnn.fused.model_program import Batches
+from kerasnn.fused.program import Batches
 
 
 class Stream:

@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
@@ -47,6 +47,14 @@ class Number(NamedTuple):
     key: str
     value: Any
     always: bool
+
+
+class Parts(Protocol):
+    """What a program holds of a model: `variables`, and `numbers` that may be each member's own."""
+
+    model: keras.Model
+    variables: list[keras.Variable]
+    numbers: list[Number]
 
 
 _OPTIMIZER = ("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")

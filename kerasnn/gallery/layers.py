@@ -14,7 +14,7 @@ from kerasnn.config.run import RunConfig
 from kerasnn.config.sections import NetworkConfig, RegularizationConfig
 from kerasnn.data.loading import load_data
 from kerasnn.figures.style import BLUE, GREY, INK, ORANGE
-from kerasnn.fused.groups import train_fused
+from kerasnn.fused.train import train_fused
 from kerasnn.models.layers import network_layers
 
 UNITS, EXAMPLES = 16, 12

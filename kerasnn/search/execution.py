@@ -10,7 +10,7 @@ import keras_tuner
 
 from kerasnn.fused.fit import fit_fused
 from kerasnn.fused.fitted import BestWeights
-from kerasnn.fused.model_groups import OnEpoch
+from kerasnn.fused.loop import OnEpoch
 
 logger = logging.getLogger("kerasnn")
 

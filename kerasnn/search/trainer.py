@@ -16,9 +16,9 @@ from kerasnn.config.monitor import BestValue
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import short
 from kerasnn.data.loading import Data, load_data
-from kerasnn.fused.groups import train_fused
 from kerasnn.fused.member import Member
 from kerasnn.fused.run_structure import program_key, reason_not_fusable
+from kerasnn.fused.train import train_fused
 from kerasnn.runs.train import train
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.oracle_config import Hyperband

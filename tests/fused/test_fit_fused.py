@@ -14,7 +14,7 @@ import pytest
 import kerasnn
 from kerasnn.config.schedules import OneCycle
 from kerasnn.distribute.replicas import optimizers_of
-from kerasnn.fused import model_groups
+from kerasnn.fused import fit, fitted, sizes
 from kerasnn.fused.inputs import Inputs
 from kerasnn.fused.structure import Structure
 from tests.zoo.models import ZOO
@@ -32,7 +32,7 @@ L = keras.layers
 @pytest.fixture(autouse=True)
 def always_xla(monkeypatch):
     """XLA wherever it may be used: for trainings as short as these it does not pay."""
-    monkeypatch.setattr(model_groups, "XLA_SECONDS", 0.0)
+    monkeypatch.setattr(sizes, "XLA_SECONDS", 0.0)
 
 
 def built(name, count=3):
@@ -155,7 +155,7 @@ def test_numbers_are_each_models_own():
     def models():
         return [dense(index, **{**shared, name: own}) for index, (name, pair) in enumerate(OWN.items()) for own in pair]
 
-    model_groups._programs.clear()
+    fitted._programs.clear()
     assert len({Structure(model).key for model in models()}) == 1
     assert_as_alone(
         [Given(model) for model in models()],
@@ -167,7 +167,7 @@ def test_numbers_are_each_models_own():
         sample_weight=[np.linspace(0.1, 1 + index, 37) for index in range(14)],
         validation_split=0.3,
     )
-    assert len(model_groups._programs) == 1
+    assert len(fitted._programs) == 1
 
 
 def test_callbacks_of_each_model(tmp_path):
@@ -276,10 +276,10 @@ def test_refusals_in_a_line(models, options, message):
 
 @pytest.mark.parametrize(("epochs", "xla"), [(2, False), (3000, True)])
 def test_xla_compiles_where_that_pays(epochs, xla, monkeypatch):
-    monkeypatch.setattr(model_groups, "XLA_SECONDS", 2.0)
+    monkeypatch.setattr(sizes, "XLA_SECONDS", 2.0)
     used = []
-    original = model_groups.program_for
-    monkeypatch.setattr(model_groups, "program_for", lambda *given: used.append(original(*given)) or used[-1])
+    original = fit.program_for
+    monkeypatch.setattr(fit, "program_for", lambda *given: used.append(original(*given)) or used[-1])
     models = [dense(index, 3) for index in range(2)]
     stop = {"on_epoch": lambda epoch, logs: list(logs)}
     kerasnn.fit_fused(models, np.ones((8, 4)), np.eye(3)[[0, 1] * 4], batch_size=4, epochs=epochs, verbose=0, **stop)

@@ -17,10 +17,11 @@ from kerasnn.config import catalog
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import Data, from_arrays
-from kerasnn.fused import groups, program
-from kerasnn.fused.groups import train_fused
+from kerasnn.fused import group, loop, program, sizes, template
+from kerasnn.fused import train as fused_train
 from kerasnn.fused.member import Member
 from kerasnn.fused.run_structure import activation_choices, program_key, reason_not_fusable
+from kerasnn.fused.train import train_fused
 from kerasnn.runs.train import train
 
 EPOCHS = 3
@@ -53,11 +54,13 @@ def data() -> Data:
 @pytest.fixture(scope="module", autouse=True)
 def short_batches_are_filled_up():
     """As they are where an epoch has more batches than these have; batch norm's are not."""
-    program.fused_program.cache_clear()
+    template.run_template.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "PADDED_FROM", 4)
+        patch.setattr(fused_train, "FILLED_UP_FROM", 4)
+        # As in a long training.
+        patch.setattr(sizes, "XLA_SECONDS", 0.0)
         yield
-    program.fused_program.cache_clear()
+    template.run_template.cache_clear()
 
 
 def mostly_skipped(cases, kept):
@@ -206,12 +209,11 @@ def test_a_member_that_diverges_fails_alone(data, tmp_path):
 def test_a_group_too_large_for_memory_is_split(data, monkeypatch):
     configs = runs({}, {}, {}, {}, {})
     together = train_fused(configs, data)
-    monkeypatch.setattr(groups, "device_memory", lambda: 150_000)
-    sizes = []
-    group = groups.Group.run
-    monkeypatch.setattr(groups.Group, "run", lambda self, *a: sizes.append(len(self.rows)) or group(self, *a))
+    monkeypatch.setattr(sizes, "device_memory", lambda: 150_000)
+    found, trains = [], group.Group.train
+    monkeypatch.setattr(group.Group, "train", lambda self, *a: found.append(len(self.rows)) or trains(self, *a))
     split = train_fused(configs, data)
-    assert max(sizes) < 5
+    assert max(found) < 5
     for one, other in zip(together, split, strict=True):
         for name, values in one.history.items():
             assert other.history[name] == pytest.approx(values, rel=1e-5)
@@ -220,19 +222,19 @@ def test_a_group_too_large_for_memory_is_split(data, monkeypatch):
 def test_groups_run_at_once_on_the_cores_of_a_cpu(data, monkeypatch):
     configs = runs({}, {}, {}, {}, regularization__dropout=0.2)
     together = train_fused(configs, data)
-    monkeypatch.setattr(groups, "MEMBERS_PER_CORE", 2)
-    monkeypatch.setattr(groups.os, "cpu_count", lambda: 8)
-    met, group = threading.Barrier(2, timeout=30), groups.Group.run
+    monkeypatch.setattr(sizes, "MEMBERS_PER_CORE", 2)
+    monkeypatch.setattr(sizes.os, "cpu_count", lambda: 8)
+    met, trains = threading.Barrier(2, timeout=30), group.Group.train
 
-    def run(self, epoch, examples):
+    def train_with_another(self, epoch):
         met.wait()
-        return group(self, epoch, examples)
+        return trains(self, epoch)
 
-    monkeypatch.setattr(groups.Group, "run", run)
+    monkeypatch.setattr(group.Group, "train", train_with_another)
     # What is traced must not be in the way of another thread: it patches Keras.
     tracing, traced = program.for_members, []
     monkeypatch.setattr(program, "for_members", lambda: traced.append(threading.current_thread()) or tracing())
-    program.fused_program.cache_clear()
+    template.run_template.cache_clear()
     logs = []
     at_once = train_fused(configs, data, on_epoch=lambda epoch, found: logs.append(list(found)))
     assert logs == [[0, 1, 2, 3]] * EPOCHS
@@ -247,14 +249,14 @@ def trained_on(names):
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    found, group = [], groups.Group.run
+    found, trains = [], group.Group.train
 
-    def run(self, epoch, examples):
-        logs = group(self, epoch, examples)
-        found.append((self.state[0].device.rpartition("device:")[2], len(self.rows)))
+    def train_and_note(self, epoch):
+        logs = trains(self, epoch)
+        found.append((self._state[0].device.rpartition("device:")[2], len(self.rows)))
         return logs
 
-    groups.Group.run = run
+    group.Group.train = train_and_note
     configs = runs({}, {}, {}, regularization__dropout=0.2, devices__device=names)
     return [member.history for member in train_fused(configs, examples())], sorted(found)
 
@@ -286,11 +288,11 @@ def test_a_program_offers_the_activations_of_later_runs():
 
 
 def test_programs_are_used_again(data):
-    program.fused_program.cache_clear()
+    template.run_template.cache_clear()
     for index in range(3):
         train_fused(runs({"seed": index}), data, later_configs=runs({}, {"network.activation": "relu"}))
     train_fused(runs({"network.activation": "relu"}), data, later_configs=runs({}))
-    assert program.fused_program.cache_info()[:2] == (3, 1)
+    assert template.run_template.cache_info()[:2] == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -305,13 +307,13 @@ def test_programs_are_used_again(data):
     ],
 )
 def test_groups_have_few_different_sizes(operations, members, size):
-    assert groups.Sizes(operations, epochs=10, compile_cost=100, capacity=100, max_members=92).padded(members) == size
+    assert sizes.Sizes(operations, epochs=10, compile_cost=100, capacity=100, max_members=92).padded(members) == size
 
 
 def test_a_group_goes_on_smaller_where_that_saves_more_than_compiling():
-    sizes = groups.Sizes(operations=1e9, epochs=30, compile_cost=1e11, capacity=100, max_members=0)
-    assert sizes.after_departures(20, members=10, epochs_left=10) == 20
-    assert sizes.after_departures(20, members=10, epochs_left=11) == 10
+    found = sizes.Sizes(operations=1e9, epochs=30, compile_cost=1e11, capacity=100, max_members=0)
+    assert found.after_departures(20, members=10, epochs_left=10) == 20
+    assert found.after_departures(20, members=10, epochs_left=11) == 10
 
 
 def test_results_do_not_depend_on_what_was_trained_before(data):
@@ -328,19 +330,13 @@ def test_results_do_not_depend_on_what_was_trained_before(data):
 
 
 def test_stopped_members_leave_and_the_rest_go_on(data, monkeypatch, tmp_path):
-    sizes = []
-    group = groups.Group.run
-
-    def run(self, epoch, examples):
-        sizes.append(len(self.rows))
-        return group(self, epoch, examples)
-
-    monkeypatch.setattr(groups.Group, "run", run)
-    monkeypatch.setattr(groups, "COMPILE_COST", {"CPU": 0})
+    found, trains = [], group.Group.train
+    monkeypatch.setattr(group.Group, "train", lambda self, *a: found.append(len(self.rows)) or trains(self, *a))
+    monkeypatch.setattr(loop, "COMPILE_COST", {"CPU": 0})
     members = train_fused(runs({}, {}, {}), data, on_epoch=lambda epoch, logs: [0, 2] if epoch == 0 else None)
     assert [member.status for member in members] == ["stopped", "finished", "stopped"]
     assert [len(member.history["loss"]) for member in members] == [1, EPOCHS, 1]
-    assert sizes == [3, 1, 1]
+    assert found == [3, 1, 1]
     assert_as_alone([members[1]], data, tmp_path)
 
 
