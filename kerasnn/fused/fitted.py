@@ -11,9 +11,10 @@ from kerasnn.callbacks.history import HistoryFile
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.callbacks.progress import Progress
 from kerasnn.engine.block_callbacks import flat
+from kerasnn.fused.group import Trainee
 from kerasnn.fused.inputs import Inputs
 from kerasnn.fused.program import FusedProgram
-from kerasnn.fused.structure import Number, Structure
+from kerasnn.fused.structure import Structure
 
 CACHED_PROGRAMS = 8
 """Programs cached for further models, with what XLA compiled."""
@@ -53,7 +54,7 @@ _READS_LOGS_ONLY = (
 )
 
 
-class FittedModel:
+class FittedModel(Trainee):
     """A model whose training a fused program runs, with Keras's callbacks.
 
     Args:
@@ -66,18 +67,14 @@ class FittedModel:
         steps: steps in an epoch.
 
     Attributes:
-        running: whether it trains on.
-        logs: those of the last epoch.
         weights: for each weight of `get_weights()`, its position among the structure's variables.
     """
 
     def __init__(
         self, number: int, model: keras.Model, structure: Structure, callbacks: Any, seed: int, epochs: int, steps: int
     ) -> None:
-        self.number, self.model, self.structure, self.seed = number, model, structure, seed
-        self.steps = steps
-        self.running = True
-        self.logs: dict[str, Any] = {}
+        super().__init__(number, seed, steps, structure.numbers)
+        self.model, self.structure = model, structure
         given = flat(callbacks)
         self.learning_rate = next((each for each in given if isinstance(each, LearningRate)), None)
         self.reads_variables = any(map(_reads_variables, given))
@@ -87,11 +84,6 @@ class FittedModel:
         self.hooks = keras.callbacks.CallbackList(
             callbacks, add_history=True, add_progbar=False, model=model, verbose=0, epochs=epochs, steps=steps
         )
-
-    @property
-    def numbers(self) -> Sequence[Number]:
-        """The numbers of its structure."""
-        return self.structure.numbers
 
     @property
     def stops(self) -> bool:
@@ -118,7 +110,7 @@ class FittedModel:
         """The epoch's last step has ended."""
         for rates in self.values_by_update(epoch):
             self.model.optimizer.learning_rate.assign(rates[-1])
-        self.logs = dict(logs)
+        super().end_steps(logs, epoch)
         self.hooks.on_train_batch_end(self.steps - 1, logs)
 
     def begin_evaluation(self) -> None:
@@ -128,7 +120,7 @@ class FittedModel:
     def end_evaluation(self, logs: dict[str, Any], steps: int) -> None:
         self.hooks.on_test_batch_end(steps - 1, logs)
         self.hooks.on_test_end(logs)
-        self.logs |= {f"val_{name}": value for name, value in logs.items()}
+        super().end_evaluation(logs, steps)
 
     def end_epoch(self, epoch: int, values: Callable[[Sequence[int]], list[np.ndarray]]) -> None:
         """Let the callbacks decide; `values` returns the present values of variables, given their positions."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,8 +14,8 @@ from kerasnn.fused.streams import Stream
 from kerasnn.fused.structure import Number
 
 
-class Trainee(Protocol):
-    """What a group asks of a member.
+class Trainee:
+    """What a group asks of a member; by default it does without callbacks.
 
     Attributes:
         number: its position among those of the call.
@@ -23,35 +23,35 @@ class Trainee(Protocol):
         steps: steps in an epoch.
         numbers: the numbers of its structure.
         running: whether it trains on.
-        stops: whether a callback has asked to stop.
         logs: those of the last epoch.
         reads_variables: whether a callback may read or set its variables.
     """
 
-    number: int
-    seed: int
-    steps: int
-    running: bool
-    logs: dict[str, Any]
-    reads_variables: bool
+    def __init__(self, number: int, seed: int, steps: int, numbers: Sequence[Number]) -> None:
+        self.number, self.seed, self.steps, self.numbers = number, seed, steps, numbers
+        self.running = True
+        self.logs: dict[str, Any] = {}
+        self.reads_variables = False
 
     @property
-    def numbers(self) -> Sequence[Number]: ...
-
-    @property
-    def stops(self) -> bool: ...
+    def stops(self) -> bool:
+        """Whether it ends here."""
+        return False
 
     def values(self) -> list[np.ndarray]:
         """The values of its variables before the first step, and what callbacks have made of them since."""
+        raise NotImplementedError
 
     def assign(self, values: list[np.ndarray]) -> None:
-        """Give its variables values."""
+        """Give its variables values, where callbacks may read them."""
 
     def values_by_update(self, epoch: int) -> tuple[np.ndarray, ...]:
         """What is given for every update of an epoch, each `(updates,)`."""
+        return ()
 
     def named(self, logs: Mapping[str, Any], of: keras.Model) -> dict[str, Any]:
         """Logs of a model of the same structure, under its own names."""
+        return dict(logs)
 
     def begin(self) -> None:
         """Training begins."""
@@ -61,12 +61,14 @@ class Trainee(Protocol):
 
     def end_steps(self, logs: dict[str, Any], epoch: int) -> None:
         """The epoch's last step has ended."""
+        self.logs = dict(logs)
 
     def begin_evaluation(self) -> None:
         """Validation begins."""
 
     def end_evaluation(self, logs: dict[str, Any], steps: int) -> None:
         """Validation has ended."""
+        self.logs |= {f"val_{name}": value for name, value in logs.items()}
 
     def end_epoch(self, epoch: int, values: Callable[[Sequence[int]], list[np.ndarray]]) -> None:
         """The epoch has ended; `values` returns the present values of variables, given their positions."""

@@ -18,6 +18,7 @@ from kerasnn.config.monitor import BestValue, Mode, better_direction
 from kerasnn.config.run import RunConfig
 from kerasnn.config.sections import OptimizerConfig
 from kerasnn.data.loading import Data
+from kerasnn.fused.group import Trainee
 from kerasnn.fused.run_structure import shapes_of
 from kerasnn.fused.template import Template
 from kerasnn.models.from_config import build_network
@@ -43,7 +44,7 @@ class MemberState:
     counters: dict[str, Any] = field(repr=False)
 
 
-class Member:
+class Member(Trainee):
     """A run that trains together with others.
 
     Args:
@@ -63,8 +64,6 @@ class Member:
         state: the state for `train_fused(initial=...)`; None for a diverged member.
     """
 
-    reads_variables = False
-
     def __init__(
         self,
         number: int,
@@ -74,16 +73,14 @@ class Member:
         state: MemberState | None = None,
         direction: Mode = "auto",
     ) -> None:
-        self.number, self.config, self.seed = number, config, config.seed
-        self.numbers = template.numbers_of(config)
-        self.running = True
-        self.logs: Logs = {}
+        steps = math.ceil(len(data.x_train) / config.training.batch_size)
+        super().__init__(number, config.seed, steps, template.numbers_of(config))
+        self.config = config
         self.history: dict[str, list[float]] = {}
         self.weights: list[np.ndarray] = []
         self.best_weights: list[np.ndarray] | None = None
         self.best_epoch: int | None = None
         self.state: MemberState | None = state
-        self.steps = math.ceil(len(data.x_train) / config.training.batch_size)
         self._template, self._shapes = template, shapes_of(data)
         self._has_diverged = False
         settings = config.training
@@ -155,23 +152,6 @@ class Member:
         """Logs as numbers."""
         return {name: float(value) for name, value in logs.items()}
 
-    def begin(self) -> None:
-        """Nothing: its callbacks have begun."""
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Nothing: no callback asks for it."""
-
-    def end_steps(self, logs: Logs, epoch: int) -> None:
-        """The epoch's last step has ended."""
-        self.logs = logs
-
-    def begin_evaluation(self) -> None:
-        """Nothing: no callback asks for it."""
-
-    def end_evaluation(self, logs: Logs, steps: int) -> None:
-        """Validation has ended."""
-        self.logs |= {f"val_{name}": value for name, value in logs.items()}
-
     def end_epoch(self, epoch: int, values: Callable[[Sequence[int]], list[np.ndarray]]) -> None:
         """Record an epoch, and decide whether to continue; the learning rate is added to the logs."""
         weights = values(self._template.weights)
@@ -185,9 +165,6 @@ class Member:
             self.history.setdefault(name, []).append(value)
         if self._best.update(self.logs[self._monitor]):
             self.best_epoch, self.best_weights = epoch, self.weights
-
-    def assign(self, values: list[np.ndarray]) -> None:
-        """Nothing: no callback reads variables."""
 
     def end(self, values: list[np.ndarray]) -> None:
         """Keep the state, then end training as Keras's `fit` does.

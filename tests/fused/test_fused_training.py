@@ -209,7 +209,7 @@ def test_a_member_that_diverges_fails_alone(data, tmp_path):
 def test_a_group_too_large_for_memory_is_split(data, monkeypatch):
     configs = runs({}, {}, {}, {}, {})
     together = train_fused(configs, data)
-    monkeypatch.setattr(sizes, "device_memory", lambda: 150_000)
+    monkeypatch.setattr(sizes, "device_memory", lambda: 20_000)
     found, trains = [], group.Group.train
     monkeypatch.setattr(group.Group, "train", lambda self, *a: found.append(len(self.rows)) or trains(self, *a))
     split = train_fused(configs, data)
