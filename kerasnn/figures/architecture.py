@@ -39,6 +39,11 @@ def architecture(model: Any) -> Figure:
         ValueError: where the model has no layers or is not built.
 
     Reference: `keras.utils.plot_model`, which needs Graphviz and does not show the layers of a subclassed model.
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "relu", name="hidden")])
+    >>> [text.get_text() for text in architecture(model).axes[0].texts if "hidden" in text.get_text()]
+    ['hidden']
     """
     return architectures([model])
 
@@ -52,6 +57,11 @@ def architectures(models: Sequence[Any], titles: Sequence[str] | None = None) ->
 
     Raises:
         ValueError: where a model has no layers or is not built.
+
+    >>> import keras
+    >>> models = [keras.Sequential([keras.Input((4,)), *map(keras.layers.Dense, units)]) for units in ([3], [8, 3])]
+    >>> [axes.get_title().splitlines()[0] for axes in architectures(models, ["shallow", "deep"]).axes]
+    ['shallow', 'deep']
     """
     for model in models:
         if not model.layers:

@@ -95,6 +95,12 @@ def mistakes(
 
     Raises:
         ValueError: where the examples do not have the image's size.
+
+    >>> from matplotlib.text import Text
+    >>> probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])
+    >>> figure = mistakes(np.zeros((2, 4)), [1, 1], [0, 1], probabilities, ["cat", "dog"], image_shape=(2, 2))
+    >>> [text.get_text() for text in figure.findobj(Text) if "→" in text.get_text()]
+    ['dog\\n→ cat 90%', '1 of 2 wrong (true → predicted)']
     """
     x, y_true, y_predicted, probabilities = map(np.asarray, (x, y_true, y_predicted, probabilities))
     wrong = np.flatnonzero(y_true != y_predicted)

@@ -123,7 +123,14 @@ def style(axes: Axes) -> None:
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int, fontsize: float) -> None:
-    """Add a legend of the lines of axes above all axes of a figure."""
+    """Add a legend of the lines of axes above all axes of a figure.
+
+    >>> figure, axes = single_axes(3, 2)
+    >>> line = axes.plot([1, 2], label="loss")
+    >>> legend_above(figure, axes, columns=1, fontsize=8)
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['loss']
+    """
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=fontsize)
 
