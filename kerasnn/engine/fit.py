@@ -15,23 +15,23 @@ from kerasnn.engine import replicated
 from kerasnn.engine.batches import Batches
 from kerasnn.engine.block_callbacks import BlockCallbacks, BlockDriver, acts_by_batch, flat
 from kerasnn.engine.checks import Checks, check_counts, check_dataset, check_fit_options
-from kerasnn.engine.chunks import ChunkedBatches, batches_of
+from kerasnn.engine.chunks import batches_of
 from kerasnn.engine.compilation import (
     Compiled,
     blocks_of,
     check_options,
     examples_kind,
     fall_back,
-    is_dense,
     logger,
     own_loop,
     replica_count,
     running,
 )
-from kerasnn.engine.examples import PlainExamples, as_array, leaves
+from kerasnn.engine.examples import Order, leaves
 from kerasnn.engine.order import draw_seed, epoch_order
+from kerasnn.engine.source import Source, are_dense, as_arrays
 from kerasnn.engine.steps import Blocks, NotCompilableError
-from kerasnn.keras_private import array_slicing, can_convert_arrays
+from kerasnn.keras_private import array_slicing
 
 
 def fit(
@@ -103,16 +103,9 @@ def fit(
     [1.0, 0.0]
     """
     check_options(model, compiled, memory_share)
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "epochs": epochs,
-        "verbose": verbose,
-        "initial_epoch": initial_epoch,
-        "steps_per_epoch": steps_per_epoch,
-        "validation_steps": validation_steps,
-        "validation_batch_size": validation_batch_size,
-        "validation_freq": validation_freq,
-    }
+    options: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
+    options |= {"initial_epoch": initial_epoch, "steps_per_epoch": steps_per_epoch, "validation_freq": validation_freq}
+    options |= {"validation_steps": validation_steps, "validation_batch_size": validation_batch_size}
     check_fit_options(options, validation_split, seed, steps_per_block)
     checked = Checks(model, checks)
     checked.model()
@@ -122,48 +115,36 @@ def fit(
     check_dataset(validation_data, validation_steps, "validation_steps", "validation_data")
     replicas = replica_count(model, compiled)
     given = (x, y, sample_weight)
-    arrays = _as_arrays(*given)
-    checked.types(*arrays)
-    are_arrays = _are_dense(*arrays)
-    if not are_arrays:
-        arrays = given
+    arrays = _dense(given, checked)
     off = "compiled is off" if compiled == "off" and seed is None else None
-    if steps_per_epoch and replicas == 1 and steps_per_epoch % model.steps_per_execution:
-        # Keras's epochs then have more steps than asked for, and later ones fewer.
-        off = off or "steps_per_epoch is not a multiple of the model's steps_per_execution"
-    if reason := off or _reason_for_plain_keras(model, given, arrays, replicas, "train"):
+    if reason := off or _reason_for_plain_keras(model, given, replicas, "train", steps_per_epoch):
         fall_back(compiled, reason)
         options |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
         options |= {"class_weight": class_weight, "sample_weight": sample_weight, "callbacks": callbacks}
         return model.fit(x, y, **options)
-    if are_arrays:
-        inputs, targets, weights = arrays
-        checked.training(inputs, targets, weights, class_weight)
+    if arrays:
+        checked.training(arrays[0], arrays[1], arrays[2], class_weight)
     if validation_split and validation_data is None:
-        arrays, validation_data = array_slicing.train_validation_split(arrays, validation_split=validation_split)
-    held_out = _held_out(model, validation_data, replicas, checked)
-    arrangement: dict[str, Any] = {"batch_size": batch_size, "class_weight": class_weight, "steps": steps_per_epoch}
-    validation = examples = None
-    if not are_arrays and replicas == 1:
-        reads = steps_per_epoch and steps_per_epoch * max(0, epochs - initial_epoch)
-        examples = batches_of(*arrays, reads=reads, shuffle=shuffle, **arrangement)
-    elif shuffle and are_arrays:
-        count = leaves(arrays[0])[0].shape[0]
-        arrangement["order"] = partial(epoch_order, count, _order_seed(callbacks, seed))
-    if held_out and not _are_dense(*held_out) and replicas == 1:
-        validation = batches_of(*held_out, batch_size=validation_batch_size or batch_size, steps=validation_steps)
+        split = array_slicing.train_validation_split(arrays or given, validation_split=validation_split)
+        arrays, validation_data = split
+    order = _order(arrays, callbacks, seed) if shuffle and are_dense(*arrays) else None
+    reads = steps_per_epoch and steps_per_epoch * max(0, epochs - initial_epoch)
+    own: dict[str, Any] = {"batch_size": batch_size, "class_weight": class_weight, "steps": steps_per_epoch}
+    source = Source(arrays or given, replicas, order=order, reads=reads, shuffle=shuffle, **own)
+    held_out = _held_out(model, validation_data, replicas, checked, options)
+    validation = held_out and held_out.batches
+    if validation:
         validation_data = (validation,)
     owner = next((callback for callback in flat(callbacks) if isinstance(callback, LearningRate)), None)
     lengths = {phase: partial(_block_length, model, callbacks, phase, steps_per_block) for phase in ("train", "test")}
     train = test = None
     try:
-        resident = (*(() if examples else arrays), *(() if validation else held_out))
+        resident = (*source.resident, *(held_out.resident if held_out else ()))
         kind = examples_kind(model, compiled, resident, memory_share)
-        examples = examples or kind(*arrays, **arrangement)
+        examples = source.examples(kind)
         train = _training_blocks(model, examples, lengths["train"](), owner, steps_per_epoch)
         if held_out:
-            size = validation_batch_size or batch_size or examples.batch_size
-            validation = validation or kind(*held_out, batch_size=size, steps=validation_steps)
+            validation = held_out.examples(kind, examples.batch_size)
             test = blocks_of(model, "test_step", validation, lengths["test"]())
             validation_data = (validation,)
     except NotCompilableError as obstacle:
@@ -171,8 +152,9 @@ def fit(
             raise
         fall_back(compiled, str(obstacle))
         train = test = None
-        examples = _for_plain_keras(examples) or PlainExamples(*arrays, **arrangement)
-        _for_plain_keras(validation)
+        examples = source.for_plain_keras()
+        if held_out:
+            held_out.read_singly()
     validation_steps = None if validation is None else _steps(validation, validation_steps)
     if test is not None and not isinstance(validation, Batches):
         options["validation_steps"] = validation_steps
@@ -188,13 +170,6 @@ def _training_blocks(
     count = _steps(examples, steps)
     rates = np.zeros(count, np.float32) if owner is not None and count else None
     return blocks_of(model, "train_step", examples, length, rates)
-
-
-def _for_plain_keras(examples: Any) -> Batches | None:
-    """Batches that have been begun, for plain Keras to read; None for arrays."""
-    if isinstance(examples, ChunkedBatches):
-        examples.in_chunks = False
-    return examples if isinstance(examples, Batches) else None
 
 
 def evaluate(
@@ -240,14 +215,14 @@ def evaluate(
     options: dict[str, Any] = {"verbose": verbose, "steps": steps, "return_dict": return_dict}
     replicas = replica_count(model, compiled)
     given = (x, y, sample_weight)
-    x, y, sample_weight = arrays = _as_arrays(*given)
+    x, y, sample_weight = arrays = as_arrays(*given)
     checked = Checks(model, checks)
     checked.types(*arrays)
     batches = None
     try:
-        if reason := _reason_for_plain_keras(model, given, arrays, replicas, "test"):
+        if reason := _reason_for_plain_keras(model, given, replicas, "test"):
             raise NotCompilableError(reason)
-        if _are_dense(*arrays):
+        if are_dense(*arrays):
             checked.evaluation(x, y, sample_weight)
         elif replicas == 1:
             batches = batches_of(*given, reads=steps, batch_size=batch_size, steps=steps)
@@ -306,22 +281,13 @@ def predict(
         return model.predict(examples, **options)
 
 
-def _as_arrays(x: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, ...]:
-    """Data frames and other libraries' arrays as dense arrays, where Keras takes all of them for arrays."""
-    given = (x, y, sample_weight)
-    if x is None or not can_convert_arrays(given):
-        return given
-    return tuple(keras.tree.map_structure(lambda leaf: None if leaf is None else as_array(leaf), given))
-
-
-def _are_dense(*structures: Any) -> bool:
-    """Whether there are examples, all of them dense arrays of numbers."""
-    arrays = leaves(structures)
-    return bool(arrays) and structures[0] is not None and all(map(is_dense, arrays))
-
-
-def _reason_for_plain_keras(model: keras.Model, given: Any, arrays: Any, replicas: int, phase: Any) -> str | None:
+def _reason_for_plain_keras(
+    model: keras.Model, given: Any, replicas: int, phase: Any, steps: int | None = None
+) -> str | None:
     """Why plain Keras gets the call as it is, or None."""
+    if steps and replicas == 1 and steps % model.steps_per_execution:
+        # Keras's epochs then have more steps than asked for, and later ones fewer.
+        return "steps_per_epoch is not a multiple of the model's steps_per_execution"
     if isinstance(given[0], tf.distribute.DistributedDataset):
         return "x is distributed already"
     if method := own_loop(model, phase):
@@ -329,16 +295,19 @@ def _reason_for_plain_keras(model: keras.Model, given: Any, arrays: Any, replica
     return None if leaves((given[0],)) else "x is None"
 
 
-def _held_out(model: keras.Model, validation_data: Any, replicas: int, checked: Checks) -> tuple[Any, ...]:
-    """Validation data that runs in blocks: x, y and sample weights; empty where Keras's own steps evaluate."""
+def _held_out(
+    model: keras.Model, validation_data: Any, replicas: int, checked: Checks, options: dict[str, Any]
+) -> Source | None:
+    """Validation data that runs in blocks; None where Keras's own steps evaluate."""
     if validation_data is None or own_loop(model, "test"):
-        return ()
-    held_out = _as_arrays(*keras.utils.unpack_x_y_sample_weight(validation_data))
-    if not _are_dense(*held_out):
-        return keras.utils.unpack_x_y_sample_weight(validation_data)
-    x, y, sample_weight = held_out
-    checked.evaluation(x, y, sample_weight, part="validation ")
-    return held_out
+        return None
+    given = keras.utils.unpack_x_y_sample_weight(validation_data)
+    arrays = as_arrays(*given)
+    if are_dense(*arrays):
+        x, y, sample_weight = given = arrays
+        checked.evaluation(x, y, sample_weight, part="validation ")
+    size = options["validation_batch_size"] or options["batch_size"]
+    return Source(given, replicas, batch_size=size, steps=options["validation_steps"])
 
 
 def _block_callbacks(
@@ -355,6 +324,18 @@ def _block_callbacks(
         steps=driver.steps,
         epochs=1 if epochs is None else epochs,
     )
+
+
+def _dense(given: tuple[Any, ...], checked: Checks) -> tuple[Any, ...]:
+    """x, y and sample weights as dense arrays; empty where they are not."""
+    arrays = as_arrays(*given)
+    checked.types(*arrays)
+    return arrays if are_dense(*arrays) else ()
+
+
+def _order(arrays: tuple[Any, ...], callbacks: Any, seed: int | None) -> Order:
+    """The orders of arrays' examples."""
+    return partial(epoch_order, leaves(arrays[0])[0].shape[0], _order_seed(callbacks, seed))
 
 
 def _order_seed(callbacks: Any, seed: int | None) -> int:
