@@ -99,6 +99,7 @@ class FusedProgram:
         self._mapped = [*self.variables, *(variable for _, variable in self._numbers)]
         self.by_update = by_update
         self._sizes_known = sizes_known
+        self._specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._mapped]
         self._bounds = Bounds()
         self._steps: dict[str, Step] = {}
         largest_table = 0
@@ -109,6 +110,11 @@ class FusedProgram:
             self._steps[name] = step = self._inspected(name, specs)
             obstacle = obstacle or step.operations.against_xla(self._bounds.largest_table)
             largest_table = max(largest_table, self._bounds.largest_table)
+        with self._as_members():
+            self._reads = {
+                function: self._read_by(getattr(self.model, function))
+                for function in ("reset_metrics", "get_metrics_result")
+            }
         asked = compile_argument(self.model)
         self._use(xla=(xla and obstacle is None) if asked == "auto" else bool(asked))
 
@@ -162,10 +168,9 @@ class FusedProgram:
                 )
             return logs
 
-        specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._mapped]
         with self._as_members():
             try:
-                function = tf.function(step, autograph=False).get_concrete_function(specs, batch)
+                function = tf.function(step, autograph=False).get_concrete_function(self._specs, batch)
             except Exception as error:
                 raise NotFusableError.of(error) from error
         if any(tensor.dtype == tf.resource for tensor in function.captured_inputs):
@@ -182,7 +187,7 @@ class FusedProgram:
     def _reset(self, state: list[Any], numbers: list[Any]) -> Any:
         """The values with metrics that have seen nothing."""
         with self._as_members():
-            return self._over(self.model.reset_metrics)(state, numbers, ())[0]
+            return self._over("reset_metrics")(state, numbers, ())[0]
 
     def _epoch(
         self,
@@ -210,7 +215,7 @@ class FusedProgram:
         orders = batches.orders
         rows = tf.nest.flatten(batches.shared)[0].shape[0] if orders is None else orders.shape[-1]
         with self._as_members():
-            state = self._over(self.model.reset_metrics)(state, numbers, ())[0] if resets else list(state)
+            state = self._over("reset_metrics")(state, numbers, ())[0] if resets else list(state)
             logs = tf.nest.map_structure(
                 lambda log: tf.zeros((members, *log.shape), log.dtype), {} if step.deferred else step.logs
             )
@@ -236,7 +241,7 @@ class FusedProgram:
                 if position < len(state):
                     # As in `fit`, the optimizer keeps the last update's.
                     state[position] = values[:, -1]
-            results = self._over(self.model.get_metrics_result)(state, numbers, ())[1]
+            results = self._over("get_metrics_result")(state, numbers, ())[1]
             if step.deferred or results.keys() == logs.keys():
                 logs = results
         return state, logs, failure
@@ -280,17 +285,40 @@ class FusedProgram:
             failed = tuple(tf.where(failed[0] > 0, old, new) for old, new in zip(failed, failure, strict=True))
         return [values[position] for position in step.assigned], {} if step.deferred else logs, failed
 
-    def _over(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of the model, for all members: of the values, the numbers and its arguments."""
+    def _read_by(self, function: Callable[[], Any]) -> list[int]:
+        """Positions of the variables and numbers that a function of the model reads."""
+
+        def run(values: list[Any]) -> Any:
+            with self._scope(values) as scope:
+                results = function()
+            changed = [scope.state_mapping[id(variable)] for variable in self.variables]
+            return results, [new for new, old in zip(changed, values, strict=False) if new is not old]
+
+        inputs = tf.function(run, autograph=False).get_concrete_function(self._specs).inputs
+        # At least one, from which TensorFlow learns the number of members.
+        return [position for position in range(len(self._mapped)) if inputs[position].consumers()] or [0]
+
+    def _over(self, function: str | Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the model, or one of its methods, for all members: of the values, numbers and arguments."""
+        reads: Sequence[int] = range(len(self._mapped))
+        if isinstance(function, str):
+            # What is not read would be gathered for nothing.
+            reads = self._reads[function]
+        call = getattr(self.model, function) if isinstance(function, str) else function
 
         def run(state: list[Any], numbers: list[Any], own: Any) -> Any:
             assigned: list[int] = []
 
             def run_member(stacked: Any) -> Any:
-                values, arguments = stacked
+                read, arguments = stacked
+                known = dict(zip(reads, read, strict=True))
+                values = [
+                    known[position] if position in known else tf.zeros(spec.shape, spec.dtype)
+                    for position, spec in enumerate(self._specs)
+                ]
                 with self._scope(values) as scope:
                     before = dict(scope.state_mapping)
-                    results = function(*arguments)
+                    results = call(*arguments)
                 changed = [
                     (position, scope.state_mapping[id(variable)])
                     for position, variable in enumerate(self.variables)
@@ -299,7 +327,8 @@ class FusedProgram:
                 assigned[:] = [position for position, _ in changed]
                 return {} if results is None else _tensors(results), [value for _, value in changed]
 
-            results, values = tf.vectorized_map(run_member, ([*state, *numbers], own), warn=False)
+            every = [*state, *numbers]
+            results, values = tf.vectorized_map(run_member, ([every[position] for position in reads], own), warn=False)
             state = list(state)
             for position, value in zip(assigned, values, strict=True):
                 state[position] = value
