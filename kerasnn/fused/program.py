@@ -102,19 +102,14 @@ class FusedProgram:
         self._specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._mapped]
         self._bounds = Bounds()
         self._steps: dict[str, Step] = {}
-        largest_table = 0
         obstacle = None
         for name, specs in (("train_step", batch), ("test_step", validation_batch)):
-            if specs is None:
-                continue
-            self._steps[name] = step = self._inspected(name, specs)
-            obstacle = obstacle or step.operations.against_xla(self._bounds.largest_table)
-            largest_table = max(largest_table, self._bounds.largest_table)
-        with self._as_members():
-            self._reads = {
-                function: self._read_by(getattr(self.model, function))
-                for function in ("reset_metrics", "get_metrics_result")
-            }
+            if specs is not None:
+                self._steps[name] = step = self._inspected(name, specs)
+                obstacle = obstacle or step.operations.against_xla(self._bounds.largest_table)
+        self._reads = {
+            name: self._read_by(getattr(self.model, name)) for name in ("reset_metrics", "get_metrics_result")
+        }
         asked = compile_argument(self.model)
         self._use(xla=(xla and obstacle is None) if asked == "auto" else bool(asked))
 
@@ -168,11 +163,7 @@ class FusedProgram:
                 )
             return logs
 
-        with self._as_members():
-            try:
-                function = tf.function(step, autograph=False).get_concrete_function(self._specs, batch)
-            except Exception as error:
-                raise NotFusableError.of(error) from error
+        function = self._traced(step, batch)
         if any(tensor.dtype == tf.resource for tensor in function.captured_inputs):
             raise NotFusableError(f"{name} reads a variable that is not a Keras variable of the model's own")
         operations = Operations.of(function)
@@ -183,6 +174,14 @@ class FusedProgram:
         logs = tf.nest.map_structure(lambda log: tf.TensorSpec(log.shape, log.dtype), function.structured_outputs)
         deferred = logs_are_metrics(self.model, name) or getattr(method, "returns_metrics", False)
         return Step(name, assigned, logs, operations, deferred)
+
+    def _traced(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A function of one member's values and numbers, and of further arguments, as a graph."""
+        with self._as_members():
+            try:
+                return tf.function(function, autograph=False).get_concrete_function(self._specs, *arguments)
+            except Exception as error:
+                raise NotFusableError.of(error) from error
 
     def _reset(self, state: list[Any], numbers: list[Any]) -> Any:
         """The values with metrics that have seen nothing."""
@@ -294,7 +293,7 @@ class FusedProgram:
             changed = [scope.state_mapping[id(variable)] for variable in self.variables]
             return results, [new for new, old in zip(changed, values, strict=False) if new is not old]
 
-        inputs = tf.function(run, autograph=False).get_concrete_function(self._specs).inputs
+        inputs = self._traced(run).inputs
         # At least one, from which TensorFlow learns the number of members.
         return [position for position in range(len(self._mapped)) if inputs[position].consumers()] or [0]
 
