@@ -92,10 +92,11 @@ class Cluster:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for actor in [*self._workers, self._mailbox]:
-            self._ray.kill(actor)
         if self._begun_here:
             self._ray.shutdown()
+            return
+        for actor in [*self._workers, self._mailbox]:
+            self._ray.kill(actor)
 
     def _connect(self) -> None:
         address = self._config.cluster
@@ -134,12 +135,7 @@ class Cluster:
         limit = math.ceil(len(proposals) / self._config.workers)
         since, reports = time.monotonic(), self._mailbox.take.remote()
         while self._waiting or self._shares:
-            for number in list(self._ready):
-                if share := self._next_share(number, limit):
-                    self._ready.remove(number)
-                    described = [task.proposal for task in share]
-                    call = self._workers[number].train.remote(batch, described, score_to_beat())
-                    self._shares[call] = number, share
+            self._assign(batch, limit, score_to_beat)
             done, _ = self._ray.wait([reports, *self._starting, *self._shares], timeout=1.0)
             if self._ready or self._shares:
                 since = time.monotonic()
@@ -153,6 +149,15 @@ class Cluster:
                     self._begin(call)
                 else:
                     yield from self._collect(call)
+
+    def _assign(self, batch: int, limit: int, score_to_beat: Callable[[], float | None]) -> None:
+        """Give shares to the workers that are ready."""
+        for number in list(self._ready):
+            if share := self._next_share(number, limit):
+                self._ready.remove(number)
+                described = [task.proposal for task in share]
+                call = self._workers[number].train.remote(batch, described, score_to_beat())
+                self._shares[call] = number, share
 
     def _start(self, number: int) -> None:
         """Wait for a worker that starts, or that Ray starts anew."""
@@ -184,10 +189,11 @@ class Cluster:
         share = [task for task in candidates if task.group == first.group and task.failures == first.failures]
         # The last attempt is each trial's alone, so that the one at fault is found.
         share = share[: 1 if first.failures >= ATTEMPTS - 1 else limit]
-        self._waiting = [task for task in self._waiting if task not in share]
+        taken = {*share}
+        self._waiting = [task for task in self._waiting if task not in taken]
         return share
 
-    def _collect(self, call: Any) -> Iterator[list[Outcome]]:
+    def _collect(self, call: Any) -> list[list[Outcome]]:
         """The outcomes of a share that has ended, or that failed for the last time."""
         worker, share = self._shares.pop(call)
         try:
@@ -198,12 +204,11 @@ class Cluster:
             if numbers != sorted(task.proposal.number for task in share):
                 raise ValueError(f"a worker must return its trials, received {numbers}")
         except (self._ray.exceptions.RayError, ValueError, TypeError, AttributeError) as error:
-            yield from self._fail(worker, share, _reason(error))
-            return
+            return self._fail(worker, share, _reason(error))
         self._failures = 0
         self._ready.append(worker)
         self._trained_by |= dict.fromkeys(numbers, worker)
-        yield from outcomes
+        return outcomes
 
     def _fail(self, worker: int, share: Share, reason: str) -> list[list[Outcome]]:
         """Have the trials of a failed worker tried again; the outcomes of those that have failed too often."""

@@ -240,7 +240,9 @@ class SearchConfig(SearchSettings):
 
     def epochs_of(self, values: Mapping[str, Any]) -> int:
         """Epochs of a trial, given its value by dotted key."""
-        return self.run_with(values).training.epochs
+        # A run is checked as a whole, which takes milliseconds.
+        decides = any(key.partition(".")[0] == "training" for key in values)
+        return self.run_with(values).training.epochs if decides else self.max_epochs
 
     @property
     def progress_style(self) -> str:
