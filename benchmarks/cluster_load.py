@@ -22,6 +22,7 @@ from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import Journal
 from kerasnn.search.oracle import Oracle
+from kerasnn.search.progress import SearchProgress
 from kerasnn.search.run_search import RunSubject, search_subject
 from kerasnn.search.subject import ScoreToBeat, Train
 from kerasnn.search.table import aligned
@@ -33,8 +34,9 @@ EPOCHS = 20
 class Answers(Worker):
     """Reports every epoch and answers by a formula, each trial by itself."""
 
-    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> None:
+    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> str:
         self._mailbox = mailbox
+        return ""
 
     def train(self, batch: int, proposals: Sequence[Proposal], score_to_beat: float | None) -> list[list[Outcome]]:
         losses = {each.number: 1 / (1 + each.values["optimizer.learning_rate"]) for each in proposals}
@@ -53,10 +55,10 @@ class AnsweredRuns(RunSubject):
     """The runs of a config, answered by a formula."""
 
     @contextmanager
-    def training(self, message: Callable[[str], None], score_to_beat: ScoreToBeat) -> Iterator[Train]:
+    def training(self, progress: SearchProgress, score_to_beat: ScoreToBeat) -> Iterator[Train]:
         """A context that returns the `Train` of the actors."""
         data = self._data_of(self.config.run_with({}))
-        with Cluster(self.config, data, message, Answers) as cluster:
+        with Cluster(self.config, data, progress, Answers) as cluster:
             yield functools.partial(cluster.train, score_to_beat=score_to_beat)
 
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from kerasnn.search.trainer import Trainer
 
 
+class NotReadyError(Exception):
+    """A worker's process has begun anew since the worker was ready."""
+
+
 class Mailbox:
     """An actor through which workers report their epochs, and learn which trials to stop."""
 
@@ -63,13 +67,16 @@ class Worker:
     def __init__(self) -> None:
         self._trainer: Trainer | None = None
 
-    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> None:
+    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> str:
         """Get ready to train, once in each process.
 
         Args:
             config: the search.
             data: the reference of the examples of its run; other examples, which trials may ask for, are loaded.
             mailbox: where epochs are reported.
+
+        Returns:
+            The machine's name in Ray.
         """
         import ray
 
@@ -85,12 +92,18 @@ class Worker:
                 return stored if is_stored else load(wanted)
 
             self._trainer = Trainer(config, data_of)
+        return ray.get_runtime_context().get_node_id()
 
     def train(self, batch: int, proposals: Sequence[Proposal], score_to_beat: float | None) -> list[list[Outcome]]:
-        """Train a share; the outcomes hold the weights of trials that may be among the best, and no states."""
+        """Train a share; the outcomes hold the weights of trials that may be among the best, and no states.
+
+        Raises:
+            NotReadyError: `prepare` must be called first.
+        """
         import ray
 
-        assert self._trainer is not None
+        if self._trainer is None:
+            raise NotReadyError
         wait = self._config.stopper is not None
 
         def on_epoch(epoch: int, values: Mapping[int, float]) -> Collection[int]:

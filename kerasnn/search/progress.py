@@ -38,12 +38,21 @@ class SearchProgress:
         self._drawn_at, self._height = -1.0, 0
         self._best: list[Trial] = []
         self._ended = self._replayed = self._on_front = 0
+        self._workers = ""
 
     def message(self, line: str) -> None:
         """Print a line that stays."""
         if self._style != "silent":
             self.close()
             print(line, file=self._stream, flush=True)
+
+    def workers(self, working: int, wanted: int) -> None:
+        """Show how many workers train or could, of those that the search wants."""
+        self._workers = f"{working} of {wanted} workers, "
+        if self._style != "lines":
+            self._draw(self._line())
+        elif working in (1, wanted):
+            self.message(self._line())
 
     def results(self, ranking: Sequence[Trial], replayed: int = 0) -> None:
         """Show the trials that have ended, the best first; `replayed` of the new ones were read from the journal."""
@@ -65,7 +74,7 @@ class SearchProgress:
 
     def _line(self) -> str:
         seconds, trials = time.monotonic() - self._start, self._config.trials
-        text = f"{self._ended}/{trials} trials, {duration(seconds)}"
+        text = f"{self._ended}/{trials} trials, {self._workers}{duration(seconds)}"
         if (trained := self._ended - self._replayed) > 0 and self._ended < trials:
             text += f", {duration((trials - self._ended) * seconds / trained)} left"
         if len(self._config.objectives) > 1:

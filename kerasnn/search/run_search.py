@@ -155,12 +155,12 @@ class RunSubject:
         """Nothing: a trial's values say all."""
 
     @contextmanager
-    def training(self, message: Callable[[str], None], score_to_beat: ScoreToBeat) -> Iterator[Train]:
+    def training(self, progress: SearchProgress, score_to_beat: ScoreToBeat) -> Iterator[Train]:
         """A context that returns the `Train`: of this process, or of workers."""
         if not self.config.has_workers:
             yield Trainer(self.config, self._data_of).train
             return
-        with Cluster(self.config, self._data_of(self.config.run_with({})), message) as cluster:
+        with Cluster(self.config, self._data_of(self.config.run_with({})), progress) as cluster:
             yield functools.partial(cluster.train, score_to_beat=score_to_beat)
 
     def save(self, trial: Trial, seed: int, weights: list[np.ndarray], path: Path) -> None:
@@ -199,7 +199,7 @@ class _Search:
         if isinstance(self._config.oracle, Pbt):
             build, arguments = self._subject.population()
             return self._run(PopulationTrainer(self._config, build, arguments, self._folder / "population").train)
-        with self._subject.training(self._progress.message, self._score_to_beat) as train:
+        with self._subject.training(self._progress, self._score_to_beat) as train:
             return self._run(train)
 
     def _score_to_beat(self) -> float | None:

@@ -1,5 +1,6 @@
 """Workers train a search's trials on Ray: no death of one hangs the search, and no result is lost or taken twice."""
 
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from kerasnn.search.actors import Worker
 from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import read_journal
+from kerasnn.search.progress import SearchProgress
 from kerasnn.search.result import read_search
 from kerasnn.search.run_search import search
 from kerasnn.search.trial import Outcome, Proposal
@@ -24,6 +26,7 @@ from kerasnn.search.trial import Outcome, Proposal
 ROOT = Path(__file__).resolve().parents[2]
 ALL = "KERASNN_ALL_TESTS" in os.environ
 CONFIG = SearchConfig.model_validate({"workers": 2, "keep_best": 2, "run": {"report": {"progress": "silent"}}})
+LINES = SearchConfig.model_validate({"run": {"report": {"progress": "lines"}}})
 
 
 class Stub(Worker):
@@ -98,26 +101,26 @@ def proposals(count):
 
 def trained(worker, count=6, config=CONFIG, on_epoch=lambda epoch, values: ()):
     """Outcomes by number, and the lines that were shown."""
-    shown, found = [], {}
-    with Cluster(config, "the data", shown.append, worker) as workers:
+    found, stream = {}, io.StringIO()
+    with Cluster(config, "the data", SearchProgress(LINES, stream), worker) as workers:
         for outcomes in workers.train(0, proposals(count), on_epoch, lambda: None):
             for outcome in outcomes:
                 assert outcome.number not in found
                 found[outcome.number] = outcome
-    return found, shown
+    return found, stream.getvalue().splitlines()
 
 
 def test_every_trial_is_trained_once(ray):
     found, shown = trained(Stub)
     expected = {number: [(1 / (1 + number), 2)] for number in range(6)}
     assert {number: outcome.best_epochs(CONFIG) for number, outcome in found.items()} == expected
-    assert shown[0] == "1 of 2 workers train"
+    assert re.fullmatch(r"0/128 trials, 1 of 2 workers, \d+ s", shown[0])
 
 
 @pytest.mark.parametrize(
     ("worker", "reason"),
     [
-        (Dies, "actor"),
+        (Dies, "its process or its machine is gone"),
         (Raises, "too large"),
         (ReturnsNaN, "an outcome's weights must be finite"),
         (ReturnsText, "an outcome must be an Outcome, received 'done'"),
