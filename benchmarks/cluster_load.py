@@ -16,50 +16,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from benchmarks.answered import AnsweredRuns
+from benchmarks.answers import Answers
 from kerasnn.search import run_search
-from kerasnn.search.actors import Worker
 from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import Journal
 from kerasnn.search.oracle import Oracle
-from kerasnn.search.progress import SearchProgress
-from kerasnn.search.run_search import RunSubject, search_subject
-from kerasnn.search.subject import ScoreToBeat, Train
+from kerasnn.search.run_search import search_subject
 from kerasnn.search.table import aligned
 from kerasnn.search.trial import Outcome, Proposal
-
-EPOCHS = 20
-
-
-class Answers(Worker):
-    """Reports every epoch and answers by a formula, each trial by itself."""
-
-    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> str:
-        self._mailbox = mailbox
-        return ""
-
-    def train(self, batch: int, proposals: Sequence[Proposal], score_to_beat: float | None) -> list[list[Outcome]]:
-        losses = {each.number: 1 / (1 + each.values["optimizer.learning_rate"]) for each in proposals}
-        for epoch in range(1, EPOCHS + 1):
-            self._mailbox.report.remote(epoch, {number: loss + 1 / epoch for number, loss in losses.items()}, False)
-        return [[_outcome(number, loss)] for number, loss in losses.items()]
-
-
-def _outcome(number: int, loss: float) -> Outcome:
-    names = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
-    curve = [loss + 1 / epoch for epoch in range(1, EPOCHS + 1)]
-    return Outcome(number, "completed", (dict.fromkeys(names, curve),), 0.1)
-
-
-class AnsweredRuns(RunSubject):
-    """The runs of a config, answered by a formula."""
-
-    @contextmanager
-    def training(self, progress: SearchProgress, score_to_beat: ScoreToBeat) -> Iterator[Train]:
-        """A context that returns the `Train` of the actors."""
-        data = self._data_of(self.config.run_with({}))
-        with Cluster(self.config, data, progress, Answers) as cluster:
-            yield functools.partial(cluster.train, score_to_beat=score_to_beat)
 
 
 class Clock:
@@ -136,7 +102,7 @@ def measure(trials: int, actors: int, at_once: int, folder: Path) -> list[list[s
     with clock.running():
         take = run_search._Search._take
         with mock.patch.object(run_search._Search, "_take", counted):
-            search_subject(AnsweredRuns(config, None), folder)
+            search_subject(AnsweredRuns(config, Answers), folder)
     return rows
 
 
