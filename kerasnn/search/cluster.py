@@ -117,7 +117,8 @@ class Cluster:
             self._ray.init(address, **quiet)
         except ConnectionError as error:
             raise ValueError(
-                f"cluster must be the address of a running Ray, received {short(address)}: {error_line(error)}"
+                f"cluster must be the address of a running Ray, received {short(address)}: {error_line(error)}; where "
+                "it asks for a token, set RAY_AUTH_MODE=token"
             ) from None
 
     def train(
