@@ -61,6 +61,7 @@ def test_what_does_not_fit_is_refused(monkeypatch, variables, line):
         set_tf_config()
 
 
+@pytest.mark.skipif(not os.environ.get("KERASNN_ALL_TESTS"), reason="starts TensorFlow several times")
 def test_a_step_trains_as_one_process(tmp_path):
     """Two processes with srun's variables, on this machine."""
     options = {"network.hidden": [8], "training.epochs": 1, "training.batch_size": 128, "report.graph": False}
