@@ -1,8 +1,8 @@
 """One model, trained by two processes that Ray Train starts, on two machines where a cluster has them.
 
-`pip install 'kerasnn[ray]' 'ray[train]'`, and `python examples/ray_train.py`. Where a process is lost, Ray starts all of
-them again; they go on from the newest state in the run's folder, which only the first process needs to reach, and end
-with the same bits. On several machines the folder lies on a disk that they share.
+`pip install kerasnn 'ray[train]'`, and `python examples/ray_train.py`. Where a process is lost, Ray starts all of them
+again; they go on from the newest state in the run's folder, and end with the same bits. On several machines the folder
+lies on a disk that they share.
 """
 
 import os

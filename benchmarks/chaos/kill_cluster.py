@@ -235,7 +235,8 @@ def _wait_for_moment(search: Search, name: str, life: float, draw: random.Random
     while trains and not (search.called(name) and journal.exists()):
         if not search.wait(0.1):
             return False
-    return search.wait(draw.uniform(0, life * (0.4 if trains else 1.0)))
+    # Most of a life is the start of Ray and its workers.
+    return search.wait(draw.uniform(0, life * (0.2 if trains else 1.0)))
 
 
 def _wait_for_orphans(killed: Killed) -> None:
