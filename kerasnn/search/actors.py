@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import math
 import statistics
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,10 @@ from kerasnn.search.trial import Outcome, Proposal
 if TYPE_CHECKING:
     from kerasnn.data.loading import Data
     from kerasnn.search.trainer import Trainer
+
+
+REPORT_EVERY = 0.2
+"""Seconds between two reports that nobody waits for."""
 
 
 class NotReadyError(Exception):
@@ -104,11 +109,17 @@ class Worker:
 
         if self._trainer is None:
             raise NotReadyError
-        wait = self._config.stopper is not None
+        wait, reported = self._config.stopper is not None, -math.inf
 
         def on_epoch(epoch: int, values: Mapping[int, float]) -> Collection[int]:
-            call = self._mailbox.report.remote(epoch, values, wait)
-            return ray.get(call) if wait else ()
+            nonlocal reported
+            if wait:
+                return ray.get(self._mailbox.report.remote(epoch, values, True))
+            # Only shown: epochs may be shorter than what it takes to report them.
+            if time.monotonic() - reported > REPORT_EVERY:
+                reported = time.monotonic()
+                self._mailbox.report.remote(epoch, values, False)
+            return ()
 
         return [
             _without_arrays(outcomes, self._config, score_to_beat)
