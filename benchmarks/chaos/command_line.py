@@ -12,6 +12,8 @@ from kerasnn.commands.command_line import Parser
 from kerasnn.commands.execution import DONE, FAILED, execute, import_tensorflow
 
 PROGRAM = "chaos.py"
+ON_RAY = ("worker", "driver", "raylet")
+"""Processes of a search on Ray that can be killed."""
 
 
 def chaos(arguments: Sequence[str] | None = None) -> int:
@@ -40,11 +42,18 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--surroundings", type=int, default=2, help="runs in each kind of hostile surroundings (default 2)"
     )
     parser.add_argument("--mutations", type=int, default=200, help="mutations of each kind of file (default 200)")
+    for victim in ON_RAY:
+        parser.add_argument(
+            f"--{victim}s", type=int, default=0, help=f"kills of a {victim} of searches on Ray (default 0)"
+        )
     parser.add_argument("--cases", default="", metavar="TEXT", help="only trainings whose name contains it")
     parser.add_argument("--minutes", type=float, default=1e9, help="minutes after which no further training begins")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random moments and damages (default 0)")
     options = parser.read(arguments)
-    for name in ("kills", "saves", "faults", "limits", "surroundings", "mutations"):
+    for name in [
+        *("kills", "saves", "faults", "limits", "surroundings", "mutations"),
+        *(f"{each}s" for each in ON_RAY),
+    ]:
         if getattr(options, name) < 0:
             parser.error(f"--{name} must be 0 or above, received {getattr(options, name)}")
     return options
@@ -85,6 +94,12 @@ def _run(options: argparse.Namespace) -> int:
                 score, found = kill_training(case, options.kills, folder, draw, until)
                 faults += found
                 show(case, score)
+        if kills := {victim: getattr(options, f"{victim}s") for victim in ON_RAY if getattr(options, f"{victim}s")}:
+            from benchmarks.chaos.kill_cluster import kill_searches
+
+            for victim, killed in kill_searches(kills, Path(scratch) / "ray", draw, until):
+                faults += killed.faults
+                show(f"kills of a {victim} of searches on Ray", killed.score)
         # From here on TensorFlow is at work in this process, so that it can't be forked any more.
         if options.surroundings:
             from benchmarks.chaos.surroundings import FAULTS, disturb

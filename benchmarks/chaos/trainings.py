@@ -60,6 +60,8 @@ SEARCHES = (
 )
 """Searches of runs, over a function's models, by the tuners; a study."""
 EXAMPLES = 400
+RUN = {"training": {"epochs": 3, "batch_size": 128}, "report": {"progress": "silent", "tensorboard": False}}
+"""What searches and studies train."""
 Hashes = dict[str, str]
 
 
@@ -202,18 +204,22 @@ def run_search(name: str, folder: Path) -> Hashes:
         return _search_models(oracle, folder)
     if kind == "tuner":
         return _tune(oracle, folder)
-    run = {"training": {"epochs": 3, "batch_size": 128}, "report": {"progress": "silent", "tensorboard": False}}
     if name == "study":
         factors = {"network.hidden": [[4], [6]], "network.kernel_initializer": ["he_normal", "glorot_uniform"]}
-        result = study(StudyConfig.model_validate({"run": run, "factors": factors, "seeds": 3}), folder)
+        result = study(StudyConfig.model_validate({"run": RUN, "factors": factors, "seeds": 3}), folder)
         return {"table": result.table()}
+    return _found(search(config_of_search(oracle), folder))
+
+
+def config_of_search(oracle: str, **settings: Any) -> SearchConfig:
+    """A search of eight small runs, with further settings."""
     space = {
         "optimizer.learning_rate": {"choices": [1e-3, 1e-2, 1e-1]},
         "regularization.dropout": {"choices": [0.0, 0.1]},
         "network.hidden": {"choices": [[4], [6]]},
     }
-    config = {"space": space, "trials": 8, "trials_at_once": 2, "run": run, "oracle": oracle}
-    return _found(search(SearchConfig.model_validate(config), folder))
+    config = {"space": space, "trials": 8, "trials_at_once": 2, "run": RUN, "oracle": oracle, **settings}
+    return SearchConfig.model_validate(config)
 
 
 def _found(found: SearchResult) -> Hashes:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from kerasnn.commands.command_line import Parser
 from kerasnn.commands.execution import DONE, continued_by, import_tensorflow
 from kerasnn.config.run import RunConfig
-from kerasnn.distribute import processes
+from kerasnn.distribute import processes, slurm
 from kerasnn.files import dated_path
 
 
@@ -33,6 +33,8 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.lengthen = options.config is None and "training.epochs" not in options.changes
     options.config = parser.config_of(options)
     options.arguments = parser.arguments
+    if options.config.devices.strategy == "multi_worker":
+        slurm.set_tf_config()
     options.cluster = processes.cluster()
     return options
 

@@ -290,8 +290,8 @@ class DevicesConfig(Schema):
 
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker"] = "auto"
     """Distribution of each batch: `mirrored` over several devices of this machine, `multi_worker` over the processes in
-    TF_CONFIG; `auto` is `multi_worker` if TF_CONFIG is set, else `mirrored` on several GPUs, else one device. Results
-    equal those of one device."""
+    TF_CONFIG, or where it is not set over those of a Slurm step; `auto` is `multi_worker` if TF_CONFIG is set, else
+    `mirrored` on several GPUs, else one device. Results equal those of one device."""
     device: str | tuple[str, ...] | None = None
     """TensorFlow's name of the device (`CPU:0`, `GPU:1`), or several names; null: all GPUs (one_device: the first), or
     the CPU."""

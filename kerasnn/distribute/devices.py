@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kerasnn.config.schema import one_of
 from kerasnn.config.sections import DevicesConfig
-from kerasnn.distribute import processes
+from kerasnn.distribute import processes, slurm
 from kerasnn.distribute.replicas import replica_number, sum_of_replicas
 from kerasnn.signals import raised
 
@@ -66,12 +66,14 @@ def use(devices: DevicesConfig) -> Iterator[Placement]:
 
     Reference: `tf.device`, `tf.distribute`, `keras.config.set_dtype_policy`.
     """
+    if devices.strategy == "multi_worker":
+        slurm.set_tf_config()
     cluster = processes.cluster()
     connects = devices.strategy == "multi_worker" or (devices.strategy == "auto" and cluster is not None)
     if connects and cluster is None:
         raise ValueError(
-            "devices.strategy multi_worker needs the processes' addresses in TF_CONFIG, or devices.workers; received "
-            "neither"
+            "devices.strategy multi_worker needs the processes' addresses in TF_CONFIG, several processes of srun, or "
+            "devices.workers; received none of them"
         )
     if cluster is None and (devices.workers or 1) > 1:
         raise ValueError(f"devices.workers are started by `kerasnn train` alone, received {devices.workers}")

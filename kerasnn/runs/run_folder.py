@@ -20,6 +20,10 @@ CONTENT = (
 )
 """The files and folders of a run folder; the folders hold states, and the event files of training and validation."""
 
+_MAY_CHANGE = ("training.epochs", *(f"devices.{name}" for name in ("strategy", "device", "workers", "worker_wait")))
+"""Settings that may change when a run resumes, besides its report: on other devices it has the same numbers, to
+rounding."""
+
 NOTHING = "000000-00000000.state"
 """The state before the first step."""
 
@@ -129,4 +133,4 @@ def _trained_epochs(folder: Path) -> int:
 
 def _may_change(key: str) -> bool:
     """Whether a setting may change when a run resumes."""
-    return key == "training.epochs" or key.startswith("report.")
+    return key in _MAY_CHANGE or key.startswith("report.")

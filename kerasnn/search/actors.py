@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import math
 import statistics
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ from kerasnn.search.trial import Outcome, Proposal
 if TYPE_CHECKING:
     from kerasnn.data.loading import Data
     from kerasnn.search.trainer import Trainer
+
+
+REPORT_EVERY = 0.2
+"""Seconds between two reports that nobody waits for."""
+
+
+class NotReadyError(Exception):
+    """A worker's process has begun anew since the worker was ready."""
 
 
 class Mailbox:
@@ -63,13 +72,16 @@ class Worker:
     def __init__(self) -> None:
         self._trainer: Trainer | None = None
 
-    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> None:
+    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> str:
         """Get ready to train, once in each process.
 
         Args:
             config: the search.
             data: the reference of the examples of its run; other examples, which trials may ask for, are loaded.
             mailbox: where epochs are reported.
+
+        Returns:
+            The machine's name in Ray.
         """
         import ray
 
@@ -85,17 +97,29 @@ class Worker:
                 return stored if is_stored else load(wanted)
 
             self._trainer = Trainer(config, data_of)
+        return ray.get_runtime_context().get_node_id()
 
     def train(self, batch: int, proposals: Sequence[Proposal], score_to_beat: float | None) -> list[list[Outcome]]:
-        """Train a share; the outcomes hold the weights of trials that may be among the best, and no states."""
+        """Train a share; the outcomes hold the weights of trials that may be among the best, and no states.
+
+        Raises:
+            NotReadyError: `prepare` must be called first.
+        """
         import ray
 
-        assert self._trainer is not None
-        wait = self._config.stopper is not None
+        if self._trainer is None:
+            raise NotReadyError
+        wait, reported = self._config.stopper is not None, -math.inf
 
         def on_epoch(epoch: int, values: Mapping[int, float]) -> Collection[int]:
-            call = self._mailbox.report.remote(epoch, values, wait)
-            return ray.get(call) if wait else ()
+            nonlocal reported
+            if wait:
+                return ray.get(self._mailbox.report.remote(epoch, values, True))
+            # Only shown: epochs may be shorter than what it takes to report them.
+            if time.monotonic() - reported > REPORT_EVERY:
+                reported = time.monotonic()
+                self._mailbox.report.remote(epoch, values, False)
+            return ()
 
         return [
             _without_arrays(outcomes, self._config, score_to_beat)

@@ -65,10 +65,13 @@ class BestModels:
 
     def delete_others(self, ranking: Sequence[Trial]) -> None:
         """Delete the models of trials that are not among the best, given all trials, the best first."""
-        kept = self._best(ranking)
-        others = {f"{trial.number:04d}" for trial in ranking if trial not in kept}
-        for path in self._folder.glob("*"):
-            if (match := _FILE.fullmatch(path.name)) and match[1] in others:
+        kept = {f"{trial.number:04d}" for trial in self._best(ranking)}
+        files = [(path, match[1]) for path in self._folder.glob("*") if (match := _FILE.fullmatch(path.name))]
+        if all(number in kept for _, number in files):
+            return
+        others = {f"{trial.number:04d}" for trial in ranking} - kept
+        for path, number in files:
+            if number in others:
                 path.unlink()
 
     def _best(self, ranking: Sequence[Trial]) -> list[Trial]:

@@ -5,14 +5,16 @@ import math
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
 
 from kerasnn.config.schema import short
 from kerasnn.data.loading import Data
-from kerasnn.search.actors import Mailbox, Worker
+from kerasnn.search.actors import Mailbox, NotReadyError, Worker
 from kerasnn.search.config import SearchConfig
+from kerasnn.search.progress import SearchProgress
 from kerasnn.search.trainer import OnEpoch, error_line, group_key
 from kerasnn.search.trial import Outcome, Proposal
 
@@ -45,14 +47,14 @@ class Cluster:
     """Divides trials among workers and collects their outcomes; a context, within which the workers run.
 
     Ray places, starts and restarts the workers, one GPU each where there are as many. Trials whose worker dies, or
-    returns something wrong, are tried again: once together, then each alone, then they fail. A worker that joins a
-    running search takes its part; nobody waits for one that has left. A Ray that the program has begun is used, and
-    left running.
+    returns something wrong, are tried again: once together, then each alone, then they fail. A machine that leaves
+    costs no trial an attempt. A worker that joins a running search takes its part; nobody waits for one that has left.
+    A Ray that the program has begun is used, and left running.
 
     Args:
         config: the search.
         data: the examples of the search's run, which Ray stores once on each machine.
-        message: called with a line to show.
+        progress: shows how many workers there are, and why one failed.
         worker: class of the actors that train.
 
     Raises:
@@ -62,9 +64,9 @@ class Cluster:
     """
 
     def __init__(
-        self, config: SearchConfig, data: Data, message: Callable[[str], None], worker: type[Worker] = Worker
+        self, config: SearchConfig, data: Data, progress: SearchProgress, worker: type[Worker] = Worker
     ) -> None:
-        self._config, self._data, self._message, self._kind = config, data, message, worker
+        self._config, self._data, self._progress, self._kind = config, data, progress, worker
         self._ray = _import_ray()
         self._begun_here = not self._ray.is_initialized()
         self._workers: list[Any] = []
@@ -72,6 +74,8 @@ class Cluster:
         # The number of each worker that is ready or trains, by the reference that ends its call.
         self._starting: dict[Any, int] = {}
         self._ready: list[int] = []
+        # The machine of each worker that has been ready.
+        self._machines: dict[int, str] = {}
         self._shares: dict[Any, tuple[int, Share]] = {}
         self._waiting: list[_Task] = []
         # Which worker trained each trial of the last batch: it can continue it.
@@ -79,9 +83,13 @@ class Cluster:
         self._failures = 0
 
     def __enter__(self) -> Self:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         if self._begun_here:
             self._connect()
-        self._mailbox = self._ray.remote(num_cpus=0)(Mailbox).remote()
+        # Beside this process, whichever machines leave.
+        here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox = self._ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Mailbox).remote()
         self._stored = self._ray.put(self._data)
         gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0.0) / self._config.workers)
         # A worker that a machine has no room for waits until another machine joins.
@@ -92,10 +100,11 @@ class Cluster:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for actor in [*self._workers, self._mailbox]:
-            self._ray.kill(actor)
         if self._begun_here:
             self._ray.shutdown()
+            return
+        for actor in [*self._workers, self._mailbox]:
+            self._ray.kill(actor)
 
     def _connect(self) -> None:
         address = self._config.cluster
@@ -108,7 +117,8 @@ class Cluster:
             self._ray.init(address, **quiet)
         except ConnectionError as error:
             raise ValueError(
-                f"cluster must be the address of a running Ray, received {short(address)}: {error_line(error)}"
+                f"cluster must be the address of a running Ray, received {short(address)}: {error_line(error)}; where "
+                "it asks for a token, set RAY_AUTH_MODE=token"
             ) from None
 
     def train(
@@ -134,12 +144,7 @@ class Cluster:
         limit = math.ceil(len(proposals) / self._config.workers)
         since, reports = time.monotonic(), self._mailbox.take.remote()
         while self._waiting or self._shares:
-            for number in list(self._ready):
-                if share := self._next_share(number, limit):
-                    self._ready.remove(number)
-                    described = [task.proposal for task in share]
-                    call = self._workers[number].train.remote(batch, described, score_to_beat())
-                    self._shares[call] = number, share
+            self._assign(batch, limit, score_to_beat)
             done, _ = self._ray.wait([reports, *self._starting, *self._shares], timeout=1.0)
             if self._ready or self._shares:
                 since = time.monotonic()
@@ -147,12 +152,23 @@ class Cluster:
                 raise ValueError(f"workers must be ready within {START:g} s, none of {len(self._workers)} is")
             for call in done:
                 if call == reports:
-                    self._answer(self._ray.get(reports), on_epoch)
+                    # A mailbox that died starts anew; who waited for its answer fails, and is tried again.
+                    with suppress(self._ray.exceptions.RayActorError):
+                        self._answer(self._ray.get(reports), on_epoch)
                     reports = self._mailbox.take.remote()
                 elif call in self._starting:
                     self._begin(call)
                 else:
                     yield from self._collect(call)
+
+    def _assign(self, batch: int, limit: int, score_to_beat: Callable[[], float | None]) -> None:
+        """Give shares to the workers that are ready."""
+        for number in list(self._ready):
+            if share := self._next_share(number, limit):
+                self._ready.remove(number)
+                described = [task.proposal for task in share]
+                call = self._workers[number].train.remote(batch, described, score_to_beat())
+                self._shares[call] = number, share
 
     def _start(self, number: int) -> None:
         """Wait for a worker that starts, or that Ray starts anew."""
@@ -163,13 +179,15 @@ class Cluster:
     def _begin(self, call: Any) -> None:
         number = self._starting.pop(call)
         try:
-            self._ray.get(call)
+            self._machines[number] = self._ray.get(call)
         except self._ray.exceptions.RayError as error:
-            self._fail(number, [], _reason(error))
+            self._fail(number, [], error)
             return
         self._ready.append(number)
-        trained = len(self._ready) + len(self._shares)
-        self._message(f"{trained} of {len(self._workers)} workers train")
+        self._show()
+
+    def _show(self) -> None:
+        self._progress.workers(len(self._ready) + len(self._shares), len(self._workers))
 
     def _next_share(self, worker: int, limit: int) -> Share:
         """The trials for a worker: those that continue its own, else those of no other worker, else any."""
@@ -184,10 +202,11 @@ class Cluster:
         share = [task for task in candidates if task.group == first.group and task.failures == first.failures]
         # The last attempt is each trial's alone, so that the one at fault is found.
         share = share[: 1 if first.failures >= ATTEMPTS - 1 else limit]
-        self._waiting = [task for task in self._waiting if task not in share]
+        taken = {*share}
+        self._waiting = [task for task in self._waiting if task not in taken]
         return share
 
-    def _collect(self, call: Any) -> Iterator[list[Outcome]]:
+    def _collect(self, call: Any) -> list[list[Outcome]]:
         """The outcomes of a share that has ended, or that failed for the last time."""
         worker, share = self._shares.pop(call)
         try:
@@ -198,31 +217,42 @@ class Cluster:
             if numbers != sorted(task.proposal.number for task in share):
                 raise ValueError(f"a worker must return its trials, received {numbers}")
         except (self._ray.exceptions.RayError, ValueError, TypeError, AttributeError) as error:
-            yield from self._fail(worker, share, _reason(error))
-            return
+            return self._fail(worker, share, error)
         self._failures = 0
         self._ready.append(worker)
         self._trained_by |= dict.fromkeys(numbers, worker)
-        yield from outcomes
+        return outcomes
 
-    def _fail(self, worker: int, share: Share, reason: str) -> list[list[Outcome]]:
+    def _fail(self, worker: int, share: Share, error: Exception) -> list[list[Outcome]]:
         """Have the trials of a failed worker tried again; the outcomes of those that have failed too often."""
+        # Ray's own words are a paragraph.
+        is_gone = isinstance(error, self._ray.exceptions.RayActorError | NotReadyError)
+        reason = "its process or its machine is gone" if is_gone else _reason(error)
+        counts = self._counts(worker, error)
         self._failures += 1
         if self._failures >= ATTEMPTS * len(self._workers):
             raise ValueError(f"workers must finish their trials, {self._failures} failed in a row, the last: {reason}")
         self._start(worker)
         failed = []
         for task in share:
-            task.failures += 1
+            task.failures += counts
             if task.failures < ATTEMPTS:
                 self._waiting.append(task)
             else:
-                error = f"each of {ATTEMPTS} attempts failed, the last: {reason}"
-                failed.append([Outcome(task.proposal.number, "failed", (), 0.0, error)])
+                line = f"each of {ATTEMPTS} attempts failed, the last: {reason}"
+                failed.append([Outcome(task.proposal.number, "failed", (), 0.0, line)])
                 self._failures = 0
         consequence = f"; {len(share) - len(failed)} trials are tried again" if len(share) > len(failed) else ""
-        self._message(f"worker {worker} failed: {reason}{consequence}")
+        self._progress.message(f"worker {worker} failed: {reason}{consequence}")
+        self._show()
         return failed
+
+    def _counts(self, worker: int, error: Exception) -> bool:
+        """Whether a failure may be the trials' fault."""
+        if isinstance(error, NotReadyError):
+            return False
+        left = {each["NodeID"] for each in self._ray.nodes() if not each["Alive"]}
+        return self._machines.get(worker) not in left
 
     def _answer(self, reports: Sequence[tuple[int, int, Mapping[int, float]]], on_epoch: OnEpoch) -> None:
         training = {task.proposal.number for _, share in self._shares.values() for task in share}

@@ -198,7 +198,24 @@ class SearchSettings(Description):
             raise ValueError(f"{rule}[{parent!r}] must list choices of {parent}; received {short(list(allowed))}")
 
 
-class SearchConfig(SearchSettings):
+class WorkerSettings(Description):
+    """The processes that train."""
+
+    workers: PositiveInt = 1
+    """Processes that train, each on its own GPU where there are several; 1 trains in this process. Trials of one
+    program are divided among them, so `trials_at_once` of a search is best a multiple. May be changed later. Results
+    depend on it in their last digits, and through a stopper, which compares trials that train together."""
+    cluster: str | None = None
+    """Address of the Ray cluster whose workers train: `auto` for the one that this machine belongs to, `host:port` or
+    `ray://host:port`; null starts Ray on this machine for the time of the search where there are several workers."""
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether other processes train the trials."""
+        return self.workers > 1 or self.cluster is not None
+
+
+class SearchConfig(WorkerSettings, SearchSettings):
     """A search: the same description proposes the same trials and finds the same scores, on one machine.
 
     >>> config = SearchConfig(space={"optimizer.learning_rate": {"choices": [0.01, 0.1]}}, oracle="grid")
@@ -215,19 +232,6 @@ class SearchConfig(SearchSettings):
     space: dict[str, Parameter] = DEFAULT_SPACE
     """Values by dotted key of the run: `{"choices": [[50], [50, 100]]}`, or a range
     `{"min": 0.0001, "max": 0.1, "sampling": "log", "step": null}`; either with `when`."""
-    workers: PositiveInt = 1
-    """Processes that train, each on its own GPU where there are several; 1 trains in the process that searches. Trials
-    of one program are divided among them, so `trials_at_once` is best a multiple. May be changed when a search is
-    continued. Results depend on it in their last digits, and through a stopper, which compares trials that train
-    together."""
-    cluster: str | None = None
-    """Address of the Ray cluster whose workers train: `auto` for the one that this machine belongs to, `host:port` or
-    `ray://host:port`; null starts Ray on this machine for the time of the search where there are several workers."""
-
-    @property
-    def has_workers(self) -> bool:
-        """Whether other processes train the trials."""
-        return self.workers > 1 or self.cluster is not None
 
     @property
     def _default_objective(self) -> ObjectiveConfig:
@@ -240,7 +244,9 @@ class SearchConfig(SearchSettings):
 
     def epochs_of(self, values: Mapping[str, Any]) -> int:
         """Epochs of a trial, given its value by dotted key."""
-        return self.run_with(values).training.epochs
+        # A run is checked as a whole, which takes milliseconds.
+        decides = any(key.partition(".")[0] == "training" for key in values)
+        return self.run_with(values).training.epochs if decides else self.max_epochs
 
     @property
     def progress_style(self) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from kerasnn.search.model_config import ModelSearchConfig
 from kerasnn.search.model_space import Build, find_space, hyperparameters_of
 from kerasnn.search.model_trainer import Make, ModelTrainer
 from kerasnn.search.oracle_config import Pbt
+from kerasnn.search.progress import SearchProgress
 from kerasnn.search.result import SearchResult
 from kerasnn.search.run_search import search_subject
 from kerasnn.search.subject import ScoreToBeat, Train
@@ -190,7 +191,7 @@ class ModelSubject:
         self._trainer.note(proposals)
 
     @contextmanager
-    def training(self, message: Callable[[str], None], score_to_beat: ScoreToBeat) -> Iterator[Train]:
+    def training(self, progress: SearchProgress, score_to_beat: ScoreToBeat) -> Iterator[Train]:
         """A context that returns the `Train`."""
         yield self._trainer.train
 

@@ -3,13 +3,13 @@
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from kerasnn.callbacks.progress import duration, shown_as
 from kerasnn.search.config import SearchSettings
 from kerasnn.search.table import trials_table
-from kerasnn.search.trial import Trial, best_of, ranked
+from kerasnn.search.trial import Trial, best_of
 
 ROWS = 5
 """Trials in the live table."""
@@ -22,7 +22,7 @@ class SearchProgress:
 
     >>> from kerasnn.search.config import SearchConfig
     >>> progress = SearchProgress(SearchConfig(trials=2))
-    >>> progress.results({0: Trial(0, {}, "failed"), 1: Trial(1, {}, "completed", score=0.5, epoch=3)})
+    >>> progress.results([Trial(1, {}, "completed", score=0.5, epoch=3), Trial(0, {}, "failed")])
     2/2 trials, 0 s, best val_loss 0.5000 in epoch 3 of trial 1
 
     Args:
@@ -38,6 +38,7 @@ class SearchProgress:
         self._drawn_at, self._height = -1.0, 0
         self._best: list[Trial] = []
         self._ended = self._replayed = self._on_front = 0
+        self._workers = ""
 
     def message(self, line: str) -> None:
         """Print a line that stays."""
@@ -45,12 +46,20 @@ class SearchProgress:
             self.close()
             print(line, file=self._stream, flush=True)
 
-    def results(self, trials: Mapping[int, Trial], replayed: int = 0) -> None:
-        """Show the trials that have ended; `replayed` of the new ones were read from the journal."""
-        self._ended = len(trials)
+    def workers(self, working: int, wanted: int) -> None:
+        """Show how many workers train or could, of those that the search wants."""
+        self._workers = f"{working} of {wanted} workers, "
+        if self._style != "lines":
+            self._draw(self._line())
+        elif working in (1, wanted):
+            self.message(self._line())
+
+    def results(self, ranking: Sequence[Trial], replayed: int = 0) -> None:
+        """Show the trials that have ended, the best first; `replayed` of the new ones were read from the journal."""
+        self._ended = len(ranking)
         self._replayed += replayed
-        self._best = [trial for trial in ranked(trials.values(), self._config) if trial.score is not None][:ROWS]
-        self._on_front = len(best_of(trials.values(), self._config))
+        self._best = [trial for trial in ranking[:ROWS] if trial.score is not None]
+        self._on_front = len(best_of(ranking, self._config)) if len(self._config.objectives) > 1 else 0
         if self._style == "lines":
             self.message(self._line())
         else:
@@ -65,7 +74,7 @@ class SearchProgress:
 
     def _line(self) -> str:
         seconds, trials = time.monotonic() - self._start, self._config.trials
-        text = f"{self._ended}/{trials} trials, {duration(seconds)}"
+        text = f"{self._ended}/{trials} trials, {self._workers}{duration(seconds)}"
         if (trained := self._ended - self._replayed) > 0 and self._ended < trials:
             text += f", {duration((trials - self._ended) * seconds / trained)} left"
         if len(self._config.objectives) > 1:

@@ -31,7 +31,7 @@ from kerasnn.search.stopping import trials_to_stop
 from kerasnn.search.subject import ScoreToBeat, Subject, Train
 from kerasnn.search.table import csv_text, trials_csv
 from kerasnn.search.trainer import Trainer, cached_data
-from kerasnn.search.trial import Outcome, Proposal, Trial, best_of, ranked
+from kerasnn.search.trial import Outcome, Proposal, Trial, add_ranked
 
 MAY_CHANGE = ("trials", "workers", "cluster", "listen", "progress", "tensorboard")
 """Settings that a continued search may change, besides `run.report`; searches of kerasnn 0.1 have `listen`."""
@@ -155,12 +155,12 @@ class RunSubject:
         """Nothing: a trial's values say all."""
 
     @contextmanager
-    def training(self, message: Callable[[str], None], score_to_beat: ScoreToBeat) -> Iterator[Train]:
+    def training(self, progress: SearchProgress, score_to_beat: ScoreToBeat) -> Iterator[Train]:
         """A context that returns the `Train`: of this process, or of workers."""
         if not self.config.has_workers:
             yield Trainer(self.config, self._data_of).train
             return
-        with Cluster(self.config, self._data_of(self.config.run_with({})), message) as cluster:
+        with Cluster(self.config, self._data_of(self.config.run_with({})), progress) as cluster:
             yield functools.partial(cluster.train, score_to_beat=score_to_beat)
 
     def save(self, trial: Trial, seed: int, weights: list[np.ndarray], path: Path) -> None:
@@ -186,6 +186,9 @@ class _Search:
         self._proposed = {entry["proposal"]: entry for entry in journal.entries if "proposal" in entry}
         self._results = results_by_number(journal.entries)
         self._trials: dict[int, Trial] = {}
+        # The best first.
+        self._ranking: list[Trial] = []
+        self._best_written: Trial | None = None
         self._models = BestModels(folder / "models", self._config)
         # The objective by epoch of running trials, by number.
         self._curves: dict[int, list[float]] = {}
@@ -196,11 +199,11 @@ class _Search:
         if isinstance(self._config.oracle, Pbt):
             build, arguments = self._subject.population()
             return self._run(PopulationTrainer(self._config, build, arguments, self._folder / "population").train)
-        with self._subject.training(self._progress.message, self._score_to_beat) as train:
+        with self._subject.training(self._progress, self._score_to_beat) as train:
             return self._run(train)
 
     def _score_to_beat(self) -> float | None:
-        return self._models.score_to_beat(self._ranking())
+        return self._models.score_to_beat(self._ranking)
 
     def _run(self, train: Train) -> SearchResult:
         oracle = Begun(proposer_of(self._config), self._beginning, self._config)
@@ -222,7 +225,7 @@ class _Search:
                     oracle.tell(trial.number, trial.objectives(self._config), trial.epoch)
         finally:
             self._progress.close()
-        ranking = self._ranking()
+        ranking = self._ranking
         if ranking[0].score is None:
             raise ValueError(
                 f"at least one trial must succeed, all {len(ranking)} failed, the first with: {ranking[0].error}"
@@ -289,18 +292,18 @@ class _Search:
         to_train = []
         for proposal in proposals:
             if (entry := self._results.get(proposal.number)) is not None:
-                self._trials[proposal.number] = Trial.from_json(entry, proposal)
+                self._add(Trial.from_json(entry, proposal))
                 continue
             to_train.append(proposal)
             if proposal.continues is not None:
                 self._curves[proposal.number] = list(self._trials[proposal.continues].curve)
         if len(to_train) < len(proposals):
             self._write_best()
-            self._progress.results(self._trials, replayed=len(proposals) - len(to_train))
+            self._progress.results(self._ranking, replayed=len(proposals) - len(to_train))
         by_number = {proposal.number: proposal for proposal in to_train}
         for outcomes in train(batch, to_train, self._on_epoch) if to_train else ():
             self._take(outcomes, by_number)
-        write_text(self._folder / "trials.csv", trials_csv(self._ranking(), self._config))
+        write_text(self._folder / "trials.csv", trials_csv(self._ranking, self._config))
         if isinstance(self._config.oracle, Pbt):
             rows = generation_rows(list(self._trials.values()), self._config)
             write_text(self._folder / "generations.csv", csv_text(rows))
@@ -315,21 +318,20 @@ class _Search:
                 scores = outcome.best_epochs(config)
                 name = f"{trial.number:04d}"
                 hparams.write_trial(self._folder, name, config, trial.values, trial.status, outcome.histories, scores)
-            self._trials[trial.number] = trial
+            self._add(trial)
             self._curves.pop(trial.number, None)
             if trial.alone is not None and trial.alone not in self._reasons_shown:
                 self._reasons_shown.add(trial.alone)
                 self._progress.message(f"trial {trial.number} trained alone, and so may others: {trial.alone}")
-        ranking = self._ranking()
         # Models before results, so that every best trial in the journal has its model.
-        self._models.save(ranking, outcomes, self._subject.save)
+        self._models.save(self._ranking, outcomes, self._subject.save)
         # After a crash all of them count or none: trials that train together decide on each other's stopping.
         self._journal.append(
             {**trial.to_json(), "left": left} for trial, left in zip(trials, reversed(range(len(trials))), strict=True)
         )
-        self._models.delete_others(ranking)
+        self._models.delete_others(self._ranking)
         self._write_best()
-        self._progress.results(self._trials)
+        self._progress.results(self._ranking)
 
     def _on_epoch(self, epoch: int, values: Mapping[int, float]) -> set[int]:
         for number, value in values.items():
@@ -337,16 +339,20 @@ class _Search:
             self._curves.setdefault(number, [])[epoch - 1 :] = [value]
         self._progress.epoch(epoch, values)
         running = {number: self._curves[number] for number in values}
-        ended = [trial.curve for trial in self._trials.values() if trial.curve]
-        return trials_to_stop(self._config.stopper, self._config.direction, running, ended)
+        stopper = self._config.stopper
+        ended = [trial.curve for trial in self._trials.values() if trial.curve] if stopper else []
+        return trials_to_stop(stopper, self._config.direction, running, ended)
 
-    def _ranking(self) -> list[Trial]:
-        return ranked(self._trials.values(), self._config)
+    def _add(self, trial: Trial) -> None:
+        self._trials[trial.number] = trial
+        add_ranked(self._ranking, trial, self._config)
 
     def _write_best(self) -> None:
-        best = best_of(self._trials.values(), self._config)
-        if best and self._config.has_best_run:
-            name, text = self._subject.best_file(best[0])
-            path = self._folder / name
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                write_text(path, text)
+        best = self._ranking[0]
+        if best is self._best_written or best.score is None or not self._config.has_best_run:
+            return
+        name, text = self._subject.best_file(best)
+        path = self._folder / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+        self._best_written = best

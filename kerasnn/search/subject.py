@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from kerasnn.search.progress import SearchProgress
 from kerasnn.search.trainer import OnEpoch
 from kerasnn.search.trial import Outcome, Proposal, Trial
 
@@ -42,8 +43,8 @@ class Subject(Protocol):
     def note(self, proposals: Sequence[Proposal]) -> None:
         """Take notice of what will be trained or was trained before."""
 
-    def training(self, message: Callable[[str], None], score_to_beat: ScoreToBeat) -> AbstractContextManager[Train]:
-        """A context that returns the `Train`, given a function that shows a line."""
+    def training(self, progress: SearchProgress, score_to_beat: ScoreToBeat) -> AbstractContextManager[Train]:
+        """A context that returns the `Train`, given the display."""
 
     def save(self, trial: Trial, seed: int, weights: list[np.ndarray], path: Path) -> None:
         """Save the model of a trial that has just ended, given a path without its suffix."""

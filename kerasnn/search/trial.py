@@ -1,7 +1,8 @@
 """The three shapes of a trial: what an oracle proposes, what training finds, and what the search keeps."""
 
+import bisect
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -189,16 +190,27 @@ def ranked(trials: Iterable[Trial], config: SearchSettings) -> list[Trial]:
     and so on; within such a front the first objective decides.
     """
     trials = list(trials)
-    by_front = _fronts(trials, config)
-    return sorted(
-        trials,
-        key=lambda trial: (
-            trial.score is None,
-            by_front.get(trial.number, 0),
-            config.as_loss(trial.score or 0.0),
-            trial.number,
-        ),
-    )
+    return sorted(trials, key=_rank(config, _fronts(trials, config)))
+
+
+def add_ranked(ranking: list[Trial], trial: Trial, config: SearchSettings) -> None:
+    """Add a trial to a ranking that `ranked` made, which with one objective takes no time that grows with its length.
+
+    Args:
+        ranking: trials, the best first; changed in place.
+        trial: the trial that has ended.
+        config: the search.
+    """
+    if len(config.objectives) > 1:
+        ranking[:] = ranked([*ranking, trial], config)
+    else:
+        bisect.insort(ranking, trial, key=_rank(config, {}))
+
+
+def _rank(config: SearchSettings, by_front: Mapping[int, int]) -> Callable[[Trial], tuple[bool, int, float, int]]:
+    # Once for all trials: a config finds its objectives anew each time.
+    sign = config.as_loss(1.0)
+    return lambda trial: (trial.score is None, by_front.get(trial.number, 0), sign * (trial.score or 0.0), trial.number)
 
 
 def best_of(trials: Iterable[Trial], config: SearchSettings) -> list[Trial]:

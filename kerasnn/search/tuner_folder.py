@@ -80,7 +80,7 @@ class TunerFolder:
         self._progress = SearchProgress(config)
         self._write()
         if trials:
-            self._progress.results(self._trials, replayed=len(trials))
+            self._progress.results(ranked(trials.values(), config), replayed=len(trials))
 
     def _write(self) -> None:
         write_text(self._folder / "config.json", self._config.to_json() + "\n")
@@ -112,7 +112,7 @@ class TunerFolder:
             hparams.write_trial(self._folder, name, config, values, trial.status, logs or [{}] * len(scores), scores)
         ranking = ranked(self._trials.values(), config)
         write_text(self._folder / "trials.csv", trials_csv(ranking, config))
-        self._progress.results(self._trials)
+        self._progress.results(ranking)
 
     def close(self) -> None:
         """End the display."""

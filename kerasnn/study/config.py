@@ -11,7 +11,7 @@ from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import DataConfig, DenseLayer, NetworkConfig, TrainingConfig
 from kerasnn.files import inside
-from kerasnn.search.config import Objective, ObjectiveConfig, SearchConfig, SearchSettings
+from kerasnn.search.config import Objective, ObjectiveConfig, SearchConfig, SearchSettings, WorkerSettings
 from kerasnn.search.model_config import ModelSearchConfig
 from kerasnn.search.oracle_config import Grid
 from kerasnn.search.space import Choice, canonical_json
@@ -101,7 +101,7 @@ class StudySettings(Description):
         return {**shared, "space": space, "seeds_per_trial": self.seeds, "objective": self.objective}
 
 
-class StudyConfig(StudySettings):
+class StudyConfig(WorkerSettings, StudySettings):
     """A study: every combination of its factors' levels, trained with the same seeds.
 
     >>> config = StudyConfig(factors={"network.activation": ["relu", "tanh", "gelu"], "seed": [1, 2]})
@@ -132,7 +132,8 @@ class StudyConfig(StudySettings):
         """The grid search that trains the study."""
         # TensorBoard shows none of more than 40 runs at first: a study writes one for each combination, not each seed.
         quiet = self.run.report.model_copy(update={"tensorboard": False})
-        return SearchConfig(run=self.run.model_copy(update={"report": quiet}), **self._grid)
+        run = self.run.model_copy(update={"report": quiet})
+        return SearchConfig(run=run, workers=self.workers, cluster=self.cluster, **self._grid)
 
 
 class ModelStudyConfig(StudySettings):

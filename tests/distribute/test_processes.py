@@ -128,6 +128,30 @@ def test_two_processes_leave_the_folder_of_one(tmp_path):
 
 
 @slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_resumes_on_another_number_of_devices(tmp_path, before, after):
+    options = {"network.hidden": [8], "regularization.dropout": 0.2, "training.batch_size": 100, "report.graph": False}
+    flags = [part for key, value in options.items() for part in (f"--{key}", json.dumps(value))]
+    for workers, epochs in ((before, 2), (after, 4)):
+        command = [*TRAIN[:-1], str(workers), *flags, "--training.epochs", str(epochs), "--run_dir", tmp_path / "run"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stderr
+    assert "resumes     after 2 epochs" in done.stdout
+    alone = train(replace_at(RunConfig(), {**options, "training.epochs": 4}), tmp_path / "alone")
+    found = [
+        [float(cell) for cell in line.split(",")]
+        for line in (tmp_path / "run" / "history.csv").read_text().splitlines()[1:]
+    ]
+    expected = [
+        [float(cell) for cell in line.split(",")]
+        for line in (tmp_path / "alone" / "history.csv").read_text().splitlines()[1:]
+    ]
+    assert found == [pytest.approx(row, abs=1e-5) for row in expected]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["metrics"] == pytest.approx(alone.metrics, abs=1e-5)
+
+
+@slow
 @pytest.mark.parametrize("target", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_lost_and_stopped_processes_stop_all(tmp_path, number, target):

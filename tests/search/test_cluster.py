@@ -1,5 +1,6 @@
 """Workers train a search's trials on Ray: no death of one hangs the search, and no result is lost or taken twice."""
 
+import io
 import json
 import os
 import re
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from kerasnn.search import cluster
-from kerasnn.search.actors import Worker
+from kerasnn.search.actors import NotReadyError, Worker
 from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import read_journal
+from kerasnn.search.progress import SearchProgress
 from kerasnn.search.result import read_search
 from kerasnn.search.run_search import search
 from kerasnn.search.trial import Outcome, Proposal
@@ -24,6 +26,7 @@ from kerasnn.search.trial import Outcome, Proposal
 ROOT = Path(__file__).resolve().parents[2]
 ALL = "KERASNN_ALL_TESTS" in os.environ
 CONFIG = SearchConfig.model_validate({"workers": 2, "keep_best": 2, "run": {"report": {"progress": "silent"}}})
+LINES = SearchConfig.model_validate({"run": {"report": {"progress": "lines"}}})
 
 
 class Stub(Worker):
@@ -70,6 +73,34 @@ class ReturnsOthers(Stub):
         return super().outcome(Proposal(99, {}, 2) if proposal.number == 3 else proposal)
 
 
+class Forgets(Stub):
+    """Is as if its process had begun anew, four times."""
+
+    def outcome(self, proposal):
+        if proposal.number == 3:
+            with Path(self.data).open("a") as times:
+                times.write("x")
+            if Path(self.data).stat().st_size < 5:
+                raise NotReadyError
+        return super().outcome(proposal)
+
+
+class LeavesAMachine(Stub):
+    """Has been on a machine that has left."""
+
+    def prepare(self, config, data, mailbox):
+        super().prepare(config, data, mailbox)
+        return "left"
+
+
+class DiesFourTimes(LeavesAMachine, Forgets):
+    def outcome(self, proposal):
+        try:
+            return super().outcome(proposal)
+        except NotReadyError:
+            os._exit(1)
+
+
 class Asks(Stub):
     """Reports one epoch, and says in the error which trials it was told to stop."""
 
@@ -96,28 +127,28 @@ def proposals(count):
     return [Proposal(number, {"seed": number}, 2) for number in range(count)]
 
 
-def trained(worker, count=6, config=CONFIG, on_epoch=lambda epoch, values: ()):
+def trained(worker, count=6, config=CONFIG, on_epoch=lambda epoch, values: (), data="the data"):
     """Outcomes by number, and the lines that were shown."""
-    shown, found = [], {}
-    with Cluster(config, "the data", shown.append, worker) as workers:
+    found, stream = {}, io.StringIO()
+    with Cluster(config, data, SearchProgress(LINES, stream), worker) as workers:
         for outcomes in workers.train(0, proposals(count), on_epoch, lambda: None):
             for outcome in outcomes:
                 assert outcome.number not in found
                 found[outcome.number] = outcome
-    return found, shown
+    return found, stream.getvalue().splitlines()
 
 
 def test_every_trial_is_trained_once(ray):
     found, shown = trained(Stub)
     expected = {number: [(1 / (1 + number), 2)] for number in range(6)}
     assert {number: outcome.best_epochs(CONFIG) for number, outcome in found.items()} == expected
-    assert shown[0] == "1 of 2 workers train"
+    assert re.fullmatch(r"0/128 trials, 1 of 2 workers, \d+ s", shown[0])
 
 
 @pytest.mark.parametrize(
     ("worker", "reason"),
     [
-        (Dies, "actor"),
+        (Dies, "its process or its machine is gone"),
         (Raises, "too large"),
         (ReturnsNaN, "an outcome's weights must be finite"),
         (ReturnsText, "an outcome must be an Outcome, received 'done'"),
@@ -135,6 +166,31 @@ def test_a_worker_that_fails_costs_its_trial_and_not_the_search(ray, worker, rea
     assert len(failures) == 3
     assert "trials are tried again" in failures[0]
     assert "tried again" not in failures[-1]
+
+
+@pytest.mark.parametrize("worker", [Forgets, DiesFourTimes])
+def test_what_is_not_the_trial_s_fault_costs_it_no_attempt(ray, tmp_path, monkeypatch, worker):
+    alive = ray.nodes
+    monkeypatch.setattr(ray, "nodes", lambda: [*alive(), {"NodeID": "left", "Alive": False}])
+    found, shown = trained(worker, data=str(tmp_path / "times"))
+    assert [found[number].status for number in range(6)] == ["completed"] * 6
+    assert (tmp_path / "times").read_text() == "x" * 5
+    assert sum("its process or its machine is gone" in line for line in shown) == 4
+
+
+def test_a_search_survives_the_death_of_its_mailbox(ray):
+    class Slow(Stub):
+        def outcome(self, proposal):
+            time.sleep(1)
+            return super().outcome(proposal)
+
+    found, stream = {}, io.StringIO()
+    with Cluster(CONFIG, "the data", SearchProgress(LINES, stream), Slow) as workers:
+        for outcomes in workers.train(0, proposals(4), lambda epoch, values: (), lambda: None):
+            if not found:
+                ray.kill(workers._mailbox, no_restart=False)
+            found |= {outcome.number: outcome for outcome in outcomes}
+    assert {number: outcome.status for number, outcome in found.items()} == dict.fromkeys(range(4), "completed")
 
 
 def test_workers_learn_which_trials_to_stop_and_see_the_data(ray):

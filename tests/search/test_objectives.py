@@ -109,7 +109,7 @@ def test_progress_counts_the_front():
     stream = io.StringIO()
     config = config_of(run={"report": {"progress": "lines"}}, trials=2)
     trial = Trial(0, {}, "completed", score=0.5, metrics={"val_loss": 0.5, "val_accuracy": 0.9})
-    SearchProgress(config, stream).results({0: trial, 1: Trial(1, {}, "failed")})
+    SearchProgress(config, stream).results([trial, Trial(1, {}, "failed")])
     assert stream.getvalue() == "2/2 trials, 0 s, 1 on the Pareto front\n"
 
 

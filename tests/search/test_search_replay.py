@@ -379,8 +379,8 @@ def test_the_table_stays_in_its_place_on_a_terminal():
     config = config_of(trials=3, space={"optimizer.learning_rate": SPACE["optimizer.learning_rate"]}, run={})
     progress = SearchProgress(config, stream)
     trial = Trial(0, {"optimizer.learning_rate": 0.1}, "completed", score=0.5, epoch=2, epochs=3)
-    progress.results({0: trial})
-    progress.results({0: trial, 1: Trial(1, {}, "failed")})
+    progress.results([trial])
+    progress.results([trial, Trial(1, {}, "failed")])
     progress.close()
     drawn = stream.getvalue().split("\x1b[3F\x1b[J")
     assert [part.count("\n") for part in drawn] == [3, 3, 0]
@@ -393,10 +393,10 @@ def test_time_left_is_that_of_trials_that_took_time(monkeypatch):
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     stream = io.StringIO()
     progress = SearchProgress(config_of(trials=10, run={}), stream)
-    failed = {number: Trial(number, {}, "failed") for number in range(10)}
-    progress.results({number: failed[number] for number in range(4)}, replayed=4)
+    failed = [Trial(number, {}, "failed") for number in range(10)]
+    progress.results(failed[:4], replayed=4)
     now[0] = 30.0
-    progress.results({number: failed[number] for number in range(7)})
+    progress.results(failed[:7])
     now[0] = 60.0
     progress.results(failed)
     assert stream.getvalue().splitlines() == [

@@ -70,6 +70,12 @@ def test_interval_is_student_s() -> None:
     assert (found.low, found.high) == pytest.approx(expected)
 
 
+def test_a_study_trains_where_its_search_does() -> None:
+    assert (config().search.workers, config().search.cluster) == (1, None)
+    wide = config(workers=3, cluster="auto").search
+    assert (wide.workers, wide.cluster, wide.has_workers) == (3, "auto", True)
+
+
 def test_bands_leave_out_seeds_that_have_ended() -> None:
     low, mean, high = bands(padded([[1.0, 2.0, 5.0], [3.0, 4.0]]))
     assert mean.tolist() == [2, 3, 5]
