@@ -32,6 +32,7 @@ from kerasnn.engine.examples import PlainExamples, as_array, leaves
 from kerasnn.engine.order import draw_seed, epoch_order
 from kerasnn.engine.steps import Blocks, NotCompilableError
 from kerasnn.keras_private import array_slicing, can_convert_arrays
+from kerasnn.timings import phase
 
 
 def fit(
@@ -178,7 +179,7 @@ def fit(
         options["validation_steps"] = validation_steps
     driver = BlockDriver(examples, train, test, owner, _steps(examples, steps_per_epoch), validation_steps)
     hooks = _block_callbacks(callbacks, driver, model, verbose, epochs=epochs)
-    with running(model, train, test), replicated.stopping_together(model.distribute_strategy):
+    with running(model, train, test), replicated.stopping_together(model.distribute_strategy), phase("epochs"):
         return model.fit(examples, callbacks=hooks, validation_data=validation_data, shuffle=False, **options)
 
 
