@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,26 +60,32 @@ class CompilationCache:
     def open(self) -> None:
         """Link the programs whose checksums are right into the folder of this process, and delete all others."""
         size = 0
-        for path in sorted(self.folder.iterdir(), key=lambda path: -path.lstat().st_mtime):
-            match = _PROGRAM.fullmatch(path.name)
-            if match is None:
-                if path.name.startswith("process-") and time.time() - path.lstat().st_mtime > ABANDONED:
-                    _delete_unlocked(path)
-                continue
-            linked, digest = self.process_folder / match[1], match[2]
-            size += path.lstat().st_size
-            right = not path.is_symlink() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
-            if right and size <= SIZE and not linked.exists():
-                linked.hardlink_to(path)
-            else:
-                path.unlink()
+        with os.scandir(self.folder) as entries:
+            found = [(-entry.stat(follow_symlinks=False).st_mtime, entry.name) for entry in entries]
+        for newest, name in sorted(found):
+            path = self.folder / name
+            if match := _PROGRAM.fullmatch(name):
+                # Another process may delete it meanwhile.
+                with suppress(FileNotFoundError):
+                    size += path.lstat().st_size
+                    self._link(path, match[1], match[2], fits=size <= SIZE)
+            elif name.startswith("process-") and time.time() + newest > ABANDONED:
+                _delete_unlocked(path)
+
+    def _link(self, path: Path, name: str, digest: str, fits: bool) -> None:
+        linked = self.process_folder / name
+        right = not path.is_symlink() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+        if right and fits and not linked.exists():
+            linked.hardlink_to(path)
+        else:
+            path.unlink()
 
     def close(self) -> None:
         """Keep what was compiled."""
         for path in self.process_folder.glob("*.pb"):
             if path.stat().st_nlink == 1:
                 path.rename(self.folder / f"{path.name}.{hashlib.sha256(path.read_bytes()).hexdigest()}")
-        shutil.rmtree(self.process_folder)
+        shutil.rmtree(self.process_folder, ignore_errors=True)
         os.close(self._lock)
 
 
