@@ -60,17 +60,14 @@ class CompilationCache:
     def open(self) -> None:
         """Link the programs whose checksums are right into the folder of this process, and delete all others."""
         size = 0
-        with os.scandir(self.folder) as entries:
-            found = [(-entry.stat(follow_symlinks=False).st_mtime, entry.name) for entry in entries]
-        for newest, name in sorted(found):
-            path = self.folder / name
-            if match := _PROGRAM.fullmatch(name):
-                # Another process may delete it meanwhile.
-                with suppress(FileNotFoundError):
+        for path in sorted(self.folder.iterdir(), key=_written, reverse=True):
+            # Another process may delete it meanwhile.
+            with suppress(FileNotFoundError):
+                if match := _PROGRAM.fullmatch(path.name):
                     size += path.lstat().st_size
                     self._link(path, match[1], match[2], fits=size <= SIZE)
-            elif name.startswith("process-") and time.time() + newest > ABANDONED:
-                _delete_unlocked(path)
+                elif path.name.startswith("process-") and time.time() - _written(path) > ABANDONED:
+                    _delete_unlocked(path)
 
     def _link(self, path: Path, name: str, digest: str, fits: bool) -> None:
         linked = self.process_folder / name
@@ -129,6 +126,13 @@ def _environment() -> str:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     described = [version("tensorflow"), platform.platform(), processor, count, *settings]
     return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _delete_unlocked(folder: Path) -> None:

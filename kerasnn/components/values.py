@@ -77,9 +77,10 @@ def values_of(model: keras.Model, kind: Literal["weights", "variables"] = "weigh
         model: any Keras model.
         kind: the name of Keras's list of them.
     """
-    # Past Keras's __setattr__, which would track it as a part of the model.
-    readers = vars(model).setdefault("_kerasnn_readers", {})
-    return readers.setdefault(kind, ValueReader())(getattr(model, kind))
+    # Past Keras's __setattr__, which would track it as a part of the model; beside the programs of the engine.
+    kept = vars(model).setdefault("_kerasnn_programs", {})
+    reader: ValueReader = kept.setdefault(f"read {kind}", ValueReader())
+    return reader(getattr(model, kind))
 
 
 def underlying(variable: Any) -> Any:

@@ -254,7 +254,8 @@ def evaluate(
             batches = batches_of(*given, reads=steps, batch_size=batch_size, steps=steps)
         kind = examples_kind(model, compiled, () if batches else arrays, memory_share)
         examples = batches or kind(x, y, sample_weight, batch_size=batch_size, steps=steps)
-        test = blocks_of(model, "test_step", examples, _block_length(model, callbacks, "test", steps_per_block))
+        length = _block_length(model, callbacks, "test", steps_per_block)
+        test = blocks_of(model, "test_step", examples, length, alone=True)
     except NotCompilableError as reason:
         if replicas > 1:
             raise
