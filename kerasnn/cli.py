@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 import kerasnn
+from kerasnn.timings import phase, timed
 
 COMMANDS = {
     "train": "train a network and leave a run folder",
@@ -41,10 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in COMMANDS:
-        from kerasnn.commands.execution import execute
+        with timed():
+            with phase("import"):
+                from kerasnn.commands.execution import execute
 
-        command = importlib.import_module(f"kerasnn.commands.{name.replace('-', '_')}")
-        return execute(f"kerasnn {name}", rest, command.read, command.run)
+                command = importlib.import_module(f"kerasnn.commands.{name.replace('-', '_')}")
+            return execute(f"kerasnn {name}", rest, command.read, command.run)
     if name in ("-h", "--help", "--version"):
         print(f"kerasnn {kerasnn.__version__}" if name == "--version" else HELP)
         return 0

@@ -10,6 +10,8 @@ from tests.touched_files import TouchedFiles
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Commands that tests run leave nothing in the home folder.
+os.environ.setdefault("KERASNN_CACHE", "")
 # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send to themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -11,6 +11,8 @@ LEVELS = {
     "kerasnn.files": 1,
     "kerasnn.attributes": 1,
     "kerasnn.signals": 1,
+    "kerasnn.timings": 1,
+    "kerasnn.compilation_cache": 1,
     "kerasnn.registration": 1,
     "kerasnn.keras_private": 1,
     "kerasnn.config": 2,

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from kerasnn.callbacks.monitored_value import MonitoredValue
+from kerasnn.components.values import values_of
 from kerasnn.config.monitor import Mode
 from kerasnn.config.schema import short
 from kerasnn.models.saving import save_model
@@ -89,13 +90,13 @@ class BestModel(keras.callbacks.Callback):
     def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         # By now every callback's on_test_begin has run, and one of them may have replaced the weights.
         if batch == 0 and self.monitor.startswith("val_"):
-            self._evaluated = self.model.get_weights()
+            self._evaluated = values_of(self.model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         value = self.monitored.value(logs or {}, epoch)
         if value is not None and self.monitored.best.update(value):
             self.best_epoch = epoch
-            self._weights = self.model.get_weights() if self._evaluated is None else self._evaluated
+            self._weights = values_of(self.model) if self._evaluated is None else self._evaluated
             self._written = False
         if not self._written and time.monotonic() - self._last_written > 50 * max(self._writing_seconds, 0.1):
             self.write()

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from kerasnn.callbacks.logs import numbers_of
+from kerasnn.components.values import values_of
 from kerasnn.config.schema import short
 from kerasnn.data.checks import is_floating
 
@@ -93,7 +94,8 @@ class StopOnDivergence(keras.callbacks.Callback):
         return f"{weights}; lower the learning rate, clip gradients, or look for extreme values in the data"
 
     def _first_bad_layer(self) -> str | None:
-        for variable in self.model.variables:
-            if not is_finite(np.asarray(variable)):
+        variables = self.model.variables
+        for variable, value in zip(variables, values_of(self.model, "variables"), strict=True):
+            if not is_finite(value):
                 return str(variable.path).rsplit("/", 1)[0]
         return None

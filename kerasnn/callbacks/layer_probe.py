@@ -6,6 +6,7 @@ import keras
 
 from kerasnn.callbacks.measurement import Measurement
 from kerasnn.callbacks.traced_step import TracedStep
+from kerasnn.components.values import value_of
 from kerasnn.distribute.replicas import optimizers_of
 
 
@@ -63,4 +64,4 @@ class Probe:
 
 def updates_of(model: keras.Model) -> int:
     """The number of updates that a model's optimizers have made."""
-    return sum(int(optimizer.iterations.numpy()) for optimizer in optimizers_of(model))
+    return sum(int(value_of(optimizer.iterations)) for optimizer in optimizers_of(model))

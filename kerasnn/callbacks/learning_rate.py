@@ -9,6 +9,7 @@ import numpy as np
 
 from kerasnn.attributes import temporary_attributes
 from kerasnn.callbacks.monitored_value import MonitoredValue
+from kerasnn.components.values import value_of
 from kerasnn.components.variables import NumberVariable
 from kerasnn.config.curve import Curve, values_by_update
 from kerasnn.config.monitor import Plateau
@@ -198,7 +199,9 @@ class LearningRate(keras.callbacks.Callback):
             self._set(batch)
 
     def _set(self, update: int) -> None:
-        self.model.optimizer.learning_rate = self._rates[update]
+        rate, present = self._rates[update], value_of(self.model.optimizer.learning_rate)
+        if present != present.dtype.type(rate):
+            self.model.optimizer.learning_rate = rate
         if self.momentum_variable is not None and self._momenta is not None:
             self.momentum_variable.assign(self._momenta[update])
 
@@ -208,7 +211,7 @@ class LearningRate(keras.callbacks.Callback):
             value = self.monitored.value(logs, epoch)
             if value is not None:
                 self._update_plateau(self.plateau, self.monitored.best.update(value))
-        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        logs["learning_rate"] = float(value_of(self.model.optimizer.learning_rate))
 
     def _update_plateau(self, plateau: Plateau, is_best: bool) -> None:
         if self.cooldown > 0:

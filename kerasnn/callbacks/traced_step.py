@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kerasnn.attributes import temporary_attributes
 from kerasnn.callbacks.measurement import ActivationHealth, Measurement, WeightHealth
 from kerasnn.distribute.replicas import optimizers_of, same_on_all
+from kerasnn.timings import phase
 
 BOUNDS = {
     "sigmoid": (0.0, 1.0),
@@ -80,7 +81,7 @@ class TracedStep:
             for variable in [*model.variables, *optimizer_variables, *model.metrics_variables]
             for part in strategy.experimental_local_results(variable.value)
         ]
-        with self._recording():
+        with phase("trace"), self._recording():
             self._traced = self._trace()
             known = {id(variable) for variable in self._variables}
             if others := [variable for variable in self._traced.graph.variables if id(variable) not in known]:

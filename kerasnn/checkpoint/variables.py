@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from kerasnn.checkpoint.state_file import DTYPES
+from kerasnn.components.values import ValueReader
+from kerasnn.components.values import underlying as raw
 from kerasnn.components.variables import NumberVariable
 from kerasnn.keras_private import GLOBAL_SEED_GENERATOR, global_seed_generator, global_state
 
@@ -30,7 +32,9 @@ _SEARCHED = (
     keras.optimizers.OptimizerMap,
     tf.Module,
 )
-_PLAIN = {type(None), bool, int, float, complex, str, bytes, np.ndarray}
+_VARIABLE, _DICT, _LIST, _OBJECT = 1, 2, 4, 8
+_kinds: dict[tuple[type, type], int] = {(kind, kind): 0 for kind in (type(None), bool, int, float, str, np.ndarray)}
+"""What values of the libraries' types are, as a sum: every save walks all attributes of a model."""
 _LIBRARIES = {"keras", "kerasnn", "ml_dtypes", "numpy", "pandas", "scipy", "tensorflow", *sys.stdlib_module_names}
 
 
@@ -62,47 +66,69 @@ def training_variables(model: keras.Model) -> Variables:
 
 def _untracked(model: keras.Model, known: set[int]) -> Iterator[tuple[str, Any]]:
     """Variables that are not known yet, with their paths; the shortest paths come first."""
-    queue: deque[tuple[str, Any]] = deque([("model", model)])
+    # Paths are put together for the few values that are unknown variables: each value knows the one that led to it.
+    queue: deque[tuple[Any, Any, Any]] = deque([(None, "model", model)])
     seen: set[int] = set()
     while queue:
-        path, value = queue.popleft()
+        entry = queue.popleft()
+        value = entry[2]
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, tf.random.Generator):
-            value = value.state
-        if isinstance(value, keras.Variable | tf.Variable):
-            underlying = raw(value)
-            is_number = isinstance(value, NumberVariable)  # stands for a Python number that a callback owns
-            if id(underlying) not in known and not is_number and _dtype(value) in DTYPES:
-                known.add(id(underlying))
-                yield path, value
-        queue.extend((path + step, inner) for step, inner in _parts(value))
+        kind = _kind(value)
+        if kind & _VARIABLE:
+            variable = value.state if isinstance(value, tf.random.Generator) else value
+            is_number = isinstance(variable, NumberVariable)  # stands for a Python number that a callback owns
+            if id(raw(variable)) not in known and not is_number and _dtype(variable) in DTYPES:
+                known.add(id(raw(variable)))
+                yield _path(entry), variable
+        if kind & _DICT:
+            queue.extend((entry, [key], inner) for key, inner in value.items() if _kind(inner))
+        elif kind & _LIST:
+            queue.extend((entry, [index], inner) for index, inner in enumerate(value) if _kind(inner))
+        if kind & _OBJECT:
+            attributes = [(entry, name, inner) for name, inner in vars(value).items() if _kind(inner)]
+            queue.extend(each for each in attributes if not each[1].startswith("_"))
+            queue.extend(each for each in attributes if each[1].startswith("_"))
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """The items or attributes of a value that may hold variables, each with its step of a path."""
-    if isinstance(value, dict):
-        yield from ((f"[{key!r}]", inner) for key, inner in value.items() if type(inner) not in _PLAIN)
-    elif isinstance(value, list | tuple | deque):
-        yield from ((f"[{index}]", inner) for index, inner in enumerate(value) if type(inner) not in _PLAIN)
-    if isinstance(value, _SEARCHED) or _is_users(value):
-        attributes = sorted(vars(value).items(), key=lambda item: item[0].startswith("_"))
-        yield from ((f".{name}", inner) for name, inner in attributes if type(inner) not in _PLAIN)
+def _path(entry: Any) -> str:
+    """The path to a value of the walk: its steps are names of attributes, and keys or indices in lists of one."""
+    before, step, _ = entry
+    if before is None:
+        return str(step)
+    return _path(before) + (f"[{step[0]!r}]" if isinstance(step, list) else f".{step}")
+
+
+def _kind(value: Any) -> int:
+    """Whether a value is a variable or may hold variables, and how; 0 for all others."""
+    # A proxy has the class of what it stands for.
+    key = (type(value), value.__class__)
+    kind = _kinds.get(key)
+    if kind is None:
+        kind = _VARIABLE * isinstance(value, keras.Variable | tf.Variable | tf.random.Generator)
+        kind += _DICT * isinstance(value, dict) + _LIST * isinstance(value, list | tuple | deque)
+        kind += _OBJECT * (isinstance(value, _SEARCHED) or _is_users(value))
+        # A class of the user's own may be made anew for every model, and must be free to go with it.
+        if _library(value) in _LIBRARIES:
+            _kinds[key] = kind
+    return kind
 
 
 def _is_users(value: Any) -> bool:
     """Whether a value is an object of a class of the user's own."""
-    library = type(value).__module__.partition(".")[0]
-    return library not in _LIBRARIES and hasattr(value, "__dict__") and not isinstance(value, type)
+    return _library(value) not in _LIBRARIES and hasattr(value, "__dict__") and not isinstance(value, type)
+
+
+def _library(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 class VariableReader:
-    """Reads variables into arrays, all in one graph, which takes a tenth of the time of reading them one by one."""
+    """Reads groups of variables into arrays."""
 
     def __init__(self) -> None:
-        self._variables: list[Any] = []
-        self._graph: tf.types.experimental.PolymorphicFunction | None = None
+        self._read = ValueReader()
 
     def read(self, variables: Variables, strategy: tf.distribute.Strategy | None) -> Arrays:
         """The values of variables.
@@ -112,15 +138,7 @@ class VariableReader:
             strategy: the model's strategy; a variable whose replicas differ gives `(replicas, *shape)`.
         """
         every = [variable for group in variables.values() for variable in group]
-        values: Iterator[np.ndarray]
-        if strategy is not None:
-            values = map(_value, every)
-        else:
-            if [id(variable) for variable in every] != [id(variable) for variable in self._variables]:
-                self._variables = every
-                self._graph = tf.function(lambda: [tf.identity(raw(variable)) for variable in every], autograph=False)
-            assert self._graph is not None
-            values = iter([np.asarray(value.numpy()) for value in self._graph()])
+        values = iter(self._read(every)) if strategy is None else map(_value, every)
         return {name: [next(values) for _ in group] for name, group in variables.items()}
 
 
@@ -192,11 +210,6 @@ def _assign(variable: Any, array: np.ndarray) -> None:
             copy.assign(value)
     else:
         variable.assign(array.sum(axis=0, dtype=array.dtype))
-
-
-def raw(variable: Any) -> Any:
-    """The TensorFlow variable behind a Keras variable."""
-    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def _dtype(variable: Any) -> str:

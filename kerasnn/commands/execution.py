@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from kerasnn import compilation_cache
 from kerasnn.signals import TerminatedError, caught, raised
 
 DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -89,6 +90,7 @@ def import_tensorflow() -> None:
     """Import TensorFlow without its greetings, notes about the processor and missing drivers; an error shows them."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    checking = compilation_cache.begin() if "tensorflow" not in sys.modules else None
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as greetings:
         os.dup2(greetings.fileno(), 2)
@@ -98,6 +100,8 @@ def import_tensorflow() -> None:
             tf.config.list_physical_devices()
             # Collections need not walk TensorFlow's million objects over and over while programs are traced.
             gc.freeze()
+            if checking is not None:
+                checking.join()
         except BaseException:
             greetings.seek(0)
             os.write(terminal, greetings.read())

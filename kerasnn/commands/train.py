@@ -9,6 +9,7 @@ from kerasnn.commands.execution import DONE, continued_by, import_tensorflow
 from kerasnn.config.run import RunConfig
 from kerasnn.distribute import processes, slurm
 from kerasnn.files import dated_path
+from kerasnn.timings import phase
 
 
 def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -48,10 +49,11 @@ def run(options: argparse.Namespace) -> int:
     is_chief = options.cluster is None or options.cluster.number == 0
     resumable = is_chief and options.config.training.save_state
     with continued_by("kerasnn train --resume", run_dir) if resumable else nullcontext():
-        import_tensorflow()
-        from kerasnn.runs.run_folder import delete_unbegun
-        from kerasnn.runs.scores import described
-        from kerasnn.runs.train import train
+        with phase("import"):
+            import_tensorflow()
+            from kerasnn.runs.run_folder import delete_unbegun
+            from kerasnn.runs.scores import described
+            from kerasnn.runs.train import train
 
         try:
             result = train(options.config, run_dir, lengthen=options.lengthen)

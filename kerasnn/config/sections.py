@@ -349,6 +349,9 @@ class ReportConfig(Schema):
     warning for layers that do not learn."""
     graph: bool = True
     """Whether the network is drawn, as `network.svg` and as TensorBoard's graph."""
+    timings: bool = False
+    """Whether the seconds that importing, building, tracing, compiling, training and reporting took are printed at the
+    end; `result.json` has them in any case."""
     mlflow: str | None = None
     """Address of an MLflow server or database that gets the run's settings and values, as in `sqlite:///mlflow.db`; it
     needs `kerasnn[mlflow]`."""

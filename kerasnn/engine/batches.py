@@ -20,6 +20,7 @@ from kerasnn.engine.steps import (
     zeros_like_logs,
 )
 from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
+from kerasnn.timings import phase
 
 ENDLESS = 2**31 - 1
 """Steps of data whose end is not known."""
@@ -125,7 +126,8 @@ class BatchProgram:
         """
         spec = tf.data.IteratorSpec(batches.dataset.element_spec)
         arguments = (spec, tf.TensorSpec(2, tf.int32), tf.TensorSpec((), tf.float64))
-        operations = Operations.of(self._run.get_concrete_function(*arguments, rates, None))
+        with phase("trace"):
+            operations = Operations.of(self._run.get_concrete_function(*arguments, rates, None))
         if reason := operations.against_loops():
             raise NotCompilableError(reason)
 

@@ -9,6 +9,7 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.engine.batches import ENDLESS, Batches
 from kerasnn.engine.examples import Examples
 from kerasnn.engine.steps import Blocks
+from kerasnn.timings import phase
 
 _BATCH_METHODS = {
     "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),
@@ -104,7 +105,20 @@ class BlockCallbacks(keras.callbacks.CallbackList):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._driver.hosted = True
-        super().on_train_begin(logs)
+        with phase("reports"):
+            super().on_train_begin(logs)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        with phase("reports"):
+            super().on_train_end(logs)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        with phase("reports"):
+            super().on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        with phase("reports"):
+            super().on_epoch_end(epoch, logs)
 
     def __iter__(self) -> Iterator[keras.callbacks.Callback]:
         return iter(self.callbacks)

@@ -23,6 +23,8 @@ from kerasnn.keras_private import compile_argument, model_supports_jit
 logger = logging.getLogger("kerasnn")
 
 Compiled = Literal["auto", "on", "off"]
+FEW = 1000
+"""Steps of evaluation that XLA speeds up by about as much as its compilation takes."""
 _LOOPS = {
     "train": ("fit", "make_train_function", "_make_function"),
     "test": ("evaluate", "make_test_function", "_make_function"),
@@ -122,7 +124,13 @@ def examples_kind(model: keras.Model, compiled: Compiled, arrays: Any, memory_sh
 
 
 def blocks_of(
-    model: keras.Model, step: str, examples: ResidentExamples, length: int | None, rates: np.ndarray | None = None
+    model: keras.Model,
+    step: str,
+    examples: ResidentExamples,
+    length: int | None,
+    rates: np.ndarray | None = None,
+    *,
+    alone: bool = False,
 ) -> Blocks:
     """Compiled blocks of a model's steps.
 
@@ -132,6 +140,7 @@ def blocks_of(
         examples: the examples that the steps run on.
         length: steps in a block; None takes the model's `steps_per_execution` if above 1, else a length by time.
         rates: learning rate of every step, where a callback sets them.
+        alone: whether they belong to no training, so that a few steps need not be worth XLA's compilation.
 
     Raises:
         NotCompilableError: the model cannot be compiled.
@@ -154,6 +163,8 @@ def blocks_of(
             return _batch_blocks(model, step, examples, length, by_execution, rates)
         _build(model, examples)
         program = _program(model, step, _array_program)
+        if alone and _few(model, examples):
+            program = _program(model, step, partial(Program, jit_compile=False), "without XLA")
         for steps in examples.empty_steps():
             program.prepare(steps, rates)
     except Exception as error:
@@ -201,6 +212,17 @@ def _program(model: keras.Model, step: str, kind: Callable[[keras.Model, str], A
     if name not in kept:
         kept[name] = kind(model, step)
     return kept[name]
+
+
+def _few(model: keras.Model, examples: ResidentExamples) -> bool:
+    """Whether the steps that a model was evaluated on, with those to come, are too few for XLA.
+
+    On other devices than a CPU it is XLA's program that notices indices out of range.
+    """
+    kept = vars(model)["_kerasnn_programs"]
+    kept["evaluated"] = kept.get("evaluated", 0) + examples.num_batches
+    left_to_us = compile_argument(model) == "auto" and not model.jit_compile
+    return left_to_us and kept["evaluated"] <= FEW and not tf.config.list_logical_devices("GPU")
 
 
 def _array_program(model: keras.Model, step: str) -> Program:

@@ -32,6 +32,7 @@ from kerasnn.engine.order import draw_seed, epoch_order
 from kerasnn.engine.source import Source, are_dense, as_arrays
 from kerasnn.engine.steps import Blocks, NotCompilableError
 from kerasnn.keras_private import array_slicing
+from kerasnn.timings import phase
 
 
 def fit(
@@ -160,7 +161,7 @@ def fit(
         options["validation_steps"] = validation_steps
     driver = BlockDriver(examples, train, test, owner, _steps(examples, steps_per_epoch), validation_steps)
     hooks = _block_callbacks(callbacks, driver, model, verbose, epochs=epochs)
-    with running(model, train, test), replicated.stopping_together(model.distribute_strategy):
+    with running(model, train, test), replicated.stopping_together(model.distribute_strategy), phase("epochs"):
         return model.fit(examples, callbacks=hooks, validation_data=validation_data, shuffle=False, **options)
 
 
@@ -228,7 +229,8 @@ def evaluate(
             batches = batches_of(*given, reads=steps, batch_size=batch_size, steps=steps)
         kind = examples_kind(model, compiled, () if batches else arrays, memory_share)
         examples = batches or kind(x, y, sample_weight, batch_size=batch_size, steps=steps)
-        test = blocks_of(model, "test_step", examples, _block_length(model, callbacks, "test", steps_per_block))
+        length = _block_length(model, callbacks, "test", steps_per_block)
+        test = blocks_of(model, "test_step", examples, length, alone=True)
     except NotCompilableError as reason:
         if replicas > 1:
             raise

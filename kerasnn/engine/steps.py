@@ -19,6 +19,7 @@ from kerasnn.engine.bounds import FINE, Bounds
 from kerasnn.engine.examples import Pass, Steps, each
 from kerasnn.engine.graph import Operations
 from kerasnn.engine.random_numbers import same_numbers
+from kerasnn.timings import phase
 
 BLOCK_SECONDS = 0.25
 """Target duration of a block whose length is chosen by time."""
@@ -84,14 +85,23 @@ class Program:
             NotCompilableError: the step can't be run in a loop with the numbers of plain Keras.
         """
         if not self._inspected:
-            self._inspect(self._run(steps).get_concrete_function(*self._arguments(steps, 0, rates, None)))
+            self._inspect(self._traced(steps, rates))
         try:
-            self(steps, rates=rates)
+            self._compile(steps, rates)
         except Exception:
             if self._jit_compile is True or not self.xla:
                 raise
             # What XLA can't compile TensorFlow may.
             self._use(xla=False)
+            self._compile(steps, rates)
+
+    def _traced(self, steps: Steps, rates: tf.Tensor | None) -> Any:
+        with phase("trace"):
+            return self._run(steps).get_concrete_function(*self._arguments(steps, 0, rates, None))
+
+    def _compile(self, steps: Steps, rates: tf.Tensor | None) -> None:
+        self._traced(steps, rates)
+        with phase("compile"):
             self(steps, rates=rates)
 
     def _inspect(self, function: Any) -> None:

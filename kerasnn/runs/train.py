@@ -40,6 +40,7 @@ from kerasnn.runs.run_folder import run_folder
 from kerasnn.runs.scores import constant_scores, scores
 from kerasnn.runs.tracking import MLflowRun, mlflow_run
 from kerasnn.tensorboard.callback import TensorBoard
+from kerasnn.timings import Timings, phase, timed
 
 logger = logging.getLogger("kerasnn")
 
@@ -114,25 +115,23 @@ def train(
     (1, ['best.keras', 'model.keras'])
     """
     config = config or RunConfig()
-    data = data or load_data(config.data, config.task)
-    config = config.with_task(data.task)
-    if lengthen:
-        changes: dict[str, Any] = {"training.epochs": table_epochs(config, data)}
-        # A network that sees a small table so often would learn its noise.
-        if changes["training.epochs"] > config.training.epochs and data.x_validation is not None:
-            patience = max(5, changes["training.epochs"] // 10)
-            if config.training.early_stopping is None:
-                changes["training.early_stopping"] = {"patience": patience}
-        config = replace_at(config, changes)
-    _check_fit(config, data)
-    class_weight = class_weights(config, data)
-    with devices.use(config.devices) as placement, run_folder(run_dir, config, placement) as folder:
-        write_text(folder / "config.json", config.to_json() + "\n")
-        run = _Run(config, folder, data, class_weight, placement)
-        if not placement.chief:
-            return run.train(callbacks)
-        with mlflow_run(config, folder) as run.tracker:
-            return run.train(callbacks)
+    with timed() as timings:
+        with phase("data"):
+            data = data or load_data(config.data, config.task)
+            config = config.with_task(data.task)
+            config = _lengthened(config, data) if lengthen else config
+            _check_fit(config, data)
+            class_weight = class_weights(config, data)
+        with devices.use(config.devices) as placement, run_folder(run_dir, config, placement) as folder:
+            write_text(folder / "config.json", config.to_json() + "\n")
+            with phase("build"):
+                run = _Run(config, folder, data, class_weight, placement)
+            run.timings = timings
+            with mlflow_run(config, folder) if placement.chief else nullcontext() as run.tracker:
+                result = run.train(callbacks)
+        if config.report.timings and placement.chief:
+            print(f"seconds     {timings}")
+    return result
 
 
 class _Run:
@@ -172,6 +171,7 @@ class _Run:
         self.progress = Progress(config.report.progress if placement.chief else "silent", examples=len(data.x_train))
         self.state: TrainingState | None = None
         self.tracker: MLflowRun | None = None
+        self.timings = Timings()
 
     def train(self, extra_callbacks: Sequence[keras.callbacks.Callback]) -> Result:
         """Train with the run's callbacks and extra ones, and write `result.json` however training ends."""
@@ -197,7 +197,8 @@ class _Run:
             raise
         finally:
             seconds = time.perf_counter() - start if self.state is None else self.state.trained_seconds
-            metrics = self._finish(seconds)
+            with phase("results"):
+                metrics = self._finish(seconds)
         return Result(self.model, self.history.history, metrics, self.folder, self.scores, self.constant)
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
@@ -277,6 +278,7 @@ class _Run:
             "best": self.best.summary(),
             "alarms": [] if self.health is None else [asdict(alarm) for alarm in self.health.alarms],
             "seconds": round(seconds, 3),
+            "timings": {name: round(each, 3) for name, each in self.timings.seconds().items()},
             "parameters": self.network.count_params(),
             "device": str(self.placement),
             **provenance(),
@@ -301,6 +303,17 @@ class _Run:
         outputs = predict(network, x, batch_size=batch_size, verbose=0)
         self.scores, self.constant = scores(self.config, y, outputs), constant_scores(self.config, y)
         return {name: float(value) for name, value in values.items()}
+
+
+def _lengthened(config: RunConfig, data: Data) -> RunConfig:
+    """A run on a small table with the epochs that it needs."""
+    changes: dict[str, Any] = {"training.epochs": table_epochs(config, data)}
+    # A network that sees a small table so often would learn its noise.
+    if changes["training.epochs"] > config.training.epochs and data.x_validation is not None:
+        patience = max(5, changes["training.epochs"] // 10)
+        if config.training.early_stopping is None:
+            changes["training.early_stopping"] = {"patience": patience}
+    return replace_at(config, changes)
 
 
 def _check_fit(config: RunConfig, data: Data) -> None:

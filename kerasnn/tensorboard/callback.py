@@ -24,12 +24,14 @@ from kerasnn import figures
 from kerasnn.callbacks.layer_probe import Probe
 from kerasnn.callbacks.logs import learning_rate_of, numbers_of
 from kerasnn.callbacks.traced_step import as_batch, variable_path
+from kerasnn.components.values import values_of
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import Task
 from kerasnn.tensorboard.event_files import EventFile, image, scalar
 
 BUCKETS = 30
 """Number of buckets in a histogram."""
+_STEPS = np.arange(BUCKETS + 1) / BUCKETS
 ROWS = 1024
 """Number of examples per prediction."""
 _FOLDERS = ("train", "validation")
@@ -170,8 +172,9 @@ class TensorBoard(keras.callbacks.Callback):
         values += [scalar(f"epoch_{name}", value) for name, value in numbers.items() if not name.startswith("val_")]
         histograms_due = self.histograms_every and (epoch + 1) % self.histograms_every == 0
         if histograms_due:
-            for weight in self.model.weights:
-                values += _histogram(f"weights/{variable_path(self.model, weight)}", keras.ops.convert_to_numpy(weight))
+            weights = self.model.weights
+            for weight, value in zip(weights, values_of(self.model), strict=True):
+                values += _histogram(f"weights/{variable_path(self.model, weight)}", value)
         if self.probe is not None:
             measured = self.probe.measure(self.model)
             values += [scalar(tag, value) for tag, value in measured.scalars().items()]
@@ -217,8 +220,9 @@ class TensorBoard(keras.callbacks.Callback):
 
     def get_state(self) -> dict[str, Any]:
         """The sizes of the event files, the number of the next one, and the last epochs written and drawn."""
-        sizes = {name: {path.name: path.stat().st_size for path in _files(self.log_dir / name)} for name in _FOLDERS}
-        counts = {"first_step": self._first_step, "next_file": self._next_file()}
+        sizes = {name: _sizes(self.log_dir / name) for name in _FOLDERS}
+        next_file = 1 + max((_number(file) for files in sizes.values() for file in files), default=-1)
+        counts = {"first_step": self._first_step, "next_file": next_file}
         return {"sizes": sizes, **counts, "epoch": self._epoch, "drawn": self._drawn}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -230,7 +234,7 @@ class TensorBoard(keras.callbacks.Callback):
         for name in _FOLDERS:
             sizes = state["sizes"][name]
             for path in _files(self.log_dir / name):
-                if path.name not in sizes and _number(path) >= next_file:
+                if path.name not in sizes and _number(path.name) >= next_file:
                     path.unlink()
                 elif path.stat().st_size > sizes.get(path.name, math.inf):
                     os.truncate(path, sizes[path.name])
@@ -238,7 +242,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     def _next_file(self) -> int:
         """The number for the next event file."""
-        return 1 + max(map(_number, event_files(self.log_dir)), default=-1)
+        return 1 + max((_number(path.name) for path in event_files(self.log_dir)), default=-1)
 
     def _open(self, name: str) -> EventFile:
         path = self.log_dir / name / f"events.out.tfevents.file{self._next_file():06d}.kerasnn"
@@ -325,17 +329,30 @@ class TensorBoard(keras.callbacks.Callback):
 
 def event_files(log_dir: Path) -> list[Path]:
     """The event files that the callback has written to a folder; links are left out."""
-    return [path for name in _FOLDERS for path in _files(log_dir / name) if _number(path) >= 0]
+    return [path for name in _FOLDERS for path in _files(log_dir / name) if _number(path.name) >= 0]
 
 
 def _files(folder: Path) -> list[Path]:
-    files = folder.glob("events.out.tfevents.*")
-    return sorted(path for path in files if path.is_file() and not path.is_symlink())
+    return [folder / name for name in _sizes(folder)]
 
 
-def _number(path: Path) -> int:
+def _sizes(folder: Path) -> dict[str, int]:
+    """The event files of a folder, by name, with their sizes; links are left out."""
+    try:
+        with os.scandir(folder) as entries:
+            sizes = {
+                entry.name: entry.stat(follow_symlinks=False).st_size
+                for entry in entries
+                if entry.name.startswith("events.out.tfevents.") and entry.is_file(follow_symlinks=False)
+            }
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return dict(sorted(sizes.items()))
+
+
+def _number(name: str) -> int:
     """The number of one of our event files; -1 for the file of another writer."""
-    match = _FILE.fullmatch(path.name)
+    match = _FILE.fullmatch(name)
     return -1 if match is None else int(match[1])
 
 
@@ -350,16 +367,19 @@ def _picture(tag: str, figure: Figure) -> Summary.Value:
 def _histogram(tag: str, values: NDArray[Any]) -> list[Summary.Value]:
     """A histogram of the finite values with equal buckets, rows of left edge, right edge and count."""
     values = values.astype("float64").ravel()
-    values = values[np.isfinite(values)]
+    if not math.isfinite(values.sum()):
+        values = values[np.isfinite(values)]
     if not len(values):
         return []
     low, high = values.min(), values.max()
     if high > low:
         # As numpy.histogram up to rounding at the edges, and several times faster.
         bucket = ((values - low) * (BUCKETS / (high - low))).astype("int64")
-        counts = np.bincount(np.minimum(bucket, BUCKETS - 1, out=bucket), minlength=BUCKETS)
-        edges = np.linspace(low, high, BUCKETS + 1)
-        buckets = np.stack([edges[:-1], edges[1:], counts], axis=1)
+        buckets = np.empty((BUCKETS, 3))
+        edges = low + _STEPS * (high - low)
+        edges[-1] = high
+        buckets[:, 0], buckets[:, 1] = edges[:-1], edges[1:]
+        buckets[:, 2] = np.bincount(np.minimum(bucket, BUCKETS - 1, out=bucket), minlength=BUCKETS)
     else:
         buckets = np.array([[low, high, len(values)]])
     return [Summary.Value(tag=tag, metadata=histogram_metadata(None, None), tensor=make_tensor_proto(buckets))]

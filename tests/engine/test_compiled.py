@@ -12,7 +12,9 @@ import pytest
 import tensorflow as tf
 
 from kerasnn.callbacks.learning_rate import LearningRate
-from kerasnn.engine.examples import Steps
+from kerasnn.engine import compilation
+from kerasnn.engine.compilation import blocks_of
+from kerasnn.engine.examples import ResidentExamples, Steps
 from kerasnn.engine.fit import NotCompilableError, evaluate, fit
 from kerasnn.engine.order import epoch_order
 from kerasnn.engine.steps import Program
@@ -515,3 +517,23 @@ def test_global_random_state_is_left_alone(options: dict[str, Any]) -> None:
     after = np.random.get_state()
     np.testing.assert_array_equal(after[1], before[1])
     assert after[2] == before[2]
+
+
+@pytest.mark.parametrize(("jit_compile", "xla"), [("auto", [False, False, True]), (True, [True, True, True])])
+def test_few_steps_of_evaluation_are_not_worth_xla(monkeypatch: pytest.MonkeyPatch, jit_compile: Any, xla: Any) -> None:
+    monkeypatch.setattr(compilation, "FEW", 2 * STEPS)
+    used = []
+    monkeypatch.setattr(Program, "prepare", lambda self, steps, rates: used.append(self.xla))
+    model = sequential(jit_compile=jit_compile)
+    for _ in range(3):
+        blocks_of(model, "test_step", ResidentExamples(X, Y, batch_size=BATCH), None, alone=True)
+    assert used[::2] == used[1::2] == xla
+    # Those of a training are as they were.
+    blocks_of(model, "test_step", ResidentExamples(X, Y, batch_size=BATCH), None)
+    assert used[-1]
+
+
+def test_evaluation_without_xla_is_plain_keras_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sequential()
+    assert evaluate(model, X, Y, BATCH, 0) == model.evaluate(X, Y, BATCH, 0)
+    assert not vars(model)["_kerasnn_programs"]["test_step without XLA"].xla
