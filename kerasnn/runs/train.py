@@ -30,11 +30,12 @@ from kerasnn.data.encoding import TableEncoding
 from kerasnn.data.loading import Data, fingerprint, load_data
 from kerasnn.distribute import devices
 from kerasnn.engine.checks import check_scale
-from kerasnn.engine.fit import evaluate, fit, predict
+from kerasnn.engine.fit import evaluate, fit
 from kerasnn.files import write_text
 from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import PROBE, compile_model, compiled_network
 from kerasnn.models.saving import save_model
+from kerasnn.runs.pieces import memory_options, predict_pieces
 from kerasnn.runs.record import plan, provenance, table_epochs
 from kerasnn.runs.run_folder import run_folder
 from kerasnn.runs.scores import constant_scores, scores
@@ -240,7 +241,7 @@ class _Run:
                     class_weight=self.class_weight,
                     seed=self.config.seed,
                     compiled=settings.compiled,
-                    memory_share=settings.memory_share,
+                    **{"memory_share": settings.memory_share, **memory_options(self.data.x_train)},
                     **arguments,
                 )
                 return
@@ -297,8 +298,9 @@ class _Run:
                 compile_model(network, self.config)
             y = preparation.original_targets(y)
         batch_size = max(self.config.training.batch_size, 256)
-        values = evaluate(network, x, y, batch_size=batch_size, verbose=0, return_dict=True)
-        outputs = predict(network, x, batch_size=batch_size, verbose=0)
+        options = {"batch_size": batch_size, "verbose": 0, "return_dict": True}
+        values = evaluate(network, x, y, **options, **memory_options(x))
+        outputs = predict_pieces(network, x, batch_size)
         self.scores, self.constant = scores(self.config, y, outputs), constant_scores(self.config, y)
         return {name: float(value) for name, value in values.items()}
 
