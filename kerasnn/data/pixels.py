@@ -15,7 +15,7 @@ BLOCK = 256
 
 
 class Pixels(NamedTuple):
-    """How a folder's images are kept: as bytes, a quarter of their size as floats. The network's first layers scale them.
+    """A folder's images as bytes, a quarter of their size as floats; the network's first layers scale them.
 
     Args:
         raw_shape: `(height, width)` or `(height, width, channels)`.
@@ -86,7 +86,11 @@ class Pixels(NamedTuple):
 
     def first_layers(self) -> "list[keras.layers.Layer]":
         """The network's first layers, which have the effect of `expand`."""
-        return self._preparation.layers()
+        layers = self._preparation.layers()
+        # Keras would number them by the models that this process has built.
+        for number, layer in enumerate(layers, start=1):
+            layer.name = f"pixels_{number}"
+        return layers
 
     @property
     def _preparation(self) -> Preparation:

@@ -35,9 +35,7 @@ def augmentation_layers(augment: AugmentConfig, shape: tuple[int, ...], seed: in
         "translation": lambda seed: kinds.RandomTranslation(
             augment.translation, augment.translation, seed=seed, name="translation"
         ),
-        "contrast": lambda seed: kinds.RandomContrast(
-            augment.contrast, value_range=(0, 1), seed=seed, name="contrast"
-        ),
+        "contrast": lambda seed: kinds.RandomContrast(augment.contrast, value_range=(0, 1), seed=seed, name="contrast"),
         "brightness": lambda seed: kinds.RandomBrightness(
             augment.brightness, value_range=(0, 1), seed=seed, name="brightness"
         ),

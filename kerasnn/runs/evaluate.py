@@ -23,7 +23,7 @@ from kerasnn.files import inside, write_text
 from kerasnn.models.from_config import compile_model
 from kerasnn.models.loading import load_model
 from kerasnn.models.table_model import TableModel
-from kerasnn.runs.pieces import memory_options, predict_pieces
+from kerasnn.runs.pieces import batch_rows, memory_options, predict_pieces
 from kerasnn.runs.scores import constant_scores, described, scores
 
 
@@ -122,7 +122,7 @@ class Evaluation:
 
 
 def evaluate_run(
-    run_dir: str | Path, data_path: str | Path | None = None, *, model: str = "model", batch_size: int = 1024
+    run_dir: str | Path, data_path: str | Path | None = None, *, model: str = "model", batch_size: int | None = None
 ) -> Evaluation:
     """Evaluate a run's model on its own test data, or on a file's.
 
@@ -131,7 +131,7 @@ def evaluate_run(
         data_path: a table with the target, an npz file, or a folder of images with a subfolder for each class; None
             takes the run's test part.
         model: "model" for the final weights, "best" for those of the best epoch.
-        batch_size: examples per batch; the result does not depend on it.
+        batch_size: examples per batch; None: up to 1024 where they are small. The result does not depend on it.
 
     Returns:
         Metrics, predictions, and a table by class for classifiers.
@@ -159,6 +159,7 @@ def evaluate_run(
         x, y, class_names = _examples(config, data_path, network, recorded_class_names(run_dir))
         if x.shape[1:] != tuple(network.input_shape[1:]):
             raise ValueError(f"examples must have shape {tuple(network.input_shape[1:])}, received {x.shape[1:]}")
+    batch_size = batch_size or (1024 if isinstance(x, dict) else batch_rows(x.shape[1:]))
     if share := memory_options(x):
         metrics = evaluate(network, x, y, batch_size=batch_size, verbose=0, return_dict=True, **share)
         outputs = predict_pieces(network, x, batch_size)

@@ -10,8 +10,15 @@ from kerasnn.engine.fit import predict
 
 PIECE_BYTES = 2**28
 """Size of the examples, as floats, that are predicted for at a time."""
+BATCH_BYTES = 2**26
+"""Size of a batch, as floats, where no number of examples is asked for."""
 STREAMED = 1e-9
 """The fraction of the memory that examples may take that are to be streamed."""
+
+
+def batch_rows(shape: tuple[int, ...], most: int = 1024) -> int:
+    """Examples of a shape in a batch whose size changes nothing but time and memory."""
+    return max(1, min(most, BATCH_BYTES // (4 * math.prod(shape))))
 
 
 def piece_rows(shape: tuple[int, ...], batch_size: int) -> int:
