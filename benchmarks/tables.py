@@ -97,7 +97,7 @@ def measure(name: str, target: str, load: Callable[[], Any], folder: Path) -> di
     config = RunConfig.model_validate({"data": {"path": str(path), "target": target}, "report": {"progress": "silent"}})
     data = load_data(config.data)
     start = time.perf_counter()
-    result = train(config, folder / "run", data, lengthen=True)
+    result = train(config, folder / "run", data, given=())
     seconds = time.perf_counter() - start
     run = config.with_task(data.task)
     assert isinstance(result.model, TableModel)

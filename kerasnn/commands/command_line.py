@@ -194,11 +194,11 @@ class RunParser(Parser):
         self.add_argument("run_dir", help="the run folder")
         which = "final model or the best epoch's (default: model)"
         self.add_argument("--model", choices=("model", "best"), default="model", help=which)
-        size = "examples per batch (default: 1024); the predictions are the same"
-        self.add_argument("--batch_size", type=int, default=1024, help=size)
+        size = "examples per batch (default: up to 1024); the predictions are the same"
+        self.add_argument("--batch_size", type=int, help=size)
 
     def read(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         options = super().read(arguments)
-        if options.batch_size < 1:
+        if options.batch_size is not None and options.batch_size < 1:
             self.error(f"--batch_size must be at least 1, received {options.batch_size}")
         return options

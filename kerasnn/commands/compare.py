@@ -21,7 +21,7 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.changes = {**options.changes, "data.path": options.table}
     if options.target is not None:
         options.changes["data.target"] = options.target
-    options.lengthen = options.config is None and "training.epochs" not in options.changes
+    options.given = None if options.config is not None else set(options.changes)
     options.config = parser.config_of(options)
     if options.seeds < 2:
         parser.error(f"--seeds must be at least 2 for an interval, received {options.seeds}")
@@ -33,5 +33,5 @@ def run(options: argparse.Namespace) -> int:
     import_tensorflow()
     from kerasnn.study.peers import compare_with_peers
 
-    print(compare_with_peers(options.config, options.seeds, options.lengthen))
+    print(compare_with_peers(options.config, options.seeds, options.given))
     return DONE

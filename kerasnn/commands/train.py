@@ -30,8 +30,8 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if options.config is not None or options.run_dir is not None:
             raise ValueError("--resume names the run folder, so --config and --run_dir must be left out")
         options.config = options.run_dir = options.resume
-    # A config and a flag say how long to train; else the size of a table does.
-    options.lengthen = options.config is None and "training.epochs" not in options.changes
+    # A config says all that is to be done; flags leave what they do not say to the data.
+    options.given = None if options.config is not None else set(options.changes)
     options.config = parser.config_of(options)
     options.arguments = parser.arguments
     if options.config.devices.strategy == "multi_worker":
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             from kerasnn.runs.train import train
 
         try:
-            result = train(options.config, run_dir, lengthen=options.lengthen)
+            result = train(options.config, run_dir, given=options.given)
         except BaseException:
             if options.run_dir is None and is_chief:
                 delete_unbegun(run_dir)

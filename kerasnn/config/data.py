@@ -12,6 +12,32 @@ Kind = Literal["number", "boolean", "category", "date", "text", "drop"]
 """What a column of a table holds; `drop` leaves it out."""
 
 
+class AugmentConfig(Schema):
+    """Random changes of each image in each epoch of training; evaluation and predictions have none.
+
+    >>> AugmentConfig().layers, AugmentConfig(flip="horizontal", rotation=0.05).layers
+    (0, 2)
+    """
+
+    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
+    """Directions in which half of the images are flipped; `horizontal` suits most photos."""
+    rotation: float = Field(default=0.0, ge=0, le=0.5)
+    """Largest rotation in full turns, either way; 0.05 is 18 degrees."""
+    zoom: Fraction = 0.0
+    """Largest zoom in or out, as a fraction of height and width, in [0, 1)."""
+    translation: Fraction = 0.0
+    """Largest shift in each direction, as a fraction of height and width, in [0, 1)."""
+    contrast: Fraction = 0.0
+    """Largest change of the contrast, as a fraction, in [0, 1)."""
+    brightness: Fraction = 0.0
+    """Largest change of the brightness, as a fraction of the full scale, in [0, 1)."""
+
+    @property
+    def layers(self) -> int:
+        """Number of Keras layers that the changes take."""
+        return sum(getattr(self, key) != field.default for key, field in type(self).model_fields.items())
+
+
 class DataConfig(Schema):
     """The data set, its preparation and its split into parts.
 
@@ -28,9 +54,15 @@ class DataConfig(Schema):
     test_path: str | None = None
     """Separate test file for table and npz; null: `test_share` of the examples."""
     image_size: tuple[PositiveInt, PositiveInt] | None = None
-    """Height and width in pixels to which a folder's images are resized; null: the first image's."""
+    """Height and width in pixels to which a folder's images are resized; null: the first image's, reduced to at most
+    128 pixels."""
     color: Literal["rgb", "grayscale"] = "rgb"
     """Colours of a folder's images."""
+    stream: bool | None = None
+    """Whether a folder's images are read from a temporary file while training, instead of kept in memory; null: where
+    they would take more than a quarter of the memory."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes of images during training."""
     target: str | tuple[str, ...] | None = None
     """Target column or columns of a table; null: the last column."""
     columns: dict[str, Kind] = Field(default={})

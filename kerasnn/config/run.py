@@ -155,6 +155,7 @@ class RunConfig(Description):
             self._check_task(self.known_task)
         if self.data.flatten and any(isinstance(layer, ConvLayer) for layer in self.network.hidden):
             raise ValueError("convolutional layers need images, so data.flatten must be false, received true")
+        self._check_augmentation()
         self.schedule.over(self.training.epochs)
         self._check_momentum_cycle()
         # Arrays may include a validation part, which only train() sees.
@@ -178,6 +179,20 @@ class RunConfig(Description):
             raise ValueError(
                 f"loss.name {self.loss_name} needs targets as they are, so data.target_scaling must be none, received "
                 f"{self.data.target_scaling!r}"
+            )
+
+    def _check_augmentation(self) -> None:
+        data = self.data
+        if not data.augment.layers:
+            return
+        if data.name == "table":
+            raise ValueError("data.augment is for images, received data.name 'table'")
+        if data.flatten and data.name != "images":
+            raise ValueError("data.augment needs images, so data.flatten must be false, received true")
+        if data.scaling not in (None, "unit") and (data.augment.contrast or data.augment.brightness):
+            raise ValueError(
+                "data.augment.contrast and brightness need values from 0 to 1, so data.scaling must be unit, received "
+                f"{data.scaling!r}"
             )
 
     def _check_momentum_cycle(self) -> None:

@@ -1,8 +1,11 @@
 """Rows of a table in the compact form in which training keeps them, and the features that they stand for."""
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import keras
 
 BITS = 8
 """Features of 0 and 1 that one number holds: whole numbers up to 256 are exact in every float type of networks."""
@@ -50,6 +53,22 @@ class Layout(NamedTuple):
     def features(self) -> int:
         """Features of a row."""
         return sum(column.features for column in self.columns)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one row as it is kept."""
+        return (self.width,)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of the features of one row."""
+        return (self.features,)
+
+    def first_layers(self) -> "list[keras.layers.Layer]":
+        """The network's first layers, which have the effect of `expand`."""
+        from kerasnn.data.table_features import TableFeatures
+
+        return [TableFeatures(self.columns)]
 
     def sources(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where each feature comes from, arrays `(features,)`.

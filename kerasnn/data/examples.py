@@ -9,6 +9,7 @@ import numpy as np
 
 from kerasnn.data.compact import Layout
 from kerasnn.data.encoding import TableEncoding
+from kerasnn.data.pixels import Pixels
 from kerasnn.data.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -21,14 +22,15 @@ class Data:
 
     Args:
         x_train, x_validation, x_test: examples as the run's network takes them, float32 `(examples, *input_shape)`: the
-            features, for a table in the compact form that `features` expands; None for a part without examples.
+            features, for a table in the compact form that `features` expands, for a folder of images their bytes; None
+            for a part without examples.
         y_train, y_validation, y_test: targets. Multiclass: int32 `(examples,)`, or float32 `(examples, classes)` if
             one-hot. Binary: float32 `(examples,)`. Multilabel and regression: float32 `(examples, outputs)`.
         task: binary, multiclass, multilabel or regression.
         outputs: number of output units: 1 for binary, else the number of classes, labels or values.
         class_names: names of the classes (binary: of 0 and 1) or labels, or None.
         preparation: the preparation of the features, fitted to the training part.
-        about: what was found in a table, as lines of text.
+        about: what was found in a table or folder, as lines of text.
     """
 
     x_train: np.ndarray = field(repr=False)
@@ -40,7 +42,7 @@ class Data:
     task: str
     outputs: int
     class_names: tuple[str, ...] | None
-    preparation: Preparation | TableEncoding = field(repr=False)
+    preparation: Preparation | TableEncoding | Pixels = field(repr=False)
     about: str = field(default="", repr=False)
 
     @property
@@ -51,12 +53,17 @@ class Data:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one prepared example."""
-        return self.preparation.input_shape if self.layout is None else (self.layout.width,)
+        return self.preparation.input_shape if self.layout is None else self.layout.input_shape
 
     @property
-    def layout(self) -> Layout | None:
-        """How a table's features are kept; None for other data, which is kept as it is."""
-        return self.preparation.layout if isinstance(self.preparation, TableEncoding) else None
+    def layout(self) -> Layout | Pixels | None:
+        """How a table or a folder's images are kept; None for other data, which is kept as features."""
+        return None if isinstance(self.preparation, Preparation) else self.preparation.layout
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the examples lie in a file, from which they are read while training."""
+        return isinstance(self.x_train, np.memmap)
 
     def features(self, x: np.ndarray) -> np.ndarray:
         """The features of prepared examples, float32 `(examples, ...)`, for models other than the run's network."""

@@ -12,14 +12,16 @@ from kerasnn.data.checks import as_numbers, check_examples
 from kerasnn.data.encoding import Raw, TableEncoding, take_rows
 from kerasnn.data.examples import Data as Data
 from kerasnn.data.examples import fingerprint as fingerprint
-from kerasnn.data.folders import read_image_folder
+from kerasnn.data.folders import ImageReader, list_image_folder, must_stream
 from kerasnn.data.images import CLASS_NAMES, read_images
 from kerasnn.data.npz import read_npz_parts, read_npz_test
 from kerasnn.data.parts import check_like_train, final_targets, output_count, split_rows
+from kerasnn.data.pixels import Pixels
 from kerasnn.data.preparation import Preparation
 from kerasnn.data.splits import leaks, split_table
 from kerasnn.data.table_examples import (
     TableExamples,
+    balance,
     joined,
     labelled_rows,
     numbered_labels,
@@ -48,7 +50,7 @@ SOURCE_KEYS = {
     "mnist": ("path",),
     "fashion_mnist": ("path",),
     "table": ("path", "test_path", *TABLE_KEYS),
-    "images": ("path", "image_size", "color"),
+    "images": ("path", "image_size", "color", "stream"),
     "npz": ("path", "test_path"),
     "arrays": TABLE_KEYS,
 }
@@ -78,7 +80,9 @@ def load_data(config: DataConfig, task: str = "auto") -> Data:
     check_source(config)
     if config.name == "table":
         return _table_data(read_table_examples(config, task), config)
-    given, task = task, "multiclass" if task == "auto" else task
+    if config.name == "images":
+        return _image_data(config, task)
+    task = "multiclass" if task == "auto" else task
     names: Sequence[str] | None = None
     full_scale = None
     match config.name:
@@ -91,10 +95,6 @@ def load_data(config: DataConfig, task: str = "auto") -> Data:
         case "mnist" | "fashion_mnist":
             arrays = read_images(config.name, config.path)
             names = CLASS_NAMES[config.name]
-        case "images":
-            assert config.path is not None
-            arrays, names = read_image_folder(config.path, config.image_size, config.color)
-            task = "binary" if given == "auto" and len(names) == 2 else task
         case "npz":
             assert config.path is not None
             arrays, names = read_npz_parts(config.path, config.test_path)
@@ -107,7 +107,7 @@ def load_data(config: DataConfig, task: str = "auto") -> Data:
 
 def check_source(config: DataConfig) -> None:
     """Refuse a key that the data source does not use."""
-    for key in ("path", "test_path", "image_size", "color", *TABLE_KEYS):
+    for key in ("path", "test_path", "image_size", "color", "stream", *TABLE_KEYS):
         value = getattr(config, key)
         if value != DataConfig.model_fields[key].default and key not in SOURCE_KEYS[config.name]:
             users = ", ".join(name for name, keys in SOURCE_KEYS.items() if key in keys)
@@ -246,6 +246,63 @@ def _table_data(
     return _made(x_parts, targets, config, task, outputs, examples.class_names, encoding, about)
 
 
+def read_test_images(config: DataConfig, task: str, reader: ImageReader) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images and targets of the test part of a folder; None if it has none.
+
+    Args:
+        config: source and split.
+        task: binary or multiclass.
+        reader: reads images as the model that is to be tested takes them.
+    """
+    assert config.path is not None
+    folder = list_image_folder(config.path)
+    targets = final_targets(folder.labels, task, "test")
+    rows = _split(targets, config, task).get("test")
+    if rows is None:
+        return None
+    files = [folder.files[row] for row in rows]
+    return reader.read(files, must_stream(len(files) * reader.nbytes)), targets[rows]
+
+
+def _image_data(config: DataConfig, task: str) -> Data:
+    """`Data` from a folder of images."""
+    assert config.path is not None
+    folder = list_image_folder(config.path)
+    names = folder.class_names
+    task = ("binary" if len(names) == 2 else "multiclass") if task == "auto" else task
+    if task not in ("binary", "multiclass"):
+        raise ValueError(f"data.name images is for task binary or multiclass, received task {task!r}")
+    outputs = _count(names, task)
+    assert outputs is not None
+    y = final_targets(folder.labels, task, "train")
+    rows = _split(y, config, task)
+    reader = ImageReader.like(folder.files[0], config.image_size, config.color)
+    size = len(y) * reader.nbytes
+    stream = must_stream(size) if config.stream is None else config.stream
+    x_parts = {part: reader.read([folder.files[row] for row in taken], stream) for part, taken in rows.items()}
+    about = [
+        f"images      {folder.path}: {len(y):,} images of {len(names)} classes, as {reader.size[0]}×{reader.size[1]} "
+        f"{'RGB' if config.color == 'rgb' else 'grey'} pixels",
+        f"            {size / 2**20:,.0f} MiB {'in a temporary file' if stream else 'in memory'}",
+        *balance(folder.labels, names, "images"),
+        "",
+    ]
+    pixels = Pixels.fit(x_parts["train"], config.scaling or "unit")
+    targets = {part: y[taken] for part, taken in rows.items()}
+    return _made(x_parts, targets, config, task, outputs, names, pixels, "\n".join(about))
+
+
+def _split(y: np.ndarray, config: DataConfig, task: str) -> dict[str, np.ndarray]:
+    """Positions of each part's examples; a part without a share is left out."""
+    rows = {"train": np.arange(len(y))}
+    for part, share in (("test", config.test_share), ("validation", config.validation_share)):
+        if share:
+            left = rows["train"]
+            rest, taken = split_rows(part, share, y[left], config.seed, task)
+            rows["train"], rows[part] = left[rest], left[taken]
+    return rows
+
+
 def _data(
     arrays: dict[str, Any],
     config: DataConfig,
@@ -291,7 +348,7 @@ def _made(
     task: str,
     outputs: int,
     class_names: Sequence[str] | None,
-    preparation: Preparation | TableEncoding,
+    preparation: Preparation | TableEncoding | Pixels,
     about: str = "",
 ) -> Data:
     """`Data` from prepared parts."""

@@ -128,19 +128,19 @@ def table_examples(
     why = f", inferred from {reason} (--task chooses another)" if reason else ""
     about.append(f"target      {', '.join(names)}{chosen}: {task}{why}")
     if task in ("binary", "multiclass") and class_names is not None:
-        about += _balance(y, class_names)
+        about += balance(y, class_names)
     grouping = {name: as_texts(frame[name]) for name in (config.group, config.split) if name is not None}
     return TableExamples(raw, y, found, names, task, class_names, about, grouping)
 
 
-def _balance(y: np.ndarray, class_names: Sequence[str]) -> list[str]:
+def balance(y: np.ndarray, class_names: Sequence[str], examples: str = "rows") -> list[str]:
     """A line about the shares of the classes, where one is rare."""
     shares = np.bincount(y, minlength=len(class_names)) / len(y)
     rarest, largest = int(shares.argmin()), int(shares.argmax())
     if shares[rarest] * len(class_names) > RARE:
         return []
     return [
-        f"            {class_names[rarest]!r} is {shares[rarest]:.1%} of the rows, {class_names[largest]!r} "
+        f"            {class_names[rarest]!r} is {shares[rarest]:.1%} of the {examples}, {class_names[largest]!r} "
         f"{shares[largest]:.1%}; --training.class_weight balanced weighs classes equally"
     ]
 

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 import keras
 
+from kerasnn.config.data import AugmentConfig
 from kerasnn.config.run import OUTPUT_ACTIVATION
 from kerasnn.config.schema import one_of
 from kerasnn.config.sections import NetworkConfig, RegularizationConfig, Style, Task
 from kerasnn.data.compact import Layout
+from kerasnn.data.pixels import Pixels
 from kerasnn.data.table_encoder import TableEncoder
 from kerasnn.data.table_features import TableFeatures
+from kerasnn.models.augmentation import augmentation_layers
 from kerasnn.models.layers import network_layers
 from kerasnn.models.subclassed import Network
 from kerasnn.models.table_model import TableModel
@@ -24,7 +27,8 @@ def build_model(
     *,
     task: Task = "multiclass",
     regularization: RegularizationConfig | None = None,
-    layout: Layout | None = None,
+    layout: Layout | Pixels | None = None,
+    augment: AugmentConfig | None = None,
     name: str = "network",
 ) -> keras.Model:
     """Build an uncompiled Keras model from the description of its network.
@@ -39,7 +43,9 @@ def build_model(
         seed: non-negative integer, the seed of all initial weights and dropout masks.
         task: decides the output activation if the network does not name one.
         regularization: defaults of the hidden layers.
-        layout: of a table's compact rows, which the first layer expands to features; None for other data.
+        layout: of a table's compact rows, which the first layer expands to features, or of images that the first layers
+            scale; None for other data.
+        augment: random changes of images during training.
         name: the model's name.
 
     Returns:
@@ -57,10 +63,11 @@ def build_model(
         raise ValueError(one_of("style", style, _BUILDERS))
     if task not in OUTPUT_ACTIVATION:
         raise ValueError(one_of("task", task, OUTPUT_ACTIVATION))
-    expansion = [] if layout is None else [TableFeatures(layout.columns)]
-    features = input_shape if layout is None else (layout.features,)
-    layers = network_layers(network, features, outputs, task=task, regularization=regularization, seed=seed)
-    layers = [*expansion, *layers]
+    first = [] if layout is None else layout.first_layers()
+    features = input_shape if layout is None else layout.feature_shape
+    if augment is not None and augment.layers:
+        first += augmentation_layers(augment, features, seed)
+    layers = [*first, *network_layers(network, features, outputs, task=task, regularization=regularization, seed=seed)]
     return _BUILDERS[style](layers, tuple(input_shape), name)
 
 

@@ -32,6 +32,7 @@ def build_network(config: RunConfig, data: Any) -> keras.Model:
         task=config.known_task,
         regularization=config.regularization,
         layout=data.layout,
+        augment=config.data.augment,
     )
 
 

@@ -14,14 +14,16 @@ from matplotlib.figure import Figure
 from kerasnn import figures
 from kerasnn.config.run import RunConfig
 from kerasnn.config.schema import one_of
-from kerasnn.data.folders import read_image_folder
-from kerasnn.data.loading import load_data, read_examples, read_test_table
+from kerasnn.data.folders import ImageReader, list_image_folder, must_stream
+from kerasnn.data.loading import load_data, read_examples, read_test_images, read_test_table
 from kerasnn.data.parts import final_targets
 from kerasnn.data.table_examples import labelled_rows, read_rows
+from kerasnn.engine.fit import evaluate
 from kerasnn.files import inside, write_text
 from kerasnn.models.from_config import compile_model
 from kerasnn.models.loading import load_model
 from kerasnn.models.table_model import TableModel
+from kerasnn.runs.pieces import batch_rows, memory_options, predict_pieces
 from kerasnn.runs.scores import constant_scores, described, scores
 
 
@@ -120,7 +122,7 @@ class Evaluation:
 
 
 def evaluate_run(
-    run_dir: str | Path, data_path: str | Path | None = None, *, model: str = "model", batch_size: int = 1024
+    run_dir: str | Path, data_path: str | Path | None = None, *, model: str = "model", batch_size: int | None = None
 ) -> Evaluation:
     """Evaluate a run's model on its own test data, or on a file's.
 
@@ -129,7 +131,7 @@ def evaluate_run(
         data_path: a table with the target, an npz file, or a folder of images with a subfolder for each class; None
             takes the run's test part.
         model: "model" for the final weights, "best" for those of the best epoch.
-        batch_size: examples per batch; the result does not depend on it.
+        batch_size: examples per batch; None: up to 1024 where they are small. The result does not depend on it.
 
     Returns:
         Metrics, predictions, and a table by class for classifiers.
@@ -157,10 +159,21 @@ def evaluate_run(
         x, y, class_names = _examples(config, data_path, network, recorded_class_names(run_dir))
         if x.shape[1:] != tuple(network.input_shape[1:]):
             raise ValueError(f"examples must have shape {tuple(network.input_shape[1:])}, received {x.shape[1:]}")
-    metrics = network.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
-    outputs = network.predict(x, batch_size=batch_size, verbose=0)
+    batch_size = batch_size or (1024 if isinstance(x, dict) else batch_rows(x.shape[1:]))
+    if share := memory_options(x):
+        metrics = evaluate(network, x, y, batch_size=batch_size, verbose=0, return_dict=True, **share)
+        outputs = predict_pieces(network, x, batch_size)
+    else:
+        metrics = network.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)
+        outputs = network.predict(x, batch_size=batch_size, verbose=0)
     found = describe(config, y, outputs, class_names, {name: float(value) for name, value in metrics.items()})
     return replace(found, x=None if isinstance(x, dict) else x)
+
+
+def image_reader(config: RunConfig, network: keras.Model) -> ImageReader:
+    """Reads images as a run's model takes them."""
+    height, width = network.input_shape[1:3]
+    return ImageReader((int(height), int(width)), config.data.color)
 
 
 def load_run_model(run_dir: str | Path, model: str) -> keras.Model:
@@ -272,16 +285,30 @@ def _examples(
     config: RunConfig, data_path: str | Path | None, network: keras.Model, names: tuple[str, ...] | None
 ) -> tuple[np.ndarray, Any, tuple[str, ...] | None]:
     """Raw examples, their targets in the form that the loss takes, and the names of the classes."""
-    if data_path is None:
+    if config.data.name == "images" and (data_path is None or Path(data_path).is_dir()):
+        found = _labelled_images(config, data_path, network, names)
+        if found is None:
+            raise ValueError("the run has no test part (data.test_share is 0): give a folder with test images")
+        x, y = found
+    elif data_path is None:
         if config.data.name == "arrays":
             raise ValueError("a run on arrays has no data to load: give an npz file with test examples")
         data = load_data(config.data.model_copy(update={"scaling": "none", "flatten": False}), config.known_task)
         if data.x_test is None:
             raise ValueError("the run has no test part (data.test_share is 0): give an npz file with test examples")
         return data.x_test.reshape(-1, *data.raw_shape), data.y_test, data.class_names
-    if Path(data_path).is_dir() and config.data.name == "images":
-        arrays, _ = read_image_folder(data_path, tuple(network.input_shape[1:3]), config.data.color, names)
-        x, y = arrays["x_train"], final_targets(arrays["y_train"], config.known_task, "test")
     else:
         x, y = read_examples(data_path, config.known_task, names)
     return x, np.eye(network.output_shape[-1], dtype=np.float32)[y] if config.data.one_hot else y, names
+
+
+def _labelled_images(
+    config: RunConfig, data_path: str | Path | None, network: keras.Model, names: tuple[str, ...] | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images of a folder, or of the run's test part, and their targets; None where there is no such part."""
+    reader = image_reader(config, network)
+    if data_path is None:
+        return read_test_images(config.data, config.known_task, reader)
+    folder = list_image_folder(data_path, names)
+    x = reader.read(folder.files, must_stream(len(folder.files) * reader.nbytes))
+    return x, final_targets(folder.labels, config.known_task, "test")

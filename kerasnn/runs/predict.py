@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ import keras
 import numpy as np
 
 from kerasnn.config.run import RunConfig
-from kerasnn.data.folders import image_files, read_image_files
+from kerasnn.data.folders import image_files
 from kerasnn.data.npz import read_npz
 from kerasnn.data.table_examples import read_rows
 from kerasnn.files import existing_file, write_text
 from kerasnn.models.table_model import TableModel
-from kerasnn.runs.evaluate import load_run_model, predicted_values, recorded_class_names, safe_cell
+from kerasnn.runs.evaluate import image_reader, load_run_model, predicted_values, recorded_class_names, safe_cell
+from kerasnn.runs.pieces import batch_rows, piece_rows
 from kerasnn.runs.scores import probabilities_of
 
 
 def predict_file(
-    run_dir: str | Path, data_path: str | Path, *, model: str = "model", batch_size: int = 1024
+    run_dir: str | Path, data_path: str | Path, *, model: str = "model", batch_size: int | None = None
 ) -> dict[str, np.ndarray]:
     """Predict for the rows of a file.
 
@@ -28,7 +30,7 @@ def predict_file(
         data_path: a table with the training table's columns, in any order; for a model of images, a folder of images,
             or one image; for a model that takes arrays, an npz file with x.
         model: "model" for the final weights, "best" for those of the best epoch.
-        batch_size: examples per batch; the result does not depend on it.
+        batch_size: examples per batch; None: up to 1024 where they are small. The result does not depend on it.
 
     Returns:
         Columns by name: for images `file`; for classes `predicted` with their names and `probability_<class>`; for
@@ -42,20 +44,34 @@ def predict_file(
     network = load_run_model(run_dir, model)
     class_names = recorded_class_names(run_dir)
     names: tuple[str, ...] = ()
-    first: dict[str, np.ndarray] = {}
     if isinstance(network, TableModel):
         encoding = network.encoder.encoding
         names, class_names = encoding.targets, encoding.class_names
         x: Any = network.inputs_of(read_rows(data_path, config.data, encoding), Path(data_path).name)
     elif config.data.name == "images" and Path(data_path).suffix != ".npz":
         files = image_files(data_path) if Path(data_path).is_dir() else [existing_file(data_path)]
-        x = read_image_files(files, tuple(network.input_shape[1:3]), config.data.color)
         root = data_path if Path(data_path).is_dir() else Path(data_path).parent
         first = {"file": np.array([str(file.relative_to(root)) for file in files], dtype=object)}
+        outputs = _outputs_of_images(config, network, files, batch_size)
+        return {**first, **_columns(config, outputs, class_names, names)}
     else:
         x = _array(data_path, network)
-    outputs = network.predict(x, batch_size=batch_size, verbose=0)
-    return {**first, **_columns(config, outputs, class_names, names)}
+    outputs = network.predict(x, batch_size=batch_size or 1024, verbose=0)
+    return _columns(config, outputs, class_names, names)
+
+
+def _outputs_of_images(
+    config: RunConfig, network: keras.Model, files: Sequence[Path], batch_size: int | None
+) -> np.ndarray:
+    """The model's outputs for images, of which only some are in memory at a time."""
+    reader = image_reader(config, network)
+    batch_size = batch_size or batch_rows(reader.shape)
+    count = piece_rows(reader.shape, batch_size)
+    pieces = [
+        network.predict(reader.read(files[start : start + count]), batch_size=batch_size, verbose=0)
+        for start in range(0, len(files), count)
+    ]
+    return np.concatenate(pieces)
 
 
 def write_predictions(columns: dict[str, np.ndarray], path: str | Path) -> None:

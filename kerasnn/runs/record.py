@@ -4,6 +4,7 @@ import math
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,29 +18,17 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import Data
 
-UPDATES = 3000
-"""Updates that a network needs to learn a table, about."""
-MOST_EPOCHS = 500
-"""Epochs up to which the length of a training follows from the size of its table."""
-
-
-def table_epochs(config: RunConfig, data: Data) -> int:
-    """The epochs of a config, or for a table more if they are needed for `UPDATES`, up to `MOST_EPOCHS`.
-
-    Args:
-        config: the run.
-        data: its prepared data.
-    """
-    epochs = config.training.epochs
-    if not data.about:
-        return epochs
-    return max(epochs, min(MOST_EPOCHS, math.ceil(UPDATES / math.ceil(len(data.x_train) / config.training.batch_size))))
-
 
 def plan(
-    config: RunConfig, data: Data, network: keras.Model, learning_rate: LearningRate, device: str, folder: Path
+    config: RunConfig,
+    data: Data,
+    network: keras.Model,
+    learning_rate: LearningRate,
+    device: str,
+    folder: Path,
+    chosen: Sequence[str] = (),
 ) -> str:
-    """Describe a run before it starts: network, examples, iterations, learning rate, device, folder.
+    """Describe a run before it starts: network, examples, iterations, learning rate, device, folder, choices.
 
     Args:
         config: the run.
@@ -48,29 +37,26 @@ def plan(
         learning_rate: the callback that sets the rate.
         device: the devices of the run.
         folder: the run folder.
+        chosen: what was chosen for the data, and why.
 
     Returns:
-        Six lines of text.
+        Lines of text.
     """
     settings = config.training
     iterations = math.ceil(len(data.x_train) / settings.batch_size)
     parts = {"training": data.x_train, "validation": data.x_validation, "test": data.x_test}
     examples = ", ".join(f"{len(x):,} {name}" for name, x in parts.items() if x is not None)
     updates = iterations * settings.epochs
-    usual = table_epochs(config, data)
-    more = f"; few for a table, --training.epochs {usual} is better" if usual > settings.epochs else ""
-    if data.about and settings.epochs == usual != type(settings)().epochs:
-        more = f" (a small table needs about {UPDATES:,}; --training.epochs sets another length)"
-        if settings.early_stopping is not None:
-            more += f", fewer if val_loss is no lower for {settings.early_stopping.patience} epochs"
+    heads = ["chosen      ", *[" " * 12] * len(chosen)]
     return "\n".join(
         [
             f"network     {_shape(network)}, {config.style}, {network.count_params():,} parameters",
             f"examples    {config.data.name}: {examples}",
             f"iterations  {iterations:,} an epoch of batch size {settings.batch_size:,}, "
-            f"{updates:,} in {settings.epochs:,} epochs{more}",
+            f"{updates:,} in {settings.epochs:,} epochs",
             f"optimizer   {config.optimizer.name}, learning rate {_rates(config, learning_rate)}",
             f"device      {device}",
+            *(f"{head}{line}" for head, line in zip(heads, chosen, strict=False)),
             f"run folder  {folder}",
         ]
     )

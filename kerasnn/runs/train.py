@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,19 +23,20 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.callbacks.progress import Progress
 from kerasnn.checkpoint.state_file import StateFolder, decode, encode
 from kerasnn.checkpoint.training_state import TrainingState
-from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
 from kerasnn.data.class_weights import class_weights
 from kerasnn.data.encoding import TableEncoding
 from kerasnn.data.loading import Data, fingerprint, load_data
 from kerasnn.distribute import devices
 from kerasnn.engine.checks import check_scale
-from kerasnn.engine.fit import evaluate, fit, predict
+from kerasnn.engine.fit import evaluate, fit
 from kerasnn.files import write_text
 from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import PROBE, compile_model, compiled_network
 from kerasnn.models.saving import save_model
-from kerasnn.runs.record import plan, provenance, table_epochs
+from kerasnn.runs.choices import choose
+from kerasnn.runs.pieces import batch_rows, memory_options, predict_pieces
+from kerasnn.runs.record import plan, provenance
 from kerasnn.runs.run_folder import run_folder
 from kerasnn.runs.scores import constant_scores, scores
 from kerasnn.runs.tracking import MLflowRun, mlflow_run
@@ -84,7 +85,7 @@ def train(
     run_dir: str | Path | None = None,
     data: Data | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    lengthen: bool = False,
+    given: Collection[str] | None = None,
 ) -> Result:
     """Train the network that a config describes, and write a run folder.
 
@@ -98,7 +99,8 @@ def train(
         run_dir: a folder that is new, empty or the run's; None makes `logs/<time>-<data>-<style>`.
         data: prepared data; None loads the data that the config describes.
         callbacks: further Keras callbacks.
-        lengthen: whether a small table is trained for more epochs than the config's, until it has enough updates.
+        given: dotted keys of the config that were given: others may be chosen to suit a table or images, and the plan
+            says so. None: the config decides all.
 
     Returns:
         The trained model, its history and its metrics.
@@ -119,13 +121,13 @@ def train(
         with phase("data"):
             data = data or load_data(config.data, config.task)
             config = config.with_task(data.task)
-            config = _lengthened(config, data) if lengthen else config
+            config, chosen = choose(config, data, given)
             _check_fit(config, data)
             class_weight = class_weights(config, data)
         with devices.use(config.devices) as placement, run_folder(run_dir, config, placement) as folder:
             write_text(folder / "config.json", config.to_json() + "\n")
             with phase("build"):
-                run = _Run(config, folder, data, class_weight, placement)
+                run = _Run(config, folder, data, class_weight, placement, chosen)
             run.timings = timings
             with mlflow_run(config, folder) if placement.chief else nullcontext() as run.tracker:
                 result = run.train(callbacks)
@@ -144,7 +146,9 @@ class _Run:
         data: Data,
         class_weight: dict[int, float] | None,
         placement: devices.Placement,
+        chosen: Sequence[str] = (),
     ) -> None:
+        self.chosen = chosen
         self.config, self.folder, self.data, self.placement = config, folder, data, placement
         self.class_weight = class_weight
         self.over_processes = devices.over_processes(placement.strategy)
@@ -166,7 +170,8 @@ class _Run:
         self.table = HistoryFile(folder / "history.csv")
         monitor, mode = config.monitored(validation=has_validation), config.training.monitor_mode
         self.best = BestModel(folder / "best.keras", monitor, mode, model=self.model)
-        self.probe = Probe((data.x_train[:PROBE], data.y_train[:PROBE])) if config.report.health else None
+        rows = slice(batch_rows(data.input_shape, PROBE))
+        self.probe = Probe((data.x_train[rows], data.y_train[rows])) if config.report.health else None
         self.health = None if self.probe is None else Health(self.probe)
         self.progress = Progress(config.report.progress if placement.chief else "silent", examples=len(data.x_train))
         self.state: TrainingState | None = None
@@ -180,7 +185,8 @@ class _Run:
         if self.progress.style != "silent":
             if self.data.about:
                 print(self.data.about)
-            print(plan(self.config, self.data, self.network, self.learning_rate, str(self.placement), self.folder))
+            device = str(self.placement)
+            print(plan(self.config, self.data, self.network, self.learning_rate, device, self.folder, self.chosen))
             if self.state is not None and self.state.resumed:
                 print(f"resumes     after {self.state.epochs:,} epochs")
         start = time.perf_counter()
@@ -241,7 +247,7 @@ class _Run:
                     class_weight=self.class_weight,
                     seed=self.config.seed,
                     compiled=settings.compiled,
-                    memory_share=settings.memory_share,
+                    **{"memory_share": settings.memory_share, **memory_options(self.data.x_train)},
                     **arguments,
                 )
                 return
@@ -298,9 +304,10 @@ class _Run:
                 network = keras.Sequential([keras.Input(self.data.input_shape), self.network, rescaling])
                 compile_model(network, self.config)
             y = preparation.original_targets(y)
-        batch_size = max(self.config.training.batch_size, 256)
-        values = evaluate(network, x, y, batch_size=batch_size, verbose=0, return_dict=True)
-        outputs = predict(network, x, batch_size=batch_size, verbose=0)
+        batch_size = max(self.config.training.batch_size, batch_rows(x.shape[1:], 256))
+        options = {"batch_size": batch_size, "verbose": 0, "return_dict": True}
+        values = evaluate(network, x, y, **options, **memory_options(x))
+        outputs = predict_pieces(network, x, batch_size)
         self.scores, self.constant = scores(self.config, y, outputs), constant_scores(self.config, y)
         return {name: float(value) for name, value in values.items()}
 

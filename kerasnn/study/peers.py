@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,7 +54,7 @@ class PeerScores:
         return "\n".join(lines)
 
 
-def compare_with_peers(config: RunConfig, seeds: int = 3, lengthen: bool = False) -> PeerScores:
+def compare_with_peers(config: RunConfig, seeds: int = 3, given: Collection[str] | None = None) -> PeerScores:
     """Train a run's network and scikit-learn's models on the same training parts; score them on the same test parts.
 
     Each seed splits the data anew. All models get the same encoded features. A regression is scored by R², classes by
@@ -63,7 +63,7 @@ def compare_with_peers(config: RunConfig, seeds: int = 3, lengthen: bool = False
     Args:
         config: the run.
         seeds: number of splits, two or more.
-        lengthen: as in `kerasnn.runs.train.train`.
+        given: as in `kerasnn.runs.train.train`.
 
     Raises:
         ValueError: one line, for a task without such models, no test part, or fewer than two seeds.
@@ -82,7 +82,7 @@ def compare_with_peers(config: RunConfig, seeds: int = 3, lengthen: bool = False
             raise ValueError(f"data must have a test part and one target an example, received task {data.task}")
         measure = "R²" if data.task == "regression" else "accuracy"
         models: dict[str, Callable[[Data], np.ndarray]] = {
-            NETWORK: partial(_network, run, lengthen),
+            NETWORK: partial(_network, run, given),
             **peers(data.task, seed),
         }
         for name, fit in models.items():
@@ -107,13 +107,11 @@ def _labels(data: Data, y: Any) -> np.ndarray:
     return y.argmax(axis=1) if y.ndim == 2 else y.astype(int)
 
 
-def _network(run: RunConfig, lengthen: bool, data: Data) -> np.ndarray:
+def _network(run: RunConfig, given: Collection[str] | None, data: Data) -> np.ndarray:
     """The network's predictions for the test part."""
     quiet = {"report.tensorboard": False, "report.health": False, "report.graph": False, "training.save_state": False}
     with tempfile.TemporaryDirectory() as folder:
-        model = train(
-            replace_at(run, {**quiet, "training.save_best": False}), f"{folder}/run", data, lengthen=lengthen
-        ).model
+        model = train(replace_at(run, {**quiet, "training.save_best": False}), f"{folder}/run", data, given=given).model
     return network_predictions(run, data, model.network if isinstance(model, TableModel) else model)
 
 

@@ -1,0 +1,81 @@
+"""Settings that follow from the data where the user gave none: a table's training, an image network."""
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from kerasnn.config.description import replace_at
+from kerasnn.config.run import RunConfig
+from kerasnn.data.encoding import TableEncoding
+from kerasnn.data.loading import Data
+from kerasnn.data.pixels import Pixels
+
+UPDATES = 3000
+"""Updates that a network needs to learn a table, about."""
+MOST_EPOCHS = 500
+"""Epochs up to which the length of a training follows from the size of its table."""
+FEW_ROWS = 5000
+"""Training rows up to which a table's network is regularized."""
+SMALLEST_SIDE = 8
+"""Pixels to which convolutional layers reduce an image's shorter side, about."""
+
+
+def choose(config: RunConfig, data: Data, given: Collection[str] | None) -> tuple[RunConfig, list[str]]:
+    """A config with settings that suit its data in place of defaults.
+
+    Args:
+        config: the run.
+        data: its data.
+        given: the dotted keys that the user gave, which stay as they are; None: the config decides all.
+
+    Returns:
+        The config, and lines that say what was chosen and why.
+    """
+    if given is None:
+        return config, []
+    if isinstance(data.preparation, TableEncoding):
+        choices = _for_table(config, data)
+    elif isinstance(data.preparation, Pixels):
+        choices = _for_images(data)
+    else:
+        return config, []
+    lines = []
+    for changes, why in choices:
+        if any(_touches(key, other) for key in changes for other in given):
+            continue
+        config = replace_at(config, changes)
+        lines.append(why)
+    return config, lines
+
+
+def _touches(key: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other or a part of it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def _for_table(config: RunConfig, data: Data) -> list[tuple[dict[str, Any], str]]:
+    rows, default = len(data.x_train), config.training.epochs
+    epochs = max(default, min(MOST_EPOCHS, math.ceil(UPDATES / math.ceil(rows / config.training.batch_size))))
+    choices: list[tuple[dict[str, Any], str]] = []
+    if epochs > default:
+        length: dict[str, Any] = {"training.epochs": epochs}
+        line = f"--training.epochs {epochs}: about {UPDATES:,} updates, as few rows need many passes"
+        # A network that sees a small table so often would learn its noise.
+        if data.x_validation is not None:
+            length["training.early_stopping"] = {"patience": max(5, epochs // 10)}
+            line += f"; fewer if val_loss is no lower for {length['training.early_stopping']['patience']} epochs"
+        choices.append((length, line))
+    if rows <= FEW_ROWS:
+        changes = {"regularization.dropout": 0.2, "regularization.l2": 0.001}
+        choices.append((changes, f"--regularization.dropout 0.2, l2 0.001: {rows:,} rows are few for this network"))
+    return choices
+
+
+def _for_images(data: Data) -> list[tuple[dict[str, Any], str]]:
+    height, width = data.raw_shape[:2]
+    count = min(4, max(1, math.ceil(math.log2(min(height, width) / SMALLEST_SIDE))))
+    hidden: list[Any] = [{"filters": min(64, 16 * 2**number), "pool": 2} for number in range(count)]
+    hidden.append({"units": 64, "dropout": 0.3})
+    changes = {"data.flatten": False, "network.hidden": hidden}
+    filters = ", ".join(str(layer["filters"]) for layer in hidden[:-1])
+    return [(changes, f"--network.hidden: convolutions with {filters} filters, each with pooling, then 64 units")]
