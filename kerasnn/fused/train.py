@@ -51,11 +51,14 @@ def train_fused(
         A member for each run, in order. The same call gives the same bits, whatever was trained before.
 
     Raises:
-        ValueError: no runs, runs that can't be fused or not with each other, states at different epochs.
+        ValueError: no runs, runs that can't be fused or not with each other, states at different epochs, examples that
+            are not in memory.
 
     Reference: Wang et al., "Horizontally Fused Training Arrays", MLSys 2021.
     """
     first_epoch, states = _checked(configs, initial)
+    if data.streamed:
+        raise ValueError("runs cannot be fused: their examples are read from a file while training")
     config = configs[0]
     names = group_devices(len(configs), devices.chosen(config.devices))
     shapes = shapes_of(data)

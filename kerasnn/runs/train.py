@@ -312,17 +312,6 @@ class _Run:
         return {name: float(value) for name, value in values.items()}
 
 
-def _lengthened(config: RunConfig, data: Data) -> RunConfig:
-    """A run on a small table with the epochs that it needs."""
-    changes: dict[str, Any] = {"training.epochs": table_epochs(config, data)}
-    # A network that sees a small table so often would learn its noise.
-    if changes["training.epochs"] > config.training.epochs and data.x_validation is not None:
-        patience = max(5, changes["training.epochs"] // 10)
-        if config.training.early_stopping is None:
-            changes["training.early_stopping"] = {"patience": patience}
-    return replace_at(config, changes)
-
-
 def _check_fit(config: RunConfig, data: Data) -> None:
     config.check_monitors(validation=data.x_validation is not None)
     if config.data.scaling == "none":

@@ -4,6 +4,7 @@ Tolerance: weights and logs within 1e-5 absolute plus 1e-4 relative after three 
 its own, so most run only where the environment has KERASNN_ALL_TESTS=1.
 """
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -187,6 +188,7 @@ def test_what_changes_the_program_makes_another_key(key, value, data):
         ("devices.precision", "mixed_bfloat16", "fused networks are float32"),
         ("devices.deterministic", True, "devices switch XLA off"),
         ("training.compiled", "off", "asks for plain Keras"),
+        ("data", {"name": "images", "path": "photos", "augment": {"flip": "horizontal"}}, "changes images at random"),
     ],
 )
 def test_what_cannot_be_fused_says_why(key, value, reason, data):
@@ -195,6 +197,13 @@ def test_what_cannot_be_fused_says_why(key, value, reason, data):
     assert reason in reason_not_fusable(config)
     with pytest.raises(ValueError, match=f"run 0 cannot be fused: .*{reason}"):
         train_fused([config], data)
+
+
+def test_examples_in_a_file_are_refused(data, tmp_path):
+    x = np.memmap(tmp_path / "x", np.float32, "w+", shape=data.x_train.shape)
+    x[:] = data.x_train
+    with pytest.raises(ValueError, match="their examples are read from a file while training"):
+        train_fused(runs({}, {}), dataclasses.replace(data, x_train=x))
 
 
 def test_a_member_that_diverges_fails_alone(data, tmp_path):
