@@ -251,7 +251,18 @@ def jax_scan(workload: Workload, arrays: Arrays) -> Runner:
     return partial(_timed, one)
 
 
-# NumPy
+# scikit-learn and NumPy
+
+
+def sklearn_classifier(workload: Workload, arrays: Arrays) -> Runner:
+    """scikit-learn's `MLPClassifier`, an epoch a call of `partial_fit`."""
+    from sklearn.neural_network import MLPClassifier
+
+    model = MLPClassifier(
+        workload.hidden, alpha=0.0, batch_size=workload.batch_size, learning_rate_init=LEARNING_RATE, random_state=0
+    )
+    classes = np.unique(arrays["y"])
+    return partial(_timed, lambda: model.partial_fit(arrays["x"], arrays["y"], classes))
 
 
 def numpy_floor(workload: Workload, arrays: Arrays) -> Runner:
@@ -287,6 +298,7 @@ PEERS: dict[str, Peer] = {
     "torch-loop": torch_loop,
     "torch-loader": torch_loader,
     "jax-scan": jax_scan,
+    "sklearn-classifier": sklearn_classifier,
     "numpy-floor": numpy_floor,
 }
 """Peers by name, in the order in which they run."""
@@ -296,9 +308,10 @@ IMPORTS = {
     "kerasnn": "kerasnn.runs.train",
     "torch": "torch.utils.data",
     "jax": "jax.numpy",
+    "sklearn": "sklearn.neural_network",
     "numpy": "numpy",
 }
 """The module that a peer needs, by the first part of its name; it is imported before the clock starts."""
 
-DENSE_ONLY = ("jax-scan", "numpy-floor")
+DENSE_ONLY = ("jax-scan", "sklearn-classifier", "numpy-floor")
 """Peers that are written without convolutions."""

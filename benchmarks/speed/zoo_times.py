@@ -3,6 +3,7 @@ compiles badly."""
 
 import gc
 import importlib
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import kerasnn
 
@@ -111,6 +113,41 @@ def augmentation() -> Any:
 def convolutional_lstm() -> Any:
     case = models.classifier(L.ConvLSTM2D(4, 3), L.Flatten(), inputs=(4, 12, 12, 1))
     return models.Case(case.model, _numbers(320, 4, 12, 12, 1), _labels(320))
+
+
+def _of_digits(x: Any, count: int) -> Any:
+    """A small dense network on batches that something else than an array gives."""
+    case = models.classifier(L.Dense(50, "relu"), L.Dense(100, "relu"), inputs=(64,))
+    return models.Case(case.model, x, None, {"batch_size": None, "steps_per_epoch": count})
+
+
+class Slices(keras.utils.PyDataset):
+    """Batches of arrays in memory."""
+
+    def __len__(self) -> int:
+        return len(BATCHES)
+
+    def __getitem__(self, index: int) -> Any:
+        return BATCHES[index]
+
+
+BATCHES = [(_numbers(32, 64), _labels(32)) for _ in range(40)]
+
+
+@larger
+def batches_of_tf_data() -> Any:
+    x, y = (np.concatenate(parts) for parts in zip(*BATCHES, strict=True))
+    return _of_digits(tf.data.Dataset.from_tensor_slices((x, y)).batch(32).repeat(), len(BATCHES))
+
+
+@larger
+def batches_of_a_py_dataset() -> Any:
+    return _of_digits(Slices(), len(BATCHES))
+
+
+@larger
+def batches_of_a_generator() -> Any:
+    return _of_digits((batch for batch in itertools.cycle(BATCHES)), len(BATCHES))
 
 
 def compare(names: Sequence[str], repeats: int) -> dict[str, Times]:

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from kerasnn.checkpoint.state_file import logger
-from kerasnn.checkpoint.variables import copies, first_few, raw, training_variables
+from kerasnn.checkpoint.variables import copies, first_few, training_variables
+from kerasnn.components.values import underlying as raw
 from kerasnn.components.variables import NumberVariable
 from kerasnn.engine.graph import Operations
 from kerasnn.engine.steps import Blocks

@@ -54,6 +54,6 @@ def test_weights_and_variables_of_a_model():
     assert [value.shape for value in values_of(model)] == [(2, 1), (1,), (1, 3), (3,)]
 
 
-@pytest.mark.parametrize("variable", [tf.Variable(0.5), keras.Variable(0.5)])
+@pytest.mark.parametrize("variable", [tf.Variable(0.5), keras.Variable(0.5), tf.constant(0.5), np.float32(0.5)])
 def test_value_of_a_variable(variable):
     assert (value_of(variable).dtype.name, float(value_of(variable))) == ("float32", 0.5)

@@ -18,6 +18,7 @@ from kerasnn.models.building import build_model
 from kerasnn.runs.evaluate import evaluate_run
 from kerasnn.runs.record import plan
 from kerasnn.runs.train import train
+from kerasnn.timings import PHASES
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "reference" / "golden.json").read_text())
 QUIET = {"report.progress": "silent", "report.tensorboard": False}
@@ -51,6 +52,10 @@ def test_run_folder_is_complete(finished):
     assert record["parameters"] == 64 * 12 + 12 + 12 * 10 + 10
     assert record["best"]["value"] == min(result.history["val_loss"])
     assert record["versions"]["keras"] == keras.__version__
+    total = record["timings"].pop("total")
+    assert tuple(record["timings"]) == PHASES
+    assert sum(record["timings"].values()) == pytest.approx(total, abs=0.01)
+    assert min(record["timings"][name] for name in ("build", "trace", "compile", "epochs", "reports")) > 0
     rows = list(csv.DictReader((result.run_dir / "history.csv").read_text().splitlines()))
     assert {name: [float(row[name]) for row in rows] for name in result.history} == result.history
 
