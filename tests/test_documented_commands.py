@@ -47,6 +47,8 @@ MEANT = {
     "train --config 'logs/<search>/best_config.json'": {"seed": 2},
     "train --resume logs/first": {"seed": 1, "run_dir": "logs/first"},
     "train --resume logs/first --training.epochs 50": {"seed": 1, "training.epochs": 50, "run_dir": "logs/first"},
+    "train --resume logs/first --devices.workers 2": {"seed": 1, "devices.workers": 2, "run_dir": "logs/first"},
+    "study --workers 4": {"workers": 4},
     "train --devices.precision mixed_bfloat16": {"devices.precision": "mixed_bfloat16"},
     'train --devices.device \'["GPU:0", "GPU:1"]\'': {"devices.device": ["GPU:0", "GPU:1"]},
     "train --devices.workers 2": {"devices.workers": 2},

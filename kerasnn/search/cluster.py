@@ -71,6 +71,7 @@ class Cluster:
         self._begun_here = not self._ray.is_initialized()
         self._workers: list[Any] = []
         self._mailbox: Any = None
+        self._reports: Any = None
         # The number of each worker that is ready or trains, by the reference that ends its call.
         self._starting: dict[Any, int] = {}
         self._ready: list[int] = []
@@ -90,6 +91,8 @@ class Cluster:
         # Beside this process, whichever machines leave.
         here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = self._ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Mailbox).remote()
+        # One call at a time, for all batches: a second would leave one of the two without the reports.
+        self._reports = self._mailbox.take.remote()
         self._stored = self._ray.put(self._data)
         gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0.0) / self._config.workers)
         # A worker that a machine has no room for waits until another machine joins.
@@ -142,20 +145,20 @@ class Cluster:
             for each in proposals
         ]
         limit = math.ceil(len(proposals) / self._config.workers)
-        since, reports = time.monotonic(), self._mailbox.take.remote()
+        since = time.monotonic()
         while self._waiting or self._shares:
             self._assign(batch, limit, score_to_beat)
-            done, _ = self._ray.wait([reports, *self._starting, *self._shares], timeout=1.0)
+            done, _ = self._ray.wait([self._reports, *self._starting, *self._shares], timeout=1.0)
             if self._ready or self._shares:
                 since = time.monotonic()
             elif time.monotonic() - since > START:
                 raise ValueError(f"workers must be ready within {START:g} s, none of {len(self._workers)} is")
             for call in done:
-                if call == reports:
+                if call == self._reports:
                     # A mailbox that died starts anew; who waited for its answer fails, and is tried again.
                     with suppress(self._ray.exceptions.RayActorError):
-                        self._answer(self._ray.get(reports), on_epoch)
-                    reports = self._mailbox.take.remote()
+                        self._answer(self._ray.get(call), on_epoch)
+                    self._reports = self._mailbox.take.remote()
                 elif call in self._starting:
                     self._begin(call)
                 else:

@@ -41,7 +41,7 @@ def workers(parent):
 def test_a_lost_worker_is_started_again_and_costs_no_bit(tmp_path):
     pytest.importorskip("ray.train", reason="needs ray[train]", exc_type=ImportError)
     whole = start(tmp_path / "whole")
-    _, errors = whole.communicate(timeout=500)
+    _, errors = whole.communicate(timeout=900)
     assert whole.returncode == 0, errors
     killed = start(tmp_path / "killed")
     run = tmp_path / "killed" / "logs" / "ray" / "run"
@@ -50,7 +50,7 @@ def test_a_lost_worker_is_started_again_and_costs_no_bit(tmp_path):
         time.sleep(0.01)
     victim = workers(killed.pid)[0]
     os.kill(victim, signal.SIGKILL)
-    _, errors = killed.communicate(timeout=500)
+    _, errors = killed.communicate(timeout=900)
     assert killed.returncode == 0, errors
     expected = tmp_path / "whole" / "logs" / "ray" / "run"
     assert (run / "model.keras").read_bytes() == (expected / "model.keras").read_bytes()

@@ -127,6 +127,11 @@ def proposals(count):
     return [Proposal(number, {"seed": number}, 2) for number in range(count)]
 
 
+def outcomes_of(workers, batch, wanted, on_epoch=lambda epoch, values: ()):
+    for outcomes in workers.train(batch, wanted, on_epoch, lambda: None):
+        yield from ((outcome.number, outcome) for outcome in outcomes)
+
+
 def trained(worker, count=6, config=CONFIG, on_epoch=lambda epoch, values: (), data="the data"):
     """Outcomes by number, and the lines that were shown."""
     found, stream = {}, io.StringIO()
@@ -184,13 +189,21 @@ def test_a_search_survives_the_death_of_its_mailbox(ray):
             time.sleep(1)
             return super().outcome(proposal)
 
-    found, stream = {}, io.StringIO()
-    with Cluster(CONFIG, "the data", SearchProgress(LINES, stream), Slow) as workers:
-        for outcomes in workers.train(0, proposals(4), lambda epoch, values: (), lambda: None):
-            if not found:
-                ray.kill(workers._mailbox, no_restart=False)
-            found |= {outcome.number: outcome for outcome in outcomes}
-    assert {number: outcome.status for number, outcome in found.items()} == dict.fromkeys(range(4), "completed")
+    with Cluster(CONFIG, "the data", SearchProgress(LINES, io.StringIO()), Slow) as workers:
+        for batch in range(2):
+            found = dict(outcomes_of(workers, batch, proposals(4)))
+            assert {number: outcome.status for number, outcome in found.items()} == dict.fromkeys(range(4), "completed")
+            ray.kill(workers._mailbox, no_restart=False)
+
+
+def test_workers_learn_which_trials_to_stop_in_every_batch(ray):
+    config = SearchConfig.model_validate({**CONFIG.model_dump(), "stopper": "median"})
+    with Cluster(config, "the data", SearchProgress(LINES, io.StringIO()), Asks) as workers:
+        for batch in range(3):
+            found = outcomes_of(workers, batch, proposals(4), lambda epoch, values: values)
+            assert {number: outcome.error for number, outcome in found} == {
+                number: f"stop [{number}], the data" for number in range(4)
+            }
 
 
 def test_workers_learn_which_trials_to_stop_and_see_the_data(ray):
