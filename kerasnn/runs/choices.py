@@ -16,6 +16,10 @@ MOST_EPOCHS = 500
 """Epochs up to which the length of a training follows from the size of its table."""
 FEW_ROWS = 5000
 """Training rows up to which a table's network is regularized."""
+DROPOUT = 0.2
+"""Dropout of a regularized table's network."""
+PENALTY, LARGEST_PENALTY = 4.0, 0.2
+"""The L2 penalty is `PENALTY` divided by the number of training rows: with more rows a prior counts less."""
 SMALLEST_SIDE = 8
 """Pixels to which convolutional layers reduce an image's shorter side, about."""
 
@@ -59,15 +63,18 @@ def _for_table(config: RunConfig, data: Data) -> list[tuple[dict[str, Any], str]
     choices: list[tuple[dict[str, Any], str]] = []
     if epochs > default:
         length: dict[str, Any] = {"training.epochs": epochs}
-        line = f"--training.epochs {epochs}: about {UPDATES:,} updates, as few rows need many passes"
+        line = f"training.epochs {epochs}, for about {UPDATES:,} updates"
         # A network that sees a small table so often would learn its noise.
         if data.x_validation is not None:
             length["training.early_stopping"] = {"patience": max(5, epochs // 10)}
-            line += f"; fewer if val_loss is no lower for {length['training.early_stopping']['patience']} epochs"
+            patience = length["training.early_stopping"]["patience"]
+            line += f", and early stopping: fewer if val_loss is no lower for {patience} epochs"
         choices.append((length, line))
     if rows <= FEW_ROWS:
-        changes = {"regularization.dropout": 0.2, "regularization.l2": 0.001}
-        choices.append((changes, f"--regularization.dropout 0.2, l2 0.001: {rows:,} rows are few for this network"))
+        penalty = float(f"{min(LARGEST_PENALTY, PENALTY / rows):.1g}")
+        changes = {"regularization.dropout": DROPOUT, "regularization.l2": penalty}
+        line = f"regularization.dropout {DROPOUT} and l2 {penalty}, because {rows:,} rows are few"
+        choices.append((changes, line))
     return choices
 
 

@@ -36,7 +36,7 @@ from kerasnn.models.from_config import PROBE, compile_model, compiled_network
 from kerasnn.models.saving import save_model
 from kerasnn.runs.choices import choose
 from kerasnn.runs.pieces import batch_rows, memory_options, predict_pieces
-from kerasnn.runs.record import plan, provenance
+from kerasnn.runs.record import early_end, plan, provenance
 from kerasnn.runs.run_folder import run_folder
 from kerasnn.runs.scores import constant_scores, scores
 from kerasnn.runs.tracking import MLflowRun, mlflow_run
@@ -197,6 +197,8 @@ class _Run:
         finally:
             seconds = time.perf_counter() - start if self.state is None else self.state.trained_seconds
             metrics = self._finish(seconds)
+        if self.progress.style != "silent" and (line := early_end(self.config, self.history.history)):
+            print(line)
         return Result(self.model, self.history.history, metrics, self.folder, self.scores, self.constant)
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
