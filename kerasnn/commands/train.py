@@ -68,9 +68,7 @@ def run(options: argparse.Namespace) -> int:
         print(described(result.scores, result.constant))
     print(f"run folder  {result.run_dir}")
     print(f"report      kerasnn report {result.run_dir}")
-    if options.config.data.name in ("table", "images", "texts"):
-        print(
-            f"predict     kerasnn predict {result.run_dir} {'FILE' if options.config.data.name == 'table' else 'FOLDER'}"
-        )
+    if kind := {"table": "FILE", "images": "FOLDER", "texts": "FOLDER"}.get(options.config.data.name):
+        print(f"predict     kerasnn predict {result.run_dir} {kind}")
     print(f"dashboard   tensorboard --logdir {result.run_dir.parent}")
     return DONE

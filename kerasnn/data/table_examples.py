@@ -178,13 +178,14 @@ def read_rows(path: str | Path, config: DataConfig, encoding: TableEncoding) -> 
 
 def read_table_examples(config: DataConfig, task: str) -> TableExamples:
     """Read a table's file and find out what it holds."""
-    assert config.path is not None
-    frame, layout = _read(config.path, config)
+    path = config.path
+    assert path is not None
+    frame, layout = _read(path, config)
     if config.name == "texts":
         if CLASS not in frame.columns:
-            raise ValueError(f"{config.path} must have a subfolder of texts for each class; it has none")
+            raise ValueError(f"{path} must have a subfolder of texts for each class; it has none")
         config = config.model_copy(update={"target": CLASS, "columns": {TEXT: "text"}})
-    examples = table_examples(frame, config, task, Path(config.path).name, layout)
+    examples = table_examples(frame, config, task, Path(path).name, layout)
     return replace(examples, decimal="," if "decimal comma" in layout else ".")
 
 

@@ -290,6 +290,8 @@ def _run_each(
 
 
 def _arrays(config: RunConfig, data: Data, device: str) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    if data.streamed:
+        raise ValueError("the data does not fit into memory, so data.stream must be true, which trains runs one by one")
     train = [data.x_train, data.y_train]
     if (weights := class_weights(config, data)) is not None:
         labels = data.y_train.argmax(axis=1) if data.y_train.ndim == 2 else data.y_train.astype(int)

@@ -9,6 +9,7 @@ from kerasnn.config.run import RunConfig
 from kerasnn.config.schedules import Constant, OneCycle
 from kerasnn.data.compact import Layout
 from kerasnn.data.loading import Data
+from kerasnn.data.pixels import Pixels
 
 OPTIMIZER_ARGUMENTS = ("momentum", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
 """Arguments of an optimizer whose values may differ by member; whether they are set may not."""
@@ -46,6 +47,10 @@ def reason_not_fusable(config: RunConfig) -> str | None:
         return "devices switch XLA off, and fused networks need it"
     if config.training.compiled == "off":
         return "training.compiled is off, which asks for plain Keras"
+    if config.data.augment.layers:
+        return "data.augment changes images at random, by each run's own seeds"
+    if config.data.stream:
+        return "data.stream reads the examples from a file, and fused networks need them in memory"
     if config.training.lsuv:
         return "training.lsuv makes initial weights from the data"
     return None
@@ -155,7 +160,7 @@ class Shapes(NamedTuple):
     outputs: int
     label_shape: tuple[int, ...]
     label_dtype: str
-    layout: Layout | None
+    layout: Layout | Pixels | None
 
 
 def shapes_of(data: Data) -> Shapes:

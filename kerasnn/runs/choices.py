@@ -14,10 +14,12 @@ UPDATES = 3000
 """Updates that a network needs to learn a table, about."""
 MOST_EPOCHS = 500
 """Epochs up to which the length of a training follows from the size of its table."""
-FEW_ROWS = 5000
-"""Training rows up to which a table's network is regularized."""
+FEW_ROWS = 1000
+"""Training rows up to which a table's network has dropout."""
+PENALIZED_ROWS = 20_000
+"""Training rows up to which a table's network has an L2 penalty."""
 DROPOUT = 0.2
-"""Dropout of a regularized table's network."""
+"""Dropout of a network for few rows."""
 PENALTY, LARGEST_PENALTY = 4.0, 0.2
 """The L2 penalty is `PENALTY` divided by the number of training rows: with more rows a prior counts less."""
 SMALLEST_SIDE = 8
@@ -70,11 +72,16 @@ def _for_table(config: RunConfig, data: Data) -> list[tuple[dict[str, Any], str]
             patience = length["training.early_stopping"]["patience"]
             line += f", and early stopping: fewer if val_loss is no lower for {patience} epochs"
         choices.append((length, line))
-    if rows <= FEW_ROWS:
+    if rows <= PENALIZED_ROWS:
         penalty = float(f"{min(LARGEST_PENALTY, PENALTY / rows):.1g}")
-        changes = {"regularization.dropout": DROPOUT, "regularization.l2": penalty}
-        line = f"regularization.dropout {DROPOUT} and l2 {penalty}, because {rows:,} rows are few"
-        choices.append((changes, line))
+        changes: dict[str, Any] = {"regularization.l2": penalty, "regularization.output_l2": penalty}
+        line = f"regularization.l2 {penalty:g}"
+        if rows <= FEW_ROWS:
+            changes["regularization.dropout"] = DROPOUT
+            line += f" and dropout {DROPOUT}"
+        choices.append((changes, f"{line}, because {rows:,} rows are few"))
+    if epochs > default and data.x_validation is None:
+        choices.append(({"schedule.name": "cosine"}, "schedule cosine, because no validation part says when to stop"))
     return choices
 
 
