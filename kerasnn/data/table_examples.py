@@ -10,7 +10,7 @@ import numpy as np
 from kerasnn.config.data import DataConfig
 from kerasnn.data.columns import FoundColumn, columns_table, find_columns
 from kerasnn.data.encoding import Raw, TableEncoding, raw_values
-from kerasnn.data.tables import read_table
+from kerasnn.data.tables import WITH_ZEROS, read_table
 from kerasnn.data.targets import infer_task, target_names, target_values
 from kerasnn.data.text_folders import CLASS, TEXT, read_text_folder
 from kerasnn.data.values import Texts, as_texts
@@ -133,6 +133,7 @@ def table_examples(
     about.append(f"target      {', '.join(names)}{chosen}: {task}{why}")
     if task in ("binary", "multiclass") and class_names is not None:
         about += balance(y, class_names)
+        about += _alike(class_names)
     grouping = {name: as_texts(frame[name]) for name in (config.group, config.split) if name is not None}
     return TableExamples(raw, y, found, names, task, class_names, about, grouping)
 
@@ -147,6 +148,15 @@ def balance(y: np.ndarray, class_names: Sequence[str], examples: str = "rows") -
         f"            {class_names[rarest]!r} is {shares[rarest]:.1%} of the {examples}, {class_names[largest]!r} "
         f"{shares[largest]:.1%}; --training.class_weight balanced weighs classes equally"
     ]
+
+
+def _alike(class_names: Sequence[str]) -> list[str]:
+    """A line about classes that differ only in case, which are rarely meant."""
+    known: dict[str, str] = {}
+    for name in class_names:
+        if (other := known.setdefault(name.lower(), name)) != name:
+            return [f"warning     the classes {other!r} and {name!r} differ only in case"]
+    return []
 
 
 def labelled_rows(
@@ -173,7 +183,8 @@ def labelled_rows(
 def read_rows(path: str | Path, config: DataConfig, encoding: TableEncoding) -> "pd.DataFrame":
     """Read a further file of a table that an encoding was fitted to."""
     decimal = {"decimal": encoding.decimal} if config.decimal is None and encoding.decimal == "," else {}
-    return _read(path, config.model_copy(update=decimal))[0]
+    codes = [column.name for column in encoding.columns if any(map(WITH_ZEROS.fullmatch, column.levels))]
+    return _read(path, config.model_copy(update=decimal), codes)[0]
 
 
 def read_table_examples(config: DataConfig, task: str) -> TableExamples:
@@ -189,9 +200,9 @@ def read_table_examples(config: DataConfig, task: str) -> TableExamples:
     return replace(examples, decimal="," if "decimal comma" in layout else ".")
 
 
-def _read(path: str | Path, config: DataConfig) -> tuple["pd.DataFrame", str]:
+def _read(path: str | Path, config: DataConfig, codes: Sequence[str] = ()) -> tuple["pd.DataFrame", str]:
     """A table, or a folder of texts as one, and what was found about its format."""
-    return (read_text_folder(path, config.encoding), "") if config.name == "texts" else read_table(path, config)
+    return (read_text_folder(path, config.encoding), "") if config.name == "texts" else read_table(path, config, codes)
 
 
 def joined(arrays: dict[str, Any], part: str) -> tuple["pd.DataFrame", tuple[str, ...]]:
