@@ -1,5 +1,7 @@
 """Settings that follow from the data where the user gave none."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
