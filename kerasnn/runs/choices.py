@@ -92,4 +92,4 @@ def _for_images(data: Data) -> list[tuple[dict[str, Any], str]]:
     hidden.append({"units": 64, "dropout": 0.3})
     changes = {"data.flatten": False, "network.hidden": hidden}
     filters = ", ".join(str(layer["filters"]) for layer in hidden[:-1])
-    return [(changes, f"--network.hidden: convolutions with {filters} filters, each with pooling, then 64 units")]
+    return [(changes, f"network.hidden: convolutions of {filters} filters with pooling, then 64 units, as for images")]

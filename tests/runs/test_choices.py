@@ -55,7 +55,7 @@ def test_without_a_validation_part_the_rate_falls() -> None:
 @pytest.mark.parametrize(
     ("side", "filters"), [(6, [16]), (32, [16, 32]), (128, [16, 32, 64, 64]), (512, [16, 32, 64, 64])]
 )
-def test_images_have_convolutions(tmp_path, side: int, filters: list[int]) -> None:
+def test_images_have_convolutions(tmp_path: Path, side: int, filters: list[int]) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for number in range(5):
