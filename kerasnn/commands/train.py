@@ -49,6 +49,11 @@ def run(options: argparse.Namespace) -> int:
     is_chief = options.cluster is None or options.cluster.number == 0
     resumable = is_chief and options.config.training.save_state
     with continued_by("kerasnn train --resume", run_dir) if resumable else nullcontext():
+        with phase("data"):
+            from kerasnn.data.loading import load_data
+
+            # A fault in a file is found without TensorFlow, at once.
+            data = load_data(options.config.data, options.config.task) if options.config.data.path is not None else None
         with phase("import"):
             import_tensorflow()
             from kerasnn.runs.run_folder import delete_unbegun
@@ -56,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             from kerasnn.runs.train import train
 
         try:
-            result = train(options.config, run_dir, given=options.given)
+            result = train(options.config, run_dir, data, given=options.given)
         except BaseException:
             if options.run_dir is None and is_chief:
                 delete_unbegun(run_dir)
@@ -67,5 +72,8 @@ def run(options: argparse.Namespace) -> int:
     if result.scores or result.constant:
         print(described(result.scores, result.constant))
     print(f"run folder  {result.run_dir}")
+    print(f"report      kerasnn report {result.run_dir}")
+    if kind := {"table": "FILE", "images": "FOLDER", "texts": "FOLDER"}.get(options.config.data.name):
+        print(f"predict     kerasnn predict {result.run_dir} {kind}")
     print(f"dashboard   tensorboard --logdir {result.run_dir.parent}")
     return DONE

@@ -45,12 +45,13 @@ class DataConfig(Schema):
     'table'
     """
 
-    name: Literal["digits", "mnist", "fashion_mnist", "table", "images", "npz", "arrays"] = "digits"
+    name: Literal["digits", "mnist", "fashion_mnist", "table", "images", "texts", "npz", "arrays"] = "digits"
     """Data set: scikit-learn's 8x8 `digits` (no download), `mnist`, `fashion_mnist`, a `table` (csv, parquet, …),
-    a folder of `images` or an `npz` file (meant wherever `path` names one), or `arrays` passed to `train` in Python."""
+    a folder of `images` or an `npz` file (meant wherever `path` names one), a folder of `texts`, or `arrays` passed to
+    `train` in Python."""
     path: str | None = None
-    """File for table and npz; for images a folder with a subfolder for each class; for mnist and fashion_mnist a folder
-    of IDX or npz files (null: Keras's cache)."""
+    """File for table and npz; for images and texts a folder with a subfolder for each class; for mnist and
+    fashion_mnist a folder of IDX or npz files (null: Keras's cache)."""
     test_path: str | None = None
     """Separate test file for table and npz; null: `test_share` of the examples."""
     image_size: tuple[PositiveInt, PositiveInt] | None = None
@@ -83,6 +84,8 @@ class DataConfig(Schema):
     """Words for a missing value in a table, in addition to empty cells, `NA`, `NaN`, `null`, `?` and the like."""
     max_categories: int = Field(default=64, ge=4)
     """Features that the categories of a column become at most; of more categories, rare ones share features."""
+    max_words: PositiveInt | None = None
+    """Most frequent words of texts that become features; null: 200 of a table's column, 2,000 of a folder's texts."""
     group: str | None = None
     """Column of a table whose rows of equal value stay in one part (patients, customers); it is no feature."""
     time: str | None = None
@@ -124,6 +127,6 @@ class DataConfig(Schema):
     def _file_given(self) -> Self:
         if (given := [key for key in ("group", "time", "split") if getattr(self, key) is not None])[1:]:
             raise ValueError(f"one of group, time and split may be given, received {' and '.join(given)}")
-        if self.name in ("table", "images", "npz") and self.path is None:
+        if self.name in ("table", "images", "texts", "npz") and self.path is None:
             raise ValueError(f"path must name the file when name is {self.name!r}, received null")
         return self

@@ -97,7 +97,7 @@ class RunConfig(Description):
             ValueError: one line, if this config is for another task, or does not suit the task.
         """
         if self.task == "auto":
-            known = self.data.name not in ("table", "images") and task == self.known_task
+            known = self.data.name not in ("table", "images", "texts") and task == self.known_task
             return self if known else replace_at(self, {"task": task})
         if task != self.task:
             raise ValueError(f"data must be for the run's task {self.task!r}, received data for {task!r}")
@@ -151,7 +151,7 @@ class RunConfig(Description):
         if self.loss.arguments and self.loss.name is None:
             raise ValueError(f"loss.arguments need a loss.name, received {short(self.loss.arguments)}")
         # The data decides the task of the others.
-        if self.task != "auto" or self.data.name not in ("table", "images", "arrays"):
+        if self.task != "auto" or self.data.name not in ("table", "images", "texts", "arrays"):
             self._check_task(self.known_task)
         if self.data.flatten and any(isinstance(layer, ConvLayer) for layer in self.network.hidden):
             raise ValueError("convolutional layers need images, so data.flatten must be false, received true")
@@ -185,8 +185,8 @@ class RunConfig(Description):
         data = self.data
         if not data.augment.layers:
             return
-        if data.name == "table":
-            raise ValueError("data.augment is for images, received data.name 'table'")
+        if data.name in ("table", "texts"):
+            raise ValueError(f"data.augment is for images, received data.name {data.name!r}")
         if data.flatten and data.name != "images":
             raise ValueError("data.augment needs images, so data.flatten must be false, received true")
         if data.scaling not in (None, "unit") and (data.augment.contrast or data.augment.brightness):

@@ -8,13 +8,14 @@ import numpy as np
 
 from kerasnn.config.data import DataConfig, Kind
 from kerasnn.config.schema import one_of, short
-from kerasnn.data.tables import UNNAMED
+from kerasnn.data.tables import UNNAMED, WITH_ZEROS
 from kerasnn.data.values import PLAIN, Texts, as_texts, date_format, is_missing, style_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _ROW_ID = re.compile(r"(unnamed: \d+|index|row|row[ _.]?(names?|numbers?|no|num|id)|(.*[ _.])?(id|uuid|guid))", re.I)
+_POSTAL = re.compile(r"(.*[ _.])?(zip|zip[ _.]?code|postal[ _.]?code|postcode|plz)", re.I)
 _CAMEL_ID = re.compile(r".*[a-z](Id|ID)")
 MANY_ROWS = 10
 """Rows from which texts that all differ identify their rows."""
@@ -97,6 +98,8 @@ def _find(values: "pd.Series[Any]", name: str, config: DataConfig) -> FoundColum
     if given is None and (why := _useless(values, found, texts)):
         return found._replace(kind="drop", why=why)
     if texts is None:
+        if given is None and kind == "number" and _POSTAL.fullmatch(name) and not (values.dropna() % 1).any():
+            return found._replace(kind="category", why="numbers that are names")
         return found._replace(kind=given or kind)
     return _as_written(found, texts, given, config)
 
@@ -108,6 +111,8 @@ def _as_written(found: FoundColumn, texts: Texts, given: Kind | None, config: Da
         return found._replace(kind="boolean")
     if given == "boolean":
         raise ValueError(f"column {found.name!r} must hold true and false to be boolean; received {found.example}")
+    if given is None and known and any(map(WITH_ZEROS.fullmatch, known)) and all(map(str.isdigit, known)):
+        return found._replace(kind="category", why="digits with zeros in front")
     if given in (None, "number") and found.kind != "category":
         few = known[:100]
         style = style_of(known, config.thousands) if few and style_of(few, config.thousands) else None
@@ -125,12 +130,16 @@ def _as_written(found: FoundColumn, texts: Texts, given: Kind | None, config: Da
         return found._replace(kind=given)
     if found.kind == "category":
         return found
+    some = known[:1000]
+    odd = [text for text in some if style_of([text], config.thousands) is None]
+    mostly = 0 < len(odd) < 0.1 * len(some)
+    why = f"numbers but for {short(odd[0], 20)}, perhaps a word for --data.missing_values" if mostly else ""
     words_each = np.mean([text.count(" ") + 1 for text in texts.distinct])
     present = len(texts) - found.missing
     if found.distinct == present >= MANY_ROWS and words_each < 1.5:
-        return found._replace(kind="drop", why="a different value in every row")
+        return found._replace(kind="drop", why=why or "a different value in every row")
     running = words_each >= 2.5 and found.distinct > max(20, 0.2 * present)
-    return found._replace(kind="text" if running else "category")
+    return found._replace(kind="text" if running else "category", why=why)
 
 
 def _useless(values: "pd.Series[Any]", found: FoundColumn, texts: Texts | None) -> str:

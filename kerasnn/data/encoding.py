@@ -48,7 +48,7 @@ class TableEncoding(Schema):
         found: Sequence[FoundColumn],
         raw: Raw,
         scaling: str,
-        max_categories: int,
+        most: tuple[int, int],
         rows: np.ndarray | slice = slice(None),
         **fields: Any,
     ) -> Self:
@@ -58,14 +58,12 @@ class TableEncoding(Schema):
             found: the columns that are not left out.
             raw: their values.
             scaling: of numbers and dates, as in `Preparation.fit`.
-            max_categories: most features of a column of categories.
+            most: most features of a column of categories, and of a column of text.
             rows: positions of the training part's rows.
             fields: other fields of the encoding.
         """
         # One column after the other, so that no second table is in memory.
-        columns = [
-            fit_column(column, take_rows({"": raw[column.name]}, rows)[""], scaling, max_categories) for column in found
-        ]
+        columns = [fit_column(column, take_rows({"": raw[column.name]}, rows)[""], scaling, most) for column in found]
         return cls(columns=tuple(column for column in columns if column.width), **fields)
 
     @property

@@ -13,10 +13,10 @@ from kerasnn.data.compact import BITS, Kept, pack
 from kerasnn.data.preparation import Preparation
 from kerasnn.data.values import Texts
 
-WORDS = 200
-"""Words of a column of running text that become features at most."""
 SHARED = 0.25
 """Fraction of a column's features that rare categories share where there are more categories than features."""
+DAYS_A_SECOND = np.float32(1 / 86400)
+"""A factor: TensorFlow divides by a constant only approximately."""
 CYCLES = {"month": 12, "weekday": 7, "hour": 24}
 """Cycles of dates, each of which becomes a point on a circle, and their lengths."""
 
@@ -66,18 +66,18 @@ class Column(Schema):
         return Kept("values", self.width)
 
 
-def fit_column(found: FoundColumn, values: np.ndarray | Texts, scaling: str, max_categories: int) -> Column:
+def fit_column(found: FoundColumn, values: np.ndarray | Texts, scaling: str, most: tuple[int, int]) -> Column:
     """Fit a column's features to its values in the training part.
 
     Args:
         found: the column.
         values: float64 numbers, datetime64 dates or texts.
         scaling: of numbers and dates, as in `Preparation.fit`.
-        max_categories: most features of a column of categories.
+        most: most features of a column of categories, and of a column of text.
     """
     described: dict[str, Any] = {"name": found.name, "kind": found.kind, "written": found.written}
     if isinstance(values, Texts):
-        levels, places = _words(values) if found.kind == "text" else _categories(values, max_categories)
+        levels, places = _words(values, most[1]) if found.kind == "text" else _categories(values, most[0])
         return Column(**described, levels=levels, places=places, indicator=bool((values.codes < 0).any()))
     missing = np.isnat(values) if found.kind == "date" else np.isnan(values)
     known = values[~missing] if missing.any() else values
@@ -103,14 +103,14 @@ def _categories(values: Texts, most: int) -> tuple[tuple[str, ...], tuple[int, .
     return levels, tuple(rank if rank < own else own + (rank - own) % shared for rank in range(len(levels)))
 
 
-def _words(values: Texts) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _words(values: Texts, most: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Words that occur in at least two texts, the most frequent first, and their features."""
     counts = np.bincount(values.codes[values.codes >= 0], minlength=len(values.distinct))
     found: Counter[str] = Counter()
     for text, count in zip(values.distinct, counts.tolist(), strict=True):
         if count:
             found.update(dict.fromkeys(words_of(text), count))
-    ranked = sorted((-count, word) for word, count in found.items() if count > 1)[:WORDS]
+    ranked = sorted((-count, word) for word, count in found.items() if count > 1)[:most]
     return tuple(word for _, word in ranked), tuple(range(len(ranked)))
 
 
@@ -151,7 +151,7 @@ def encoder_of(column: Column, values: np.ndarray | Texts) -> Callable[[np.ndarr
         missing = np.isnat(numbers) if column.kind == "date" else np.isnan(numbers)
         if column.kind == "date":
             parts = calendar(np.where(missing, np.datetime64(0, "s"), numbers))
-            numbers = parts["day"].astype(np.float32) + parts["second"].astype(np.float32) / np.float32(86400)
+            numbers = parts["day"].astype(np.float32) + parts["second"].astype(np.float32) * DAYS_A_SECOND
             for position, cycle in enumerate(column.cycles):
                 points = circle(cycle)[parts[cycle]]
                 kept[:, 1 + 2 * position : 3 + 2 * position] = np.where(missing[:, None], 0, points)

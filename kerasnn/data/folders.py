@@ -142,8 +142,12 @@ def image_files(path: str | Path) -> list[Path]:
     folder = _existing(path)
     found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not found:
-        raise ValueError(f"{folder} must hold images ({', '.join(SUFFIXES)}); it holds none")
+        raise ValueError(f"{folder} must hold images ({', '.join(SUFFIXES)}); it holds none{_hint(folder)}")
     return found
+
+
+def _hint(folder: Path) -> str:
+    return "; --data.name texts reads its .txt files" if any(folder.rglob("*.txt")) else ""
 
 
 def must_stream(size: int) -> bool:

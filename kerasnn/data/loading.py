@@ -44,13 +44,14 @@ TABLE_KEYS: tuple[str, ...] = (
     "header",
     "missing_values",
 )
-TABLE_KEYS += ("max_categories", "target_scaling", "group", "time", "split")
+TABLE_KEYS += ("max_categories", "max_words", "target_scaling", "group", "time", "split")
 SOURCE_KEYS = {
     "digits": (),
     "mnist": ("path",),
     "fashion_mnist": ("path",),
     "table": ("path", "test_path", *TABLE_KEYS),
     "images": ("path", "image_size", "color", "stream"),
+    "texts": ("path", "encoding", "max_words"),
     "npz": ("path", "test_path"),
     "arrays": TABLE_KEYS,
 }
@@ -78,7 +79,7 @@ def load_data(config: DataConfig, task: str = "auto") -> Data:
     (1294, 64)
     """
     check_source(config)
-    if config.name == "table":
+    if config.name in ("table", "texts"):
         return _table_data(read_table_examples(config, task), config)
     if config.name == "images":
         return _image_data(config, task)

@@ -1,5 +1,7 @@
 """Splits of a table's rows: at random, by group, by time, or as a column says; and signs of leakage between parts."""
 
+import math
+
 import numpy as np
 
 from kerasnn.config.data import DataConfig
@@ -151,7 +153,7 @@ def _linear_features(examples: TableExamples, rows: np.ndarray) -> list[str]:
 
 def _combinations(examples: TableExamples) -> float:
     """How many rows could differ: the product of the columns' numbers of distinct values."""
-    return float(np.prod([max(1, column.distinct) for column in examples.features], dtype=np.float64))
+    return math.exp(min(700.0, sum(math.log(max(1, column.distinct)) for column in examples.features)))
 
 
 def _determines(values: np.ndarray | Texts, y: np.ndarray, task: str) -> bool:

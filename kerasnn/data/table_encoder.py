@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasnn.data.encoding import Raw, TableEncoding
-from kerasnn.data.features import Column, circle
+from kerasnn.data.features import DAYS_A_SECOND, Column, circle
 from kerasnn.data.values import Texts
 
 _DATE = r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?"
@@ -111,7 +111,7 @@ def _dates(column: Column, texts: Any, missing: Any) -> list[Any]:
         for start, size in ((0, 4), (5, 2), (8, 2), (11, 2), (14, 2), (17, 2))
     )
     days = _days_since_1970(year, month, day)
-    fraction = tf.cast(hour * 3600 + minute * 60 + second, tf.float32) / 86400.0
+    fraction = tf.cast(hour * 3600 + minute * 60 + second, tf.float32) * DAYS_A_SECOND
     features = [_scaled(column, tf.cast(days, tf.float32) + fraction, missing)]
     positions = {"month": month - 1, "weekday": (days + 3) % 7, "hour": hour}
     for cycle in column.cycles:

@@ -10,14 +10,17 @@ import numpy as np
 from kerasnn.config.data import DataConfig
 from kerasnn.data.columns import FoundColumn, columns_table, find_columns
 from kerasnn.data.encoding import Raw, TableEncoding, raw_values
-from kerasnn.data.tables import read_table
+from kerasnn.data.tables import WITH_ZEROS, read_table
 from kerasnn.data.targets import infer_task, target_names, target_values
+from kerasnn.data.text_folders import CLASS, TEXT, read_text_folder
 from kerasnn.data.values import Texts, as_texts
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+WORDS, TEXTS_WORDS = 200, 2000
+"""Words that become features at most: of a table's column, and of a folder's texts."""
 RARE = 0.4
 """A class is rare below this fraction of the share that it had if all classes were equally frequent."""
 
@@ -73,7 +76,8 @@ class TableExamples:
             fields["target_center"] = np.float32(center).tolist()
             fields["target_scale"] = np.float32(scale).tolist()
         scaling = config.scaling or "standardize"
-        encoding = TableEncoding.fit(self.features, self.raw, scaling, config.max_categories, rows, **fields)
+        most = (config.max_categories, config.max_words or (TEXTS_WORDS if config.name == "texts" else WORDS))
+        encoding = TableEncoding.fit(self.features, self.raw, scaling, most, rows, **fields)
         if not encoding.columns:
             raise ValueError("the table must have a column to learn from; no category in it occurs twice")
         return encoding
@@ -129,6 +133,7 @@ def table_examples(
     about.append(f"target      {', '.join(names)}{chosen}: {task}{why}")
     if task in ("binary", "multiclass") and class_names is not None:
         about += balance(y, class_names)
+        about += _alike(class_names)
     grouping = {name: as_texts(frame[name]) for name in (config.group, config.split) if name is not None}
     return TableExamples(raw, y, found, names, task, class_names, about, grouping)
 
@@ -143,6 +148,15 @@ def balance(y: np.ndarray, class_names: Sequence[str], examples: str = "rows") -
         f"            {class_names[rarest]!r} is {shares[rarest]:.1%} of the {examples}, {class_names[largest]!r} "
         f"{shares[largest]:.1%}; --training.class_weight balanced weighs classes equally"
     ]
+
+
+def _alike(class_names: Sequence[str]) -> list[str]:
+    """A line about classes that differ only in case, which are rarely meant."""
+    known: dict[str, str] = {}
+    for name in class_names:
+        if (other := known.setdefault(name.lower(), name)) != name:
+            return [f"warning     the classes {other!r} and {name!r} differ only in case"]
+    return []
 
 
 def labelled_rows(
@@ -169,15 +183,26 @@ def labelled_rows(
 def read_rows(path: str | Path, config: DataConfig, encoding: TableEncoding) -> "pd.DataFrame":
     """Read a further file of a table that an encoding was fitted to."""
     decimal = {"decimal": encoding.decimal} if config.decimal is None and encoding.decimal == "," else {}
-    return read_table(path, config.model_copy(update=decimal))[0]
+    codes = [column.name for column in encoding.columns if any(map(WITH_ZEROS.fullmatch, column.levels))]
+    return _read(path, config.model_copy(update=decimal), codes)[0]
 
 
 def read_table_examples(config: DataConfig, task: str) -> TableExamples:
     """Read a table's file and find out what it holds."""
-    assert config.path is not None
-    frame, layout = read_table(config.path, config)
-    examples = table_examples(frame, config, task, Path(config.path).name, layout)
+    path = config.path
+    assert path is not None
+    frame, layout = _read(path, config)
+    if config.name == "texts":
+        if CLASS not in frame.columns:
+            raise ValueError(f"{path} must have a subfolder of texts for each class; it has none")
+        config = config.model_copy(update={"target": CLASS, "columns": {TEXT: "text"}})
+    examples = table_examples(frame, config, task, Path(path).name, layout)
     return replace(examples, decimal="," if "decimal comma" in layout else ".")
+
+
+def _read(path: str | Path, config: DataConfig, codes: Sequence[str] = ()) -> tuple["pd.DataFrame", str]:
+    """A table, or a folder of texts as one, and what was found about its format."""
+    return (read_text_folder(path, config.encoding), "") if config.name == "texts" else read_table(path, config, codes)
 
 
 def joined(arrays: dict[str, Any], part: str) -> tuple["pd.DataFrame", tuple[str, ...]]:

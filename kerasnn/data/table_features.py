@@ -33,6 +33,8 @@ class TableFeatures(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", "name": "features", **options})
         self.layout = Layout(tuple(Kept(form, features) for form, features in columns))
         self._positions, self._codes, self._bits = self.layout.sources()
+        # TensorFlow turns a division by a constant into a product with an approximate reciprocal.
+        self._factors = 1 / np.maximum(self._bits, 1)
         self.built = True
 
     def call(self, inputs: Any) -> Any:
@@ -41,7 +43,7 @@ class TableFeatures(keras.layers.Layer):
         is_code = tf.cast(tf.equal(kept, self._codes), kept.dtype)
         features = tf.where(self._codes >= 0, is_code, kept)
         if self._bits.any():
-            bit = tf.math.floormod(tf.floor(kept / np.maximum(self._bits, 1)), 2)
+            bit = tf.math.floormod(tf.floor(kept * self._factors), 2)
             features = tf.where(self._bits > 0, bit, features)
         return features
 

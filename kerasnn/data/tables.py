@@ -31,6 +31,9 @@ MISSING_WORD = "?"
 SAMPLE = 2**16
 """Bytes at the beginning of a file from which its format is found."""
 
+WITH_ZEROS = re.compile(r"\s*0\d+\s*")
+"""Digits with zeros in front."""
+
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", r"\s+": "spaces"}
 _NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s*")
 _SINGLE_QUOTED = re.compile(r"\s*'[^']*'\s*[,;\t| ]\s*'[^']*'")
@@ -48,6 +51,7 @@ class Format(NamedTuple):
         skip: lines before the header or the first row.
         names: column names; None: the first line that is not skipped has them.
         quote: what stands around cells that hold a delimiter.
+        codes: columns of digits with zeros in front, as postal codes have, which stay text.
     """
 
     encoding: str
@@ -56,6 +60,7 @@ class Format(NamedTuple):
     skip: int
     names: tuple[str, ...] | None
     quote: str = '"'
+    codes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"delimiter {_DELIMITERS.get(self.delimiter, repr(self.delimiter))}", self.encoding]
@@ -65,7 +70,9 @@ class Format(NamedTuple):
         return ", ".join(parts)
 
 
-def read_table(path: str | Path, config: DataConfig | None = None) -> tuple["pd.DataFrame", str]:
+def read_table(
+    path: str | Path, config: DataConfig | None = None, codes: Sequence[str] = ()
+) -> tuple["pd.DataFrame", str]:
     """Read a table without running code from its file.
 
     Args:
@@ -73,6 +80,7 @@ def read_table(path: str | Path, config: DataConfig | None = None) -> tuple["pd.
             `BINARY_SUFFIXES`.
         config: delimiter, decimal mark, encoding, header and words for missing values; null values are found from the
             file's first lines.
+        codes: columns that are text, also where all their cells are digits.
 
     Returns:
         The table, with the text of its column names stripped, and the format that was found.
@@ -101,7 +109,7 @@ def read_table(path: str | Path, config: DataConfig | None = None) -> tuple["pd.
     expected = (OSError, EOFError, MemoryError, OverflowError, NotImplementedError, RuntimeError, ValueError, TypeError)
     damaged = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, csv.Error, KeyError, pd.errors.ParserWarning)
     try:
-        frame, found = _read_binary(file, inner) if inner in BINARY_SUFFIXES else _read_text(file, config)
+        frame, found = _read_binary(file, inner) if inner in BINARY_SUFFIXES else _read_text(file, config, codes)
     except ImportError as error:
         package = "openpyxl" if inner == ".xlsx" else "pyarrow"
         raise ValueError(f"{file} needs the package {package}: pip install 'kerasnn[tables]'") from error
@@ -143,20 +151,20 @@ def _read_binary(file: Path, suffix: str) -> tuple["pd.DataFrame", str]:
     return frame, suffix[1:]
 
 
-def _read_text(file: Path, config: DataConfig) -> tuple["pd.DataFrame", str]:
+def _read_text(file: Path, config: DataConfig, codes: Sequence[str]) -> tuple["pd.DataFrame", str]:
     found = sniff(file, config)
     encodings = [found.encoding] if config.encoding or found.encoding != "utf-8" else ["utf-8", "cp1252", "latin-1"]
     for encoding in encodings:
         found = found._replace(encoding=encoding)
         try:
-            return _parse(file, found, config), str(found)
+            return _parse(file, found, config, codes), str(found)
         except UnicodeDecodeError:
             if encoding == encodings[-1]:
                 raise
     raise AssertionError
 
 
-def _parse(file: Path, found: Format, config: DataConfig) -> "pd.DataFrame":
+def _parse(file: Path, found: Format, config: DataConfig, codes: Sequence[str]) -> "pd.DataFrame":
     import pandas as pd
 
     options: dict[str, Any] = {"sep": found.delimiter, "decimal": found.decimal, "encoding": found.encoding}
@@ -175,6 +183,7 @@ def _parse(file: Path, found: Format, config: DataConfig) -> "pd.DataFrame":
             skipinitialspace=True,
             na_values=[MISSING_WORD, *config.missing_values],
             low_memory=False,
+            dtype=dict.fromkeys((*found.codes, *codes), str),
             **options,
         )
     # A delimiter at the end of every line makes a last column without name and content.
@@ -220,7 +229,13 @@ def sniff(file: Path, config: DataConfig) -> Format:
         # R writes row names without a header of their own.
         names, skip = (f"{UNNAMED}0", *rows[0]), skip + 1
     decimal = config.decimal or _decimal([cell for row in rows for cell in row], delimiter)
-    return Format(encoding, delimiter, decimal, skip, names, quote)
+    codes = tuple(name for index, name in enumerate(names or rows[0]) if _is_code(rows[names is None :], index))
+    return Format(encoding, delimiter, decimal, skip, names, quote, codes)
+
+
+def _is_code(rows: Sequence[Sequence[str]], column: int) -> bool:
+    """Whether a column holds digits with zeros in front, which a number would lose."""
+    return any(len(row) > column and WITH_ZEROS.fullmatch(row[column]) for row in rows)
 
 
 def _encoding(sample: bytes) -> str:

@@ -22,6 +22,7 @@ PLAIN = " ."
 STYLES = (PLAIN, ",.", ".,", " .", " ,", "'.")
 """Styles of written numbers, the mark between thousands and the decimal mark; ambiguous numbers have the first."""
 
+_UNITS = re.compile(r"[$€£¥% ]")
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _DAYS = (
     *("%m/%d/%Y", "%d/%m/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y"),
@@ -105,7 +106,8 @@ def style_of(texts: Sequence[str], thousands: str | None = None) -> str | None:
 def _pattern(style: str) -> re.Pattern[str]:
     thousands, decimal = re.escape(style[0]), re.escape(style[1])
     whole = r"\d+" if style == PLAIN else rf"(\d+|\d{{1,3}}({thousands}\d{{3}})+)"
-    return re.compile(rf"[-+−]?({whole}({decimal}\d*)?|{decimal}\d+)([eE][-+]?\d{{1,4}})?", re.ASCII)
+    number = rf"({whole}({decimal}\d*)?|{decimal}\d+)([eE][-+]?\d{{1,4}})?"
+    return re.compile(rf"[-+−]?([$€£¥] ?)?{number}( ?[%$€£¥])?", re.ASCII)
 
 
 def as_floats(values: "pd.Series[Any]", name: str, style: str = PLAIN) -> np.ndarray:
@@ -141,7 +143,8 @@ def as_floats(values: "pd.Series[Any]", name: str, style: str = PLAIN) -> np.nda
 
 def _number(text: str, style: str) -> float:
     if _pattern(style).fullmatch(text):
-        return float(text.replace(style[0], "").replace(style[1], ".").replace("−", "-"))
+        digits = _UNITS.sub("", text.replace(style[0], "").replace(style[1], ".").replace("−", "-"))
+        return float(digits)
     return {"true": 1.0, "false": 0.0}.get(text.lower(), np.nan)
 
 

@@ -48,7 +48,9 @@ def reason_not_fusable(config: RunConfig) -> str | None:
     if config.training.compiled == "off":
         return "training.compiled is off, which asks for plain Keras"
     if config.data.augment.layers:
-        return "data.augment changes images at random"
+        return "data.augment changes images at random, by each run's own seeds"
+    if config.data.stream:
+        return "data.stream reads the examples from a file, and fused networks need them in memory"
     if config.training.lsuv:
         return "training.lsuv makes initial weights from the data"
     return None

@@ -14,8 +14,14 @@ UPDATES = 3000
 """Updates that a network needs to learn a table, about."""
 MOST_EPOCHS = 500
 """Epochs up to which the length of a training follows from the size of its table."""
-FEW_ROWS = 5000
-"""Training rows up to which a table's network is regularized."""
+FEW_ROWS = 1000
+"""Training rows up to which a table's network has dropout."""
+PENALIZED_ROWS = 20_000
+"""Training rows up to which a table's network has an L2 penalty."""
+DROPOUT = 0.2
+"""Dropout of a network for few rows."""
+PENALTY, LARGEST_PENALTY = 4.0, 0.2
+"""The L2 penalty is `PENALTY` divided by the number of training rows: with more rows a prior counts less."""
 SMALLEST_SIDE = 8
 """Pixels to which convolutional layers reduce an image's shorter side, about."""
 
@@ -59,15 +65,23 @@ def _for_table(config: RunConfig, data: Data) -> list[tuple[dict[str, Any], str]
     choices: list[tuple[dict[str, Any], str]] = []
     if epochs > default:
         length: dict[str, Any] = {"training.epochs": epochs}
-        line = f"--training.epochs {epochs}: about {UPDATES:,} updates, as few rows need many passes"
+        line = f"training.epochs {epochs}, for about {UPDATES:,} updates"
         # A network that sees a small table so often would learn its noise.
         if data.x_validation is not None:
             length["training.early_stopping"] = {"patience": max(5, epochs // 10)}
-            line += f"; fewer if val_loss is no lower for {length['training.early_stopping']['patience']} epochs"
+            patience = length["training.early_stopping"]["patience"]
+            line += f", and early stopping: fewer if val_loss is no lower for {patience} epochs"
         choices.append((length, line))
-    if rows <= FEW_ROWS:
-        changes = {"regularization.dropout": 0.2, "regularization.l2": 0.001}
-        choices.append((changes, f"--regularization.dropout 0.2, l2 0.001: {rows:,} rows are few for this network"))
+    if rows <= PENALIZED_ROWS:
+        penalty = float(f"{min(LARGEST_PENALTY, PENALTY / rows):.1g}")
+        changes: dict[str, Any] = {"regularization.l2": penalty, "regularization.output_l2": penalty}
+        line = f"regularization.l2 {penalty:g}"
+        if rows <= FEW_ROWS:
+            changes["regularization.dropout"] = DROPOUT
+            line += f" and dropout {DROPOUT}"
+        choices.append((changes, f"{line}, because {rows:,} rows are few"))
+    if epochs > default and data.x_validation is None:
+        choices.append(({"schedule.name": "cosine"}, "schedule cosine, because no validation part says when to stop"))
     return choices
 
 
@@ -78,4 +92,4 @@ def _for_images(data: Data) -> list[tuple[dict[str, Any], str]]:
     hidden.append({"units": 64, "dropout": 0.3})
     changes = {"data.flatten": False, "network.hidden": hidden}
     filters = ", ".join(str(layer["filters"]) for layer in hidden[:-1])
-    return [(changes, f"--network.hidden: convolutions with {filters} filters, each with pooling, then 64 units")]
+    return [(changes, f"network.hidden: convolutions of {filters} filters with pooling, then 64 units, as for images")]

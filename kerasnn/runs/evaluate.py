@@ -23,7 +23,7 @@ from kerasnn.files import inside, write_text
 from kerasnn.models.from_config import compile_model
 from kerasnn.models.loading import load_model
 from kerasnn.models.table_model import TableModel
-from kerasnn.runs.pieces import batch_rows, memory_options, predict_pieces
+from kerasnn.runs.pieces import batch_rows, memory_share, predict_pieces
 from kerasnn.runs.scores import constant_scores, described, scores
 
 
@@ -160,8 +160,9 @@ def evaluate_run(
         if x.shape[1:] != tuple(network.input_shape[1:]):
             raise ValueError(f"examples must have shape {tuple(network.input_shape[1:])}, received {x.shape[1:]}")
     batch_size = batch_size or (1024 if isinstance(x, dict) else batch_rows(x.shape[1:]))
-    if share := memory_options(x):
-        metrics = evaluate(network, x, y, batch_size=batch_size, verbose=0, return_dict=True, **share)
+    if isinstance(x, np.memmap):
+        options: dict[str, Any] = {"verbose": 0, "return_dict": True, "memory_share": memory_share(x)}
+        metrics = evaluate(network, x, y, batch_size, **options)
         outputs = predict_pieces(network, x, batch_size)
     else:
         metrics = network.evaluate(x, y, batch_size=batch_size, verbose=0, return_dict=True)

@@ -35,6 +35,6 @@ def predict_pieces(model: keras.Model, x: Any, batch_size: int) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def memory_options(x: Any) -> dict[str, float]:
-    """The argument by which `fit` and `evaluate` stream examples that lie in a file."""
-    return {"memory_share": STREAMED} if isinstance(x, np.memmap) else {}
+def memory_share(x: Any, share: float = 0.5) -> float:
+    """The fraction of the memory that examples may take in `fit` and `evaluate`: none, if they lie in a file."""
+    return STREAMED if isinstance(x, np.memmap) else share

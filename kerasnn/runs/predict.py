@@ -13,6 +13,7 @@ from kerasnn.config.run import RunConfig
 from kerasnn.data.folders import image_files
 from kerasnn.data.npz import read_npz
 from kerasnn.data.table_examples import read_rows
+from kerasnn.data.text_folders import text_files
 from kerasnn.files import existing_file, write_text
 from kerasnn.models.table_model import TableModel
 from kerasnn.runs.evaluate import image_reader, load_run_model, predicted_values, recorded_class_names, safe_cell
@@ -27,14 +28,14 @@ def predict_file(
 
     Args:
         run_dir: a run folder.
-        data_path: a table with the training table's columns, in any order; for a model of images, a folder of images,
-            or one image; for a model that takes arrays, an npz file with x.
+        data_path: a table with the training table's columns, in any order; for a model of images or texts, a folder of
+            them, or one; for a model that takes arrays, an npz file with x.
         model: "model" for the final weights, "best" for those of the best epoch.
         batch_size: examples per batch; None: up to 1024 where they are small. The result does not depend on it.
 
     Returns:
-        Columns by name: for images `file`; for classes `predicted` with their names and `probability_<class>`; for
-        numbers `predicted_<target>`.
+        Columns by name: for images and texts `file`; for classes `predicted` with their names and
+        `probability_<class>`; for numbers `predicted_<target>`.
 
     Raises:
         FileNotFoundError: the folder holds no such model.
@@ -44,20 +45,28 @@ def predict_file(
     network = load_run_model(run_dir, model)
     class_names = recorded_class_names(run_dir)
     names: tuple[str, ...] = ()
+    first: dict[str, np.ndarray] = {}
     if isinstance(network, TableModel):
         encoding = network.encoder.encoding
         names, class_names = encoding.targets, encoding.class_names
         x: Any = network.inputs_of(read_rows(data_path, config.data, encoding), Path(data_path).name)
+        if config.data.name == "texts":
+            first = _names(text_files(data_path), data_path)
     elif config.data.name == "images" and Path(data_path).suffix != ".npz":
         files = image_files(data_path) if Path(data_path).is_dir() else [existing_file(data_path)]
-        root = data_path if Path(data_path).is_dir() else Path(data_path).parent
-        first = {"file": np.array([str(file.relative_to(root)) for file in files], dtype=object)}
         outputs = _outputs_of_images(config, network, files, batch_size)
-        return {**first, **_columns(config, outputs, class_names, names)}
+        return {**_names(files, data_path), **_columns(config, outputs, class_names, names)}
     else:
         x = _array(data_path, network)
     outputs = network.predict(x, batch_size=batch_size or 1024, verbose=0)
-    return _columns(config, outputs, class_names, names)
+    return {**first, **_columns(config, outputs, class_names, names)}
+
+
+def _names(files: Sequence[Path], data_path: str | Path) -> dict[str, np.ndarray]:
+    """A column of files, by their names in the folder."""
+    root = Path(data_path).expanduser()
+    root = root if root.is_dir() else root.parent
+    return {"file": np.array([str(file.relative_to(root)) for file in files], dtype=object)}
 
 
 def _outputs_of_images(

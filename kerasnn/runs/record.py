@@ -4,7 +4,7 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from kerasnn import __version__
 from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.config.monitor import better_direction
 from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import Data
 
@@ -60,6 +61,17 @@ def plan(
             f"run folder  {folder}",
         ]
     )
+
+
+def early_end(config: RunConfig, history: Mapping[str, Sequence[float]]) -> str:
+    """A line about a training that early stopping ended; empty for one of all epochs."""
+    settings, epochs = config.training.early_stopping, len(history.get("loss", ()))
+    if settings is None or epochs >= config.training.epochs or settings.monitor not in history:
+        return ""
+    values = np.asarray(history[settings.monitor])
+    best = int(values.argmin() if better_direction(settings.monitor, settings.mode) == "min" else values.argmax()) + 1
+    kept = ", whose weights the model has" if settings.restore_best_weights else ""
+    return f"ended       after {epochs} of {config.training.epochs} epochs: {settings.monitor} was best in {best}{kept}"
 
 
 def _shape(network: keras.Model) -> str:

@@ -35,8 +35,8 @@ from kerasnn.models.building import with_preprocessing
 from kerasnn.models.from_config import PROBE, compile_model, compiled_network
 from kerasnn.models.saving import save_model
 from kerasnn.runs.choices import choose
-from kerasnn.runs.pieces import batch_rows, memory_options, predict_pieces
-from kerasnn.runs.record import plan, provenance
+from kerasnn.runs.pieces import batch_rows, memory_share, predict_pieces
+from kerasnn.runs.record import early_end, plan, provenance
 from kerasnn.runs.run_folder import run_folder
 from kerasnn.runs.scores import constant_scores, scores
 from kerasnn.runs.tracking import MLflowRun, mlflow_run
@@ -205,6 +205,8 @@ class _Run:
             seconds = time.perf_counter() - start if self.state is None else self.state.trained_seconds
             with phase("results"):
                 metrics = self._finish(seconds)
+        if self.progress.style != "silent" and (line := early_end(self.config, self.history.history)):
+            print(line)
         return Result(self.model, self.history.history, metrics, self.folder, self.scores, self.constant)
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
@@ -247,7 +249,7 @@ class _Run:
                     class_weight=self.class_weight,
                     seed=self.config.seed,
                     compiled=settings.compiled,
-                    **{"memory_share": settings.memory_share, **memory_options(self.data.x_train)},
+                    memory_share=memory_share(self.data.x_train, settings.memory_share),
                     **arguments,
                 )
                 return
@@ -305,8 +307,8 @@ class _Run:
                 compile_model(network, self.config)
             y = preparation.original_targets(y)
         batch_size = max(self.config.training.batch_size, batch_rows(x.shape[1:], 256))
-        options = {"batch_size": batch_size, "verbose": 0, "return_dict": True}
-        values = evaluate(network, x, y, **options, **memory_options(x))
+        options: dict[str, Any] = {"verbose": 0, "return_dict": True, "memory_share": memory_share(x)}
+        values = evaluate(network, x, y, batch_size, **options)
         outputs = predict_pieces(network, x, batch_size)
         self.scores, self.constant = scores(self.config, y, outputs), constant_scores(self.config, y)
         return {name: float(value) for name, value in values.items()}

@@ -51,7 +51,7 @@ def messy() -> pd.DataFrame:
 def encoded(frame: pd.DataFrame, scaling: str = "standardize") -> tuple[TableEncoding, np.ndarray]:
     found = [column for column in find_columns(frame, DataConfig()) if column.kind != "drop"]
     raw = {each.name: raw_values(frame[each.name], each.kind, each.written, each.name) for each in found}
-    encoding = TableEncoding.fit(found, raw, scaling, max_categories=16)
+    encoding = TableEncoding.fit(found, raw, scaling, most=(16, 200))
     return encoding, encoding(raw)
 
 
