@@ -16,9 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.histogram.metadata import create_summary_metadata as histogram_metadata
 from tensorboard.plugins.text.summary_v2 import text_pb
-from tensorboard.util.tensor_util import make_tensor_proto
 
 from kerasnn import figures
 from kerasnn.callbacks.layer_probe import Probe
@@ -27,11 +25,8 @@ from kerasnn.callbacks.traced_step import as_batch, variable_path
 from kerasnn.components.values import values_of
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import Task
-from kerasnn.tensorboard.event_files import EventFile, image, scalar
+from kerasnn.tensorboard.event_files import EventFile, histogram, image, scalar
 
-BUCKETS = 30
-"""Number of buckets in a histogram."""
-_STEPS = np.arange(BUCKETS + 1) / BUCKETS
 ROWS = 1024
 """Number of examples per prediction."""
 _FOLDERS = ("train", "validation")
@@ -174,12 +169,12 @@ class TensorBoard(keras.callbacks.Callback):
         if histograms_due:
             weights = self.model.weights
             for weight, value in zip(weights, values_of(self.model), strict=True):
-                values += _histogram(f"weights/{variable_path(self.model, weight)}", value)
+                values += histogram(f"weights/{variable_path(self.model, weight)}", value)
         if self.probe is not None:
             measured = self.probe.measure(self.model)
             values += [scalar(tag, value) for tag, value in measured.scalars().items()]
             if histograms_due:
-                values += [value for tag, sample in measured.samples() for value in _histogram(tag, sample)]
+                values += [value for tag, sample in measured.samples() for value in histogram(tag, sample)]
         self._train.write(self._first_step + epoch, values)
         if self._rates is not None:
             self._train.write_series("learning_rate_per_update", epoch * len(self._rates), self._rates)
@@ -362,27 +357,6 @@ def _unwritable(folder: Path, reason: str | None) -> str:
 
 def _picture(tag: str, figure: Figure) -> Summary.Value:
     return image(tag, figures.to_png(figure))
-
-
-def _histogram(tag: str, values: NDArray[Any]) -> list[Summary.Value]:
-    """A histogram of the finite values with equal buckets, rows of left edge, right edge and count."""
-    values = values.astype("float64").ravel()
-    if not math.isfinite(values.sum()):
-        values = values[np.isfinite(values)]
-    if not len(values):
-        return []
-    low, high = values.min(), values.max()
-    if high > low:
-        # As numpy.histogram up to rounding at the edges, and several times faster.
-        bucket = ((values - low) * (BUCKETS / (high - low))).astype("int64")
-        buckets = np.empty((BUCKETS, 3))
-        edges = low + _STEPS * (high - low)
-        edges[-1] = high
-        buckets[:, 0], buckets[:, 1] = edges[:-1], edges[1:]
-        buckets[:, 2] = np.bincount(np.minimum(bucket, BUCKETS - 1, out=bucket), minlength=BUCKETS)
-    else:
-        buckets = np.array([[low, high, len(values)]])
-    return [Summary.Value(tag=tag, metadata=histogram_metadata(None, None), tensor=make_tensor_proto(buckets))]
 
 
 def _classified(

@@ -1,19 +1,26 @@
 """TensorBoard's event files."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.histogram.metadata import create_summary_metadata as histogram_metadata
 from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.util.tensor_util import make_tensor_proto
 
 from kerasnn.files import replacing
 
+BUCKETS = 30
+"""Number of buckets in a histogram."""
+_EDGES = np.arange(BUCKETS + 1) / BUCKETS
 FILE = "events.out.tfevents.0.kerasnn"
 
 
@@ -35,6 +42,27 @@ def image(tag: str, encoded: bytes) -> Summary.Value:
         # A PNG file holds its width and height at bytes 16 and 20.
         width, height = (int.from_bytes(encoded[at : at + 4], "big") for at in (16, 20))
     return Summary.Value(tag=tag, image=Summary.Image(width=width, height=height, encoded_image_string=encoded))
+
+
+def histogram(tag: str, values: NDArray[Any]) -> list[Summary.Value]:
+    """A histogram of the finite values with equal buckets, rows of left edge, right edge and count."""
+    values = values.astype("float64").ravel()
+    if not math.isfinite(values.sum()):
+        values = values[np.isfinite(values)]
+    if not len(values):
+        return []
+    low, high = values.min(), values.max()
+    if high > low:
+        # As numpy.histogram up to rounding at the edges, and several times faster.
+        bucket = ((values - low) * (BUCKETS / (high - low))).astype("int64")
+        buckets = np.empty((BUCKETS, 3))
+        edges = low + _EDGES * (high - low)
+        edges[-1] = high
+        buckets[:, 0], buckets[:, 1] = edges[:-1], edges[1:]
+        buckets[:, 2] = np.bincount(np.minimum(bucket, BUCKETS - 1, out=bucket), minlength=BUCKETS)
+    else:
+        buckets = np.array([[low, high, len(values)]])
+    return [Summary.Value(tag=tag, metadata=histogram_metadata(None, None), tensor=make_tensor_proto(buckets))]
 
 
 def text(tag: str, markdown: str) -> Summary.Value:

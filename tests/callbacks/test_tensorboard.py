@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kerasnn.tensorboard.callback import TensorBoard, _histogram
+from kerasnn.tensorboard.callback import TensorBoard
 
 layers = keras.layers
 rng = np.random.default_rng(0)
@@ -269,7 +269,7 @@ def test_histograms_count_every_weight_once(tmp_path: Path) -> None:
     ],
 )
 def test_histogram_is_numpys(values: np.ndarray, finite: np.ndarray) -> None:
-    (value,) = _histogram("tag", values)
+    (value,) = histogram("tag", values)
     buckets = tf.make_ndarray(value.tensor)
     counts, edges = np.histogram(finite, 30)
     np.testing.assert_allclose(buckets[:, 0], edges[:-1])
@@ -280,9 +280,9 @@ def test_histogram_is_numpys(values: np.ndarray, finite: np.ndarray) -> None:
 
 
 def test_histogram_of_equal_or_no_values() -> None:
-    (value,) = _histogram("tag", np.full(7, 0.5))
+    (value,) = histogram("tag", np.full(7, 0.5))
     assert tf.make_ndarray(value.tensor).tolist() == [[0.5, 0.5, 7]]
-    assert _histogram("tag", np.full(7, np.nan)) == []
+    assert histogram("tag", np.full(7, np.nan)) == []
 
 
 def test_configuration_is_a_block_of_code(tmp_path: Path) -> None:
