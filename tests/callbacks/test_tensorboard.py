@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kerasnn.tensorboard.callback import TensorBoard
+from kerasnn.tensorboard.event_files import histogram
 
 layers = keras.layers
 rng = np.random.default_rng(0)
@@ -383,6 +384,7 @@ def test_a_run_that_fails_leaves_whole_epochs_and_ends_its_process(tmp_path: Pat
     program = f"""
 import keras, numpy as np
 from kerasnn.tensorboard.callback import TensorBoard
+from kerasnn.tensorboard.event_files import histogram
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
 model.compile("sgd", "mse")
 def stop(epoch, logs):
