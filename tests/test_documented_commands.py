@@ -35,6 +35,11 @@ MEANT = {
     "train --config logs/search/best_config.json": {"seed": 2},
     "train --run_dir logs/first": {"run_dir": "logs/first"},
     "train --report.mlflow sqlite:///mlflow.db": {"report.mlflow": "sqlite:///mlflow.db"},
+    "train --report.timings true": {"report.timings": True},
+    "train --data.path animals --data.augment.flip horizontal --data.augment.rotation 0.05": {
+        "data": {"path": "animals", "augment": {"flip": "horizontal", "rotation": 0.05}},
+    },
+    "evaluate logs/first --data labelled": {"run_dir": "logs/first", "data": "labelled"},
     "search --workers 4": {"workers": 4},
     "search --trials 60 --objective val_accuracy --search_dir logs/search": {
         "trials": 60,
@@ -121,6 +126,8 @@ FLAGS = {
     "--training.lsuv true": ("train", {"training.lsuv": True}),
     "--report.health false": ("train", {"report.health": False}),
     "--report.progress silent": ("train", {"report.progress": "silent"}),
+    "--report.timings true": ("train", {"report.timings": True}),
+    "--data.name texts --data.path letters": ("train", {"data": {"name": "texts", "path": "letters"}}),
     "--data.path animals": ("train", {"data": {"path": "animals"}}),
     "--run_dir logs/first": ("train", {"run_dir": "logs/first"}),
     "--cluster ray://first:10001": ("search", {"cluster": "ray://first:10001"}),

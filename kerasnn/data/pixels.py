@@ -22,8 +22,8 @@ class Pixels(NamedTuple):
         center: the value that becomes 0, of all channels or of each.
         factor: factor on the difference from `center`, likewise.
 
-    >>> Pixels.fit(np.array([[[0, 255]]], np.uint8), "unit").expand(np.array([[[51, 255]]], np.uint8)).tolist()
-    [[[[0.20000000298023224], [1.0]]]]
+    >>> Pixels.fit(np.array([[[0, 255]]], np.uint8), "unit").expand(np.array([[[0, 255]]], np.uint8)).tolist()
+    [[[[0.0], [1.0]]]]
     """
 
     raw_shape: tuple[int, ...]
