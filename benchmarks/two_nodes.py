@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from benchmarks.processes import descendants
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import read_journal
 
@@ -75,25 +76,11 @@ class Machine:
         """Kill every process of its part of Ray at once, as a loss of power does."""
         if self._node is None:
             return
-        for pid in _session(self._node.pid):
+        for pid in descendants(self._node.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._node.wait()
         self._node = None
-
-
-def _session(leader: int) -> list[int]:
-    """The processes that a process has started, and those that they have started."""
-    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-    parents: dict[int, int] = {}
-    for pid in pids:
-        with suppress(OSError):
-            # After the name, which may hold anything: state, parent.
-            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    found = [leader]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found
 
 
 def _ip(*arguments: str) -> None:

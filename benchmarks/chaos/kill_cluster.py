@@ -17,6 +17,7 @@ from benchmarks.answers import SlowAnswers
 from benchmarks.chaos.child_process import ChildProcess
 from benchmarks.chaos.score import Score
 from benchmarks.chaos.trainings import ORACLES, config_of_search
+from benchmarks.processes import command_line, descendants
 from kerasnn.search.cluster import ATTEMPTS, Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import read_journal, results_by_number
@@ -245,22 +246,3 @@ def _wait_for_orphans(killed: Killed) -> None:
             killed.faults.append(f"processes outlive the driver by {LEFT:g} s: {[command_line(pid) for pid in late]}")
             return
         time.sleep(0.5)
-
-
-def descendants(pid: int) -> list[int]:
-    """A process, its children, their children and so on."""
-    seen, stack = [], [pid]
-    while stack:
-        children = Path(f"/proc/{(pid := stack.pop())}/task/{pid}/children")
-        with suppress(OSError):
-            stack += [int(each) for each in children.read_text().split()]
-        seen.append(pid)
-    return seen
-
-
-def command_line(pid: int) -> str:
-    """The command line of a process; nothing where it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
-    except OSError:
-        return ""

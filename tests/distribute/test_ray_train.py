@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.processes import command_line, descendants
+
 ROOT = Path(__file__).resolve().parents[2]
 slow = pytest.mark.skipif(not os.environ.get("KERASNN_ALL_TESTS"), reason="starts Ray and TensorFlow several times")
 
@@ -28,13 +30,7 @@ def start(folder):
 
 def workers(parent):
     """The processes that train, among those that a process has started."""
-    found, stack = [], [parent]
-    while stack:
-        children = Path(f"/proc/{(pid := stack.pop())}/task/{pid}/children")
-        stack += [int(each) for each in children.read_text().split()] if children.exists() else []
-        if "ray::RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_text():
-            found.append(pid)
-    return found
+    return [pid for pid in descendants(parent) if "ray::RayTrainWorker" in command_line(pid)]
 
 
 @slow

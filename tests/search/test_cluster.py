@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.processes import command_line, descendants
 from kerasnn.search import cluster
 from kerasnn.search.actors import NotReadyError, Worker
 from kerasnn.search.cluster import Cluster
@@ -271,22 +272,6 @@ def test_a_search_finds_what_one_process_finds(ray, tmp_path):
     assert_found_what_one_process_finds(tmp_path / "workers", tmp_path / "alone")
 
 
-def descendants(pid):
-    found, stack = [], [pid]
-    while stack:
-        children = Path(f"/proc/{(pid := stack.pop())}/task/{pid}/children")
-        stack += [int(each) for each in children.read_text().split()] if children.exists() else []
-        found.append(pid)
-    return found
-
-
-def called(pid, name):
-    try:
-        return name in Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return False
-
-
 @pytest.mark.skipif(not ALL, reason="trains long; set KERASNN_ALL_TESTS=1")
 @pytest.mark.parametrize("victim", ["ray::Worker", "raylet/raylet", "gcs_server", "scripts/search.py"])
 def test_a_search_goes_on_after_the_death_of(tmp_path, victim):
@@ -302,12 +287,12 @@ def test_a_search_goes_on_after_the_death_of(tmp_path, victim):
         time.sleep(0.05)
     time.sleep(12)
     mine = descendants(begun.pid)
-    for pid in [pid for pid in mine if called(pid, victim)][:1]:
+    for pid in [pid for pid in mine if victim in command_line(pid)][:1]:
         os.kill(pid, signal.SIGKILL)
     _, errors = begun.communicate(timeout=300)
     # A raylet waits a minute for a dead head process.
     end = time.monotonic() + 120
-    while any(called(pid, "ray") for pid in mine):
+    while any("ray" in command_line(pid) for pid in mine):
         assert time.monotonic() < end, "Ray's processes outlive the search"
         time.sleep(0.1)
     if victim == "ray::Worker":
