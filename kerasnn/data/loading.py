@@ -331,11 +331,11 @@ def _data(
             outputs = output_count(targets["train"], np.asarray(y), task) if outputs is None else outputs
         else:
             check_like_train(raw[part], raw["train"], part)
-    for part, share in (("test", config.test_share), ("validation", config.validation_share)):
-        if part not in raw and share:
-            rest, taken = split_rows(part, share, targets["train"], config.seed, task)
-            for parts in (raw, targets):
-                parts[part], parts["train"] = parts["train"][taken], parts["train"][rest]
+    given = {f"{part}_share": 0.0 for part in raw if part != "train"}
+    rows = _split(targets["train"], config.model_copy(update=given), task)
+    if len(rows) > 1:
+        for parts in (raw, targets):
+            parts |= {part: parts["train"][taken] for part, taken in rows.items()}
     assert outputs is not None
     preparation = Preparation.fit(raw["train"], config.scaling or "unit", config.flatten, full_scale)
     x_parts = {part: preparation(x) for part, x in raw.items()}

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
-from kerasnn.data.checks import as_numbers, check_features
 from kerasnn.data.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -66,15 +65,9 @@ class Pixels(NamedTuple):
         """Check raw examples `(examples, *raw_shape)`, and give them as they are.
 
         Raises:
-            ValueError: one line: another shape, no examples, NaN or infinity.
-            TypeError: one line, if the examples are not numbers.
+            ValueError, TypeError: as `Preparation.checked`.
         """
-        x = as_numbers(x, "x")
-        if x.shape[1:] != self.raw_shape:
-            shape = ", ".join(["examples", *map(str, self.raw_shape)])
-            raise ValueError(f"x must have the shape ({shape}); received {x.shape}")
-        check_features(x)
-        return x
+        return self._preparation.checked(x)
 
     def expand(self, x: np.ndarray) -> np.ndarray:
         """Scaled examples, float32 `(examples, height, width, channels)`."""

@@ -71,8 +71,8 @@ class Preparation:
             return (int(np.prod(self.raw_shape)),)
         return (*self.raw_shape, 1) if len(self.raw_shape) == 2 else self.raw_shape
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Prepare raw examples `(examples, *raw_shape)`: float32 of shape `(examples, *input_shape)`.
+    def checked(self, x: np.ndarray) -> np.ndarray:
+        """Raw examples `(examples, *raw_shape)` as an array of numbers.
 
         Raises:
             ValueError: one line: another shape, no examples, NaN or infinity.
@@ -83,6 +83,15 @@ class Preparation:
             shape = ", ".join(["examples", *(str(size) for size in self.raw_shape)])
             raise ValueError(f"x must have the shape ({shape}); received {x.shape}")
         check_features(x)
+        return x
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Prepare raw examples `(examples, *raw_shape)`: float32 of shape `(examples, *input_shape)`.
+
+        Raises:
+            ValueError, TypeError: as `checked`.
+        """
+        x = self.checked(x)
         prepared = np.array(x, dtype=np.float32)
         prepared -= self.center
         prepared *= self.factor
