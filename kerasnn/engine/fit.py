@@ -15,7 +15,6 @@ from kerasnn.engine import replicated
 from kerasnn.engine.batches import Batches
 from kerasnn.engine.block_callbacks import BlockCallbacks, BlockDriver, acts_by_batch, flat
 from kerasnn.engine.checks import Checks, check_counts, check_dataset, check_fit_options
-from kerasnn.engine.chunks import batches_of
 from kerasnn.engine.compilation import (
     Compiled,
     blocks_of,
@@ -226,9 +225,10 @@ def evaluate(
         if are_dense(*arrays):
             checked.evaluation(x, y, sample_weight)
         elif replicas == 1:
-            batches = batches_of(*given, reads=steps, batch_size=batch_size, steps=steps)
-        kind = examples_kind(model, compiled, () if batches else arrays, memory_share)
-        examples = batches or kind(x, y, sample_weight, batch_size=batch_size, steps=steps)
+            arrays = given
+        source = Source(arrays, replicas, reads=steps, batch_size=batch_size, steps=steps)
+        batches = source.batches
+        examples = source.examples(examples_kind(model, compiled, source.resident, memory_share))
         length = _block_length(model, callbacks, "test", steps_per_block)
         test = blocks_of(model, "test_step", examples, length, alone=True)
     except NotCompilableError as reason:
