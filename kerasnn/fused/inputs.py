@@ -51,6 +51,11 @@ class Inputs:
         return self.train_steps + self.validation_steps
 
     @property
+    def largest_batch(self) -> int:
+        """Examples in the larger of the batches of training and validation."""
+        return max(self.batch_size, self.validation_batch_size)
+
+    @property
     def streams(self) -> list[Stream]:
         """The datasets among training and validation examples."""
         parts = [self._train[0], *self._validation[:1]]

@@ -61,12 +61,11 @@ def train_members(
     Raises:
         NotFusableError: they cannot be trained as one program; no callback has been called.
     """
-    batch_size = max(inputs.batch_size, inputs.validation_batch_size)
     sizes = Sizes(
         operations=operations(program.model) * inputs.rows,
         epochs=plan.epochs,
         compile_cost=COMPILE_COST[devices[0].partition(":")[0]],
-        capacity=capacity(program.model, program.variables, batch_size, devices.count(devices[0])),
+        capacity=capacity(program.model, program.variables, inputs.largest_batch, devices.count(devices[0])),
         max_members=plan.max_members,
     )
     new_groups = _groups(members, program, inputs, sizes, devices)

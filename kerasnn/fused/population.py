@@ -230,8 +230,7 @@ def _group(members: Sequence[FittedModel], count: int, inputs: Inputs) -> _Group
     """The group of the first `count` members, whose program holds the numbers in which any members differ."""
     program = program_for(members, inputs)
     device = group_devices(1)[0]
-    batch_size = max(inputs.batch_size, inputs.validation_batch_size)
-    if (most := capacity(program.model, program.variables, batch_size, 1)) < count:
+    if (most := capacity(program.model, program.variables, inputs.largest_batch, 1)) < count:
         raise ValueError(f"a population must fit into memory at once: at most {most} members, received {count}")
     with tf.device(device):
         train, validation = inputs.on_device([member.number for member in members[:count]])

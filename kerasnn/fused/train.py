@@ -61,10 +61,10 @@ def train_fused(
         raise ValueError("runs cannot be fused: their examples are read from a file while training")
     config = configs[0]
     names = group_devices(len(configs), devices.chosen(config.devices))
-    shapes = shapes_of(data)
+    shared = template_config(configs)
+    fills_up = _fills_up(shared, data)
     choices = activation_choices(configs, later_configs)
-    fills_up = _fills_up(config, data)
-    template = run_template(template_config(configs).to_json(), choices, shapes, fills_up)
+    template = run_template(shared.to_json(), choices, shapes_of(data), fills_up)
     inputs = _inputs(config, data, len(configs), fills_up)
     members = [
         Member(number, each, template, data, state, direction)
@@ -106,15 +106,12 @@ def _checked(
     return epochs.pop(), states
 
 
-def _fills_up(config: RunConfig, data: Data) -> bool:
-    """Whether the last batch of an epoch is filled up."""
-    rows, batch_size = len(data.x_train), config.training.batch_size
-    layers = (
-        config.regularization.batch_norm if each.batch_norm is None else each.batch_norm
-        for each in config.network.hidden
-    )
+def _fills_up(shared: RunConfig, data: Data) -> bool:
+    """Whether the last batch of an epoch is filled up, given what `template_config` makes of the runs."""
+    rows, batch_size = len(data.x_train), shared.training.batch_size
     # The statistics of a batch would include what fills it up.
-    return rows % batch_size > 0 and rows >= FILLED_UP_FROM * batch_size and not any(layers)
+    normalized = any(layer.batch_norm for layer in shared.network.hidden)
+    return rows % batch_size > 0 and rows >= FILLED_UP_FROM * batch_size and not normalized
 
 
 def _inputs(config: RunConfig, data: Data, count: int, fills_up: bool) -> Inputs:
