@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -216,7 +216,7 @@ class TensorBoard(keras.callbacks.Callback):
     def get_state(self) -> dict[str, Any]:
         """The sizes of the event files, the number of the next one, and the last epochs written and drawn."""
         sizes = {name: _sizes(self.log_dir / name) for name in _FOLDERS}
-        next_file = 1 + max((_number(file) for files in sizes.values() for file in files), default=-1)
+        next_file = _next_number(name for names in sizes.values() for name in names)
         counts = {"first_step": self._first_step, "next_file": next_file}
         return {"sizes": sizes, **counts, "epoch": self._epoch, "drawn": self._drawn}
 
@@ -237,7 +237,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     def _next_file(self) -> int:
         """The number for the next event file."""
-        return 1 + max((_number(path.name) for path in event_files(self.log_dir)), default=-1)
+        return _next_number(path.name for path in event_files(self.log_dir))
 
     def _open(self, name: str) -> EventFile:
         path = self.log_dir / name / f"events.out.tfevents.file{self._next_file():06d}.kerasnn"
@@ -343,6 +343,11 @@ def _sizes(folder: Path) -> dict[str, int]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     return dict(sorted(sizes.items()))
+
+
+def _next_number(names: Iterable[str]) -> int:
+    """The number for the event file after files with these names."""
+    return 1 + max(map(_number, names), default=-1)
 
 
 def _number(name: str) -> int:
