@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kerasnn.callbacks.history import HistoryFile
 from kerasnn.callbacks.learning_rate import LearningRate
@@ -181,12 +180,11 @@ def program_for(members: Sequence[FittedModel], inputs: Inputs, xla: bool = True
         NotFusableError: they cannot be trained as one program.
     """
     first = members[0]
-    batch, held_out = inputs.first_batch(first.number), inputs.first_validation_batch(first.number)
+    batch, held_out = inputs.batches(first.number)
     positions = _positions(members)
     key = (
         *(first.structure.key, positions, _fixed(first.structure, positions), first.learning_rate is None, xla),
-        *(inputs.batch_size, inputs.validation_batch_size, inputs.sizes_known),
-        str([(spec.shape[1:], spec.dtype) for spec in tf.nest.flatten((batch, held_out)) if spec is not None]),
+        *(inputs.batch_size, inputs.validation_batch_size, str((batch, held_out))),
     )
     if (program := _programs.pop(key, None)) is not None:
         # Its model may have been changed since.
@@ -197,7 +195,7 @@ def program_for(members: Sequence[FittedModel], inputs: Inputs, xla: bool = True
         rate = None if first.learning_rate is None else first.model.optimizer.learning_rate
         by_update = [at for at, variable in enumerate(first.structure.variables) if variable is rate]
         sizes = (batch, inputs.batch_size, held_out, inputs.validation_batch_size)
-        program = FusedProgram(first.structure, positions, *sizes, by_update, inputs.sizes_known, xla)
+        program = FusedProgram(first.structure, positions, *sizes, by_update, xla)
     _programs[key] = program
     while len(_programs) > CACHED_PROGRAMS:
         del _programs[next(iter(_programs))]

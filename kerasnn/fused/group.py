@@ -124,35 +124,36 @@ class Group:
         program = self.program
         with tf.device(self.device):
             if isinstance(self._validation, Arrays):
-                traces = program.validate.experimental_get_tracing_count()
-                arguments = self._validating()
-                program.validate.get_concrete_function(*arguments)
-                if program.xla and program.validate.experimental_get_tracing_count() > traces:
+                validate, arguments = program.epochs["test_step"], self._validating()
+                traces = validate.experimental_get_tracing_count()
+                validate.get_concrete_function(*arguments)
+                if program.xla and validate.experimental_get_tracing_count() > traces:
                     # XLA compiles at the first call.
-                    threads.submit(program.validate, *arguments)
+                    threads.submit(validate, *arguments)
             if isinstance(self._train, Arrays):
                 # Callbacks may not have begun, so that the values themselves are not known yet.
                 spec = tf.TensorSpec((len(self.rows), self.rows[0].steps), tf.float32)
-                program.train.get_concrete_function(*self._training(epoch), (spec,) * len(program.by_update))
+                by_update = (spec,) * len(program.by_update)
+                program.epochs["train_step"].get_concrete_function(*self._training(epoch), by_update)
         self._is_traced = True
 
     def train(self, epoch: int) -> list[dict[str, Any]]:
         """Train an epoch; returns each member's logs."""
         by_update = [np.stack(each) for each in zip(*(row.values_by_update(epoch) for row in self.rows), strict=True)]
         if isinstance(self._train, Stream):
-            return self._run_parts(self._train, lambda: self.program.train_on, by_update)
+            return self._run_parts("train_step", self._train, by_update)
         with tf.device(self.device):
             given = tuple(map(tf.constant, by_update))
-        return self._run(lambda: self.program.train, (*self._training(epoch), given))
+        return self._run("train_step", (*self._training(epoch), given))
 
     def validate(self) -> list[dict[str, Any]]:
         """Evaluate; returns each member's logs."""
         if isinstance(self._validation, Stream):
-            return self._run_parts(self._validation, lambda: self.program.validate_on, ())
-        return self._run(lambda: self.program.validate, self._validating())
+            return self._run_parts("test_step", self._validation, ())
+        return self._run("test_step", self._validating())
 
-    def _run_parts(self, stream: Stream, function: Callable[[], Any], by_update: Sequence[Any]) -> list[dict[str, Any]]:
-        """Run an epoch in the blocks of a stream."""
+    def _run_parts(self, step: str, stream: Stream, by_update: Sequence[Any]) -> list[dict[str, Any]]:
+        """Run an epoch of a step in the blocks of a stream."""
         with tf.device(self.device):
             self._state = list(self.program.reset(self._state, self._numbers))
         logs: list[dict[str, Any]] = []
@@ -160,7 +161,7 @@ class Group:
         for batches, count in stream.blocks((), (), 0):
             with tf.device(self.device):
                 part = tuple(tf.constant(values[:, done : done + count]) for values in by_update)
-            logs = self._run(function, (self._state, self._numbers, batches, part))
+            logs = self._run(step, (self._state, self._numbers, batches, part), in_parts=True)
             done += count
         return logs
 
@@ -175,17 +176,23 @@ class Group:
         with tf.device(self.device):
             return self._state, self._numbers, self._validation.batches([row.number for row in self.rows], (), 0)
 
-    def _run(self, function: Callable[[], Any], arguments: tuple[Any, ...]) -> list[dict[str, Any]]:
+    def _run(self, step: str, arguments: tuple[Any, ...], in_parts: bool = False) -> list[dict[str, Any]]:
+        """Run an epoch of a step, or a part of one."""
+
+        def run() -> Any:
+            functions = self.program.parts if in_parts else self.program.epochs
+            return functions[step](*arguments)
+
         with tf.device(self.device):
             try:
-                state, logs, failure = function()(*arguments)
+                state, logs, failure = run()
             except (tf.errors.OpError, NotImplementedError):
                 if not self.program.xla:
                     raise
                 # What XLA can't compile TensorFlow may.
                 self.program.without_xla()
-                state, logs, failure = function()(*arguments)
-        if error := self.program.error(failure):
+                state, logs, failure = run()
+        if error := self.program.error(step, failure):
             raise error
         self._state = state
         arrays = tf.nest.map_structure(lambda log: log.numpy(), logs)

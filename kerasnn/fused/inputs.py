@@ -61,11 +61,6 @@ class Inputs:
         parts = [self._train[0], *self._validation[:1]]
         return [part for part in parts if isinstance(part, Stream)]
 
-    @property
-    def sizes_known(self) -> bool:
-        """Whether the size of whole batches is known before they are read."""
-        return all(stream.is_static for stream in self.streams)
-
     @classmethod
     def of(
         cls,
@@ -134,9 +129,13 @@ class Inputs:
         """A training batch of a model, as `tf.TensorSpec`s."""
         return self._train[number].first_batch
 
-    def first_validation_batch(self, number: int) -> Any:
-        """A validation batch of a model, as `tf.TensorSpec`s; None where there is none."""
-        return self._validation[number].first_batch if self._validation else None
+    def batches(self, number: int) -> tuple[Any, Any]:
+        """A batch of a model's training and one of its validation, or None, as `tf.TensorSpec`s.
+
+        Their size is None where Keras would not know it, because the last batch is smaller.
+        """
+        train, fills_up = self._train[number], self._fills_up
+        return _batch_of(train, fills_up), _batch_of(self._validation[number]) if self._validation else None
 
     def weights_id(self, number: int) -> int:
         """The same number for models with the same examples and weights."""
@@ -152,6 +151,13 @@ class Inputs:
         train = _arrays_of([(number, self._train[number]) for number in numbers], self._shuffle, filled_up)
         held_out = [(number, self._validation[number]) for number in numbers] if self._validation else []
         return train, _arrays_of(held_out, False) if held_out else None
+
+
+def _batch_of(part: Part, fills_up: bool = False) -> Any:
+    is_static = part.is_static if isinstance(part, Stream) else fills_up or part.size % part.batch_size == 0
+    if is_static:
+        return part.first_batch
+    return each(lambda spec: tf.TensorSpec((None, *spec.shape[1:]), spec.dtype), part.first_batch)
 
 
 def _distinct(given: Sequence[tuple[Any, Any]], batch_size: int | None) -> list[Examples]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import keras
@@ -55,22 +55,22 @@ class FusedProgram:
     Args:
         structure: of the model that stands for all members.
         positions: which of its numbers are the members' own.
-        batch: structure, shapes and types of a training batch, as `tf.TensorSpec`s.
+        batch: structure, shapes and types of a training batch, as `tf.TensorSpec`s; the size is None where Keras would
+            not know it when it traces the step, because batches differ in size.
         batch_size: examples in a batch.
         validation_batch: a validation batch likewise; None where there is none.
         validation_batch_size: examples in a batch of validation.
         by_update: positions of the values that are given for every update, among the structure's variables, followed
             by the members' own numbers.
-        sizes_known: whether Keras would know the size of whole batches when it traces the step.
         xla: whether XLA may compile it where the model leaves that open.
 
     Attributes:
         positions: as given.
         by_update: as given.
         xla: whether XLA compiles it.
-        train: an epoch of training.
-        validate: an evaluation.
-        reset: begins an epoch or an evaluation that `train_on` or `validate_on` runs in parts.
+        epochs: by the step's name, "train_step" or "test_step", an epoch of training or an evaluation.
+        parts: likewise, a part of one that `reset` has begun.
+        reset: begins an epoch or an evaluation that runs in parts.
 
     Raises:
         NotFusableError: the model's step uses state that is not the model's.
@@ -85,7 +85,6 @@ class FusedProgram:
         validation_batch: Any,
         validation_batch_size: int,
         by_update: Sequence[int] = (),
-        sizes_known: bool = True,
         xla: bool = True,
     ) -> None:
         self.model = structure.model
@@ -98,29 +97,25 @@ class FusedProgram:
         ]
         self._mapped = [*self.variables, *(variable for _, variable in self._numbers)]
         self.by_update = by_update
-        self._sizes_known = sizes_known
         self._specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._mapped]
-        self._bounds = Bounds()
-        self._steps: dict[str, Step] = {}
-        obstacle = None
-        for name, specs in (("train_step", batch), ("test_step", validation_batch)):
-            if specs is not None:
-                self._steps[name] = step = self._inspected(name, specs)
-                obstacle = obstacle or step.operations.against_xla(self._bounds.largest_table)
-        self._reads = {
-            name: self._read_by(getattr(self.model, name)) for name in ("reset_metrics", "get_metrics_result")
-        }
+        batches = {"train_step": batch, "test_step": validation_batch}
+        self._steps = {name: self._inspected(name, specs) for name, specs in batches.items() if specs is not None}
+        self._reset_metrics = self._over_read(self.model.reset_metrics)
+        self._metrics = self._over_read(lambda: _tensors(self.model.get_metrics_result()))
+        obstacle = any(step.operations.against_xla(step.bounds.largest_table) for step in self._steps.values())
         asked = compile_argument(self.model)
-        self._use(xla=(xla and obstacle is None) if asked == "auto" else bool(asked))
+        self._use(xla=(xla and not obstacle) if asked == "auto" else bool(asked))
 
     def _use(self, xla: bool) -> None:
         self.xla = xla
         # Partials, because TensorFlow warns of retracing the same function; these are traced for each size.
-        self.train = tf.function(functools.partial(self._epoch, "train_step"), jit_compile=xla, autograph=False)
-        self.validate = tf.function(functools.partial(self._epoch, "test_step"), jit_compile=xla, autograph=False)
-        part = functools.partial(self._epoch, resets=False)
-        self.train_on = tf.function(functools.partial(part, "train_step"), jit_compile=xla, autograph=False)
-        self.validate_on = tf.function(functools.partial(part, "test_step"), jit_compile=xla, autograph=False)
+        self.epochs, self.parts = (
+            {
+                name: tf.function(functools.partial(self._epoch, name, resets=resets), jit_compile=xla, autograph=False)
+                for name in self._steps
+            }
+            for resets in (True, False)
+        )
         self.reset = tf.function(functools.partial(self._reset), autograph=False)
 
     def without_xla(self) -> None:
@@ -145,25 +140,16 @@ class FusedProgram:
 
     def _inspected(self, name: str, batch: Any) -> "Step":
         """Trace a step for one member, to see what it reads, assigns and returns."""
-        assigned: list[int] = []
-        known = {id(variable) for variable in self._mapped}
         method = getattr(self.model, name)
+        bounds, size_varies = Bounds(), any(spec.shape[0] is None for spec in tf.nest.flatten(batch))
 
-        def step(values: list[Any], data: Any) -> Any:
-            with self._scope(values) as scope:
-                before = dict(scope.state_mapping)
-                with self._bounds.checked():
-                    logs = _tensors(method(data))
-                if not scope.state_mapping.keys() <= known:
-                    raise NotFusableError(f"{name} assigns a variable that is not the model's own")
-                assigned.extend(
-                    position
-                    for position, variable in enumerate(self.variables)
-                    if scope.state_mapping[id(variable)] is not before[id(variable)]
-                )
-            return logs
+        def step(data: Any) -> Any:
+            data = each(of_unknown_size, data) if size_varies else data
+            with bounds.checked():
+                return _tensors(method(data)), bounds.failure()
 
-        function = self._traced(step, batch)
+        run = self._stateless(step)
+        function = self._traced(run, batch)
         if any(tensor.dtype == tf.resource for tensor in function.captured_inputs):
             raise NotFusableError(f"{name} reads a variable that is not a Keras variable of the model's own")
         operations = Operations.of(function)
@@ -171,9 +157,28 @@ class FusedProgram:
             raise NotFusableError(f"{draw} (tf.random) draws other numbers in each graph; use keras.random")
         if operations.write_summaries:
             raise NotFusableError(f"{name} writes tf.summary values")
-        logs = tf.nest.map_structure(lambda log: tf.TensorSpec(log.shape, log.dtype), function.structured_outputs)
+        (logs, _), assigned = function.structured_outputs
+        logs = tf.nest.map_structure(lambda log: tf.TensorSpec(log.shape, log.dtype), logs)
         deferred = logs_are_metrics(self.model, name) or getattr(method, "returns_metrics", False)
-        return Step(name, assigned, logs, operations, deferred)
+        return Step(name, run, list(assigned), logs, operations, bounds, deferred)
+
+    def _stateless(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the model as one of the values, too; it also returns what is assigned, by position."""
+
+        def run(values: Sequence[Any], *arguments: Any) -> tuple[Any, dict[int, Any]]:
+            with self._scope(values) as scope:
+                before = dict(scope.state_mapping)
+                results = function(*arguments)
+            if not scope.state_mapping.keys() <= before.keys():
+                raise NotFusableError("a step assigns a variable that is not the model's own")
+            after = [scope.state_mapping[id(variable)] for variable in self.variables]
+            return {} if results is None else results, {
+                position: value
+                for position, (variable, value) in enumerate(zip(self.variables, after, strict=True))
+                if value is not before[id(variable)]
+            }
+
+        return run
 
     def _traced(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """A function of one member's values and numbers, and of further arguments, as a graph."""
@@ -186,7 +191,7 @@ class FusedProgram:
     def _reset(self, state: list[Any], numbers: list[Any]) -> Any:
         """The values with metrics that have seen nothing."""
         with self._as_members():
-            return self._over("reset_metrics")(state, numbers, ())[0]
+            return self._reset_metrics(state, numbers)[0]
 
     def _epoch(
         self,
@@ -195,7 +200,8 @@ class FusedProgram:
         numbers: list[Any],
         batches: Batches,
         by_update: Sequence[Any] = (),
-        resets: bool = True,
+        *,
+        resets: bool,
     ) -> Any:
         """Run a step on all batches.
 
@@ -214,7 +220,7 @@ class FusedProgram:
         orders = batches.orders
         rows = tf.nest.flatten(batches.shared)[0].shape[0] if orders is None else orders.shape[-1]
         with self._as_members():
-            state = self._over("reset_metrics")(state, numbers, ())[0] if resets else list(state)
+            state = self._reset_metrics(state, numbers)[0] if resets else list(state)
             logs = tf.nest.map_structure(
                 lambda log: tf.zeros((members, *log.shape), log.dtype), {} if step.deferred else step.logs
             )
@@ -223,16 +229,15 @@ class FusedProgram:
             run = functools.partial(self._run, step, [*state, *numbers], batches, by_update)
             size = self._batch_sizes[name]
             full = rows - rows % size
-            uneven = rows % size > 0 or not self._sizes_known
             carried = (moving, logs, failure)
             if full:
                 _, carried = tf.while_loop(
                     lambda row, _: row < full,
-                    lambda row, carried: (row + size, run(row, size, uneven, carried)),
+                    lambda row, carried: (row + size, run(row, size, carried)),
                     (tf.constant(0), carried),
                 )
             if full < rows:
-                carried = run(tf.constant(full), rows - full, True, carried)
+                carried = run(tf.constant(full), rows - full, carried)
             moving, logs, failure = carried
             for position, value in zip(step.assigned, moving, strict=True):
                 state[position] = value
@@ -240,7 +245,7 @@ class FusedProgram:
                 if position < len(state):
                     # As in `fit`, the optimizer keeps the last update's.
                     state[position] = values[:, -1]
-            results = self._over("get_metrics_result")(state, numbers, ())[1]
+            results = self._metrics(state, numbers)[1]
             if step.deferred or results.keys() == logs.keys():
                 logs = results
         return state, logs, failure
@@ -253,7 +258,6 @@ class FusedProgram:
         by_update: Sequence[Any],
         row: Any,
         size: int,
-        uneven: bool,
         carried: Any,
     ) -> Any:
         """One batch from `row` on."""
@@ -268,96 +272,71 @@ class FusedProgram:
         if batches.filled_from is not None:
             is_example = tf.cast(row + tf.range(size) < batches.filled_from, tf.float32)
 
-        def member_step(*mine: Any) -> Any:
+        def member_step(values: Sequence[Any], *mine: Any) -> Any:
             data, *weights = mine if shared is None else (shared, *mine)
             if more := [*weights, *([] if is_example is None else [is_example])]:
                 data = (*data, *more)
-            if uneven:
-                # Keras weights some means by the batch size if it is known when tracing.
-                data = each(of_unknown_size, data)
-            with self._bounds.checked() if self.xla else nullcontext():
-                logs = getattr(self.model, step.name)(data)
-            return _tensors(logs), self._bounds.failure() if self.xla else ()
+            return step.run(values, data)
 
         values, (logs, failure) = self._over(member_step)(values[:count], values[count:], own)
-        if failure:
-            failed = tuple(tf.where(failed[0] > 0, old, new) for old, new in zip(failed, failure, strict=True))
+        failed = tuple(tf.where(failed[0] > 0, old, new) for old, new in zip(failed, failure, strict=True))
         return [values[position] for position in step.assigned], {} if step.deferred else logs, failed
 
-    def _read_by(self, function: Callable[[], Any]) -> list[int]:
-        """Positions of the variables and numbers that a function of the model reads."""
-
-        def run(values: list[Any]) -> Any:
-            with self._scope(values) as scope:
-                results = function()
-            changed = [scope.state_mapping[id(variable)] for variable in self.variables]
-            return results, [new for new, old in zip(changed, values, strict=False) if new is not old]
-
+    def _over_read(self, function: Callable[[], Any]) -> Callable[..., Any]:
+        """A function of the model for all members; of their state and numbers only what it reads is gathered."""
+        run = self._stateless(function)
         inputs = self._traced(run).inputs
         # At least one, from which TensorFlow learns the number of members.
-        return [position for position in range(len(self._mapped)) if inputs[position].consumers()] or [0]
+        return self._over(run, [at for at in range(len(self._mapped)) if inputs[at].consumers()] or [0])
 
-    def _over(self, function: str | Callable[..., Any]) -> Callable[..., Any]:
-        """A function of the model, or one of its methods, for all members: of the values, numbers and arguments."""
-        reads: Sequence[int] = range(len(self._mapped))
-        if isinstance(function, str):
-            # What is not read would be gathered for nothing.
-            reads = self._reads[function]
-        call = getattr(self.model, function) if isinstance(function, str) else function
+    def _over(self, function: Callable[..., Any], read: Sequence[int] | None = None) -> Callable[..., Any]:
+        """A function as `_stateless` makes them, for all members: of their state, numbers and further arguments."""
+        every = range(len(self._mapped)) if read is None else read
 
-        def run(state: list[Any], numbers: list[Any], own: Any) -> Any:
-            assigned: list[int] = []
-
-            def run_member(stacked: Any) -> Any:
-                read, arguments = stacked
-                known = dict(zip(reads, read, strict=True))
+        def run(state: Sequence[Any], numbers: Sequence[Any], own: Any = ()) -> Any:
+            def run_member(member: Any) -> Any:
+                mine, arguments = member
+                known = dict(zip(every, mine, strict=True))
                 values = [
                     known[position] if position in known else tf.zeros(spec.shape, spec.dtype)
                     for position, spec in enumerate(self._specs)
                 ]
-                with self._scope(values) as scope:
-                    before = dict(scope.state_mapping)
-                    results = call(*arguments)
-                changed = [
-                    (position, scope.state_mapping[id(variable)])
-                    for position, variable in enumerate(self.variables)
-                    if scope.state_mapping[id(variable)] is not before[id(variable)]
-                ]
-                assigned[:] = [position for position, _ in changed]
-                return {} if results is None else _tensors(results), [value for _, value in changed]
+                return function(values, *arguments)
 
-            every = [*state, *numbers]
-            results, values = tf.vectorized_map(run_member, ([every[position] for position in reads], own), warn=False)
-            state = list(state)
-            for position, value in zip(assigned, values, strict=True):
-                state[position] = value
-            return state, results
+            values = [*state, *numbers]
+            members = [values[position] for position in every], own
+            results, assigned = tf.vectorized_map(run_member, members, warn=False)
+            return [assigned.get(position, value) for position, value in enumerate(state)], results
 
         return run
 
-    def error(self, failure: Any) -> Exception | None:
-        """The error of an index out of range that an epoch returned, or None."""
+    def error(self, name: str, failure: Any) -> Exception | None:
+        """The error of an index out of range that an epoch of a step returned, or None."""
         for check, index in zip(*(part.numpy() for part in failure), strict=True):
             if check:
-                return self._bounds.error(int(check), int(index))
+                return self._steps[name].bounds.error(int(check), int(index))
         return None
 
 
 class Step(NamedTuple):
-    """What tracing showed of a step.
+    """A step of one member, and what tracing showed of it.
 
     Args:
         name: "train_step" or "test_step".
+        run: of the values and a batch; returns the logs and the first index out of range, and what is assigned.
         assigned: positions of the variables that it assigns.
         logs: what it returns, as `tf.TensorSpec`s.
         operations: its operations.
+        bounds: its checks of indices.
         deferred: whether its logs are the metrics' results, which are computed after the last batch only.
     """
 
     name: str
+    run: Callable[..., Any]
     assigned: list[int]
     logs: Any
     operations: Operations
+    bounds: Bounds
     deferred: bool
 
 

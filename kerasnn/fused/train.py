@@ -71,11 +71,11 @@ def train_fused(
         for number, (each, state) in enumerate(zip(configs, states, strict=True))
     ]
     epochs = config.training.epochs
-    batch = inputs.first_batch(0)
+    batch, held_out = inputs.batches(0)
     program = template.program(
         filled_up_batch(batch) if fills_up else batch,
         inputs.batch_size,
-        inputs.first_validation_batch(0),
+        held_out,
         inputs.validation_batch_size,
         xla=xla_pays(max(len(configs), max_members), (epochs - first_epoch) * inputs.steps),
     )
