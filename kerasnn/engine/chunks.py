@@ -1,9 +1,11 @@
 """Batches that Python makes, by `PyDataset`, generators and loaders: read in a thread, and moved in chunks."""
 
+import queue
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,8 +20,11 @@ from kerasnn.keras_private import can_convert_arrays, data_adapter_utils, origin
 
 LONGEST = 64
 """Batches in a chunk at most."""
-SECONDS = 0.1
-"""A chunk that has taken longer to read is passed on, so that slow data is seen batch by batch."""
+SECONDS = 0.02
+"""A chunk that has taken longer to read is passed on, so that slow data is seen batch by batch and read while the model
+trains."""
+AHEAD = 2
+"""Chunks that are read ahead at most."""
 SIZES = 4
 """Batch sizes that the program is compiled for; batches of further sizes run one at a time."""
 
@@ -71,16 +76,10 @@ class ChunkedBatches(Batches):
 
     def chunks(self) -> Iterator[tuple[Any, int, int]]:
         """Chunks of one pass: arrays with the batches one after the other, the number of batches and their size."""
-        for count, size, *arrays in self._chunks:
-            yield self._packed(arrays), int(count), int(size)
-
-    @cached_property
-    def _chunks(self) -> tf.data.Dataset:
-        number = tf.TensorSpec((), tf.int32)
-        specs = [tf.TensorSpec((None, *spec.shape[1:]), spec.dtype) for spec in self._specs]
-        dataset = tf.data.Dataset.from_generator(self._read, output_signature=(number, number, *specs))
-        # Workers of a PyDataset read ahead themselves.
-        return dataset if getattr(self._adapter, "enqueuer", None) else dataset.prefetch(2)
+        # Not tf.data's generators, whose start takes longer than a short pass.
+        for count, size, *arrays in _read_ahead(self._read()):
+            with tf.device("CPU:0"):
+                yield self._packed(list(map(tf.convert_to_tensor, arrays))), count, size
 
     def _packed(self, arrays: list[Any]) -> Any:
         return keras.tree.pack_sequence_as(self.dataset.element_spec, arrays)
@@ -124,6 +123,41 @@ class ChunkedBatches(Batches):
             if not spec.shape.is_compatible_with(array.shape) or len(array) != len(arrays[0]):
                 raise TypeError(f"batches must have the shape {spec.shape}; received {array.shape}")
         return arrays
+
+
+def _read_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The items of an iterator, which a thread reads ahead."""
+    found: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+    places, stopped = threading.Semaphore(AHEAD), threading.Event()
+
+    def read() -> None:
+        error: BaseException | None = None
+        try:
+            for item in items:
+                found.put((item, None))
+                places.acquire()
+                if stopped.is_set():
+                    return
+        except BaseException as raised:
+            error = raised
+        found.put((None, error))
+
+    thread = threading.Thread(target=read, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = found.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            places.release()
+            yield item
+    finally:
+        # Whoever reads the same data next must not meet the thread there.
+        stopped.set()
+        places.release()
+        thread.join()
 
 
 @contextmanager
