@@ -2,6 +2,7 @@
 
 import copy
 import math
+import random
 import time
 import weakref
 from collections.abc import Callable
@@ -63,6 +64,12 @@ class Program:
         self.xla = xla
         self._runs: dict[tuple[int, bool], Any] = {}
 
+    def _leave_xla(self, drawn: tuple[Any, Any]) -> None:
+        """Trace anew, with the same random numbers of Python and NumPy."""
+        self._use(xla=False)
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
+
     def with_momentum(self, momentum: keras.Variable) -> "Program":
         """The same program, which also sets the optimizer's momentum at every update.
 
@@ -84,15 +91,17 @@ class Program:
         Raises:
             NotCompilableError: the step can't be run in a loop with the numbers of plain Keras.
         """
+        # Some layers choose what they do by Python's random numbers while they are traced.
+        drawn = random.getstate(), np.random.get_state()
         if not self._inspected:
-            self._inspect(self._traced(steps, rates))
+            self._inspect(self._traced(steps, rates), drawn)
         try:
             self._compile(steps, rates)
         except Exception:
             if self._jit_compile is True or not self.xla:
                 raise
             # What XLA can't compile TensorFlow may.
-            self._use(xla=False)
+            self._leave_xla(drawn)
             self._compile(steps, rates)
 
     def _traced(self, steps: Steps, rates: tf.Tensor | None) -> Any:
@@ -104,13 +113,13 @@ class Program:
         with phase("compile"):
             self(steps, rates=rates)
 
-    def _inspect(self, function: Any) -> None:
+    def _inspect(self, function: Any, drawn: tuple[Any, Any]) -> None:
         """Decide for or against XLA by the operations of the traced loop."""
         operations = Operations.of(function)
         if reason := operations.against_loops():
             raise NotCompilableError(reason)
         if self._jit_compile == "auto" and operations.against_xla(self._bounds.largest_table):
-            self._use(xla=False)
+            self._leave_xla(drawn)
         self._inspected = True
 
     def __call__(

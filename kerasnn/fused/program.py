@@ -1,11 +1,14 @@
 """The program that trains and evaluates models of one structure, each as it would train alone."""
 
 import functools
+import pickle
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kerasnn.components.variables import NumberVariable
@@ -148,8 +151,10 @@ class FusedProgram:
             with bounds.checked():
                 return _tensors(method(data)), bounds.failure()
 
-        run = self._stateless(step)
+        run, numbers = self._stateless(step), _python_numbers()
         function = self._traced(run, batch)
+        if numbers != _python_numbers():
+            raise NotFusableError(f"{name} draws random numbers of Python's or NumPy's while it is traced")
         if any(tensor.dtype == tf.resource for tensor in function.captured_inputs):
             raise NotFusableError(f"{name} reads a variable that is not a Keras variable of the model's own")
         operations = Operations.of(function)
@@ -338,6 +343,11 @@ class Step(NamedTuple):
     operations: Operations
     bounds: Bounds
     deferred: bool
+
+
+def _python_numbers() -> bytes:
+    """The state of the global generators of Python and NumPy."""
+    return pickle.dumps((random.getstate(), np.random.get_state()))
 
 
 def _tensors(logs: Any) -> Any:

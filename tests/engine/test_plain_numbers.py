@@ -1,5 +1,6 @@
 """Never a number that silently differs from plain Keras: faults that were found by use, each with its right value."""
 
+import random
 import threading
 
 import keras
@@ -532,6 +533,21 @@ def test_what_xla_cannot_take_runs_in_blocks_without_it():
     kerasnn.fit(model, X, Y, verbose=0, compiled="on", shuffle=False)
     assert not vars(model)["_kerasnn_programs"]["train_step"].xla
     assert_same(*both(build, X, Y))
+
+
+def test_layers_that_draw_python_s_numbers_while_they_are_traced():
+    """Keras's AugMix chooses its operations so; the loop is traced anew where its operations are against XLA."""
+
+    class Scaled(L.Layer):
+        def call(self, x):
+            return x * random.random() * np.random.uniform(0.5, 1)
+
+    def build():
+        model = classifier(L.RandomRotation(0.1, seed=1), Scaled(), L.Flatten(), inputs=(4, 4, 3))
+        random.seed(1)
+        return model
+
+    assert_same(*both(build, RNG.normal(size=(64, 4, 4, 3)).astype("float32"), Y))
 
 
 def test_listed_targets_are_blamed_by_their_name():

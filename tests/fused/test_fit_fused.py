@@ -6,6 +6,7 @@ Tolerance: 1e-5 absolute plus 1e-5 relative in every variable, optimizers', metr
 
 import itertools
 import os
+import random
 
 import keras
 import numpy as np
@@ -236,6 +237,22 @@ def test_what_cannot_go_together_trains_alone(caplog):
         "1 of 4 models train alone: Every acts at every batch",
     ]
     assert [len(history.epoch) for history in histories] == [2] * 4
+
+
+def test_models_that_draw_python_s_numbers_while_they_are_traced_train_alone(caplog):
+    """Together they would all get the first one's."""
+
+    class Scaled(L.Layer):
+        def call(self, x):
+            return x * random.random()
+
+    def model():
+        model = keras.Sequential([keras.Input((4,)), Scaled(), L.Dense(3, "softmax")])
+        model.compile("sgd", "categorical_crossentropy")
+        return model
+
+    kerasnn.fit_fused([model(), model()], X, Y, batch_size=8, verbose=0)
+    assert "2 of 2 models train alone: train_step draws random numbers of Python's" in caplog.text
 
 
 def test_models_are_stopped_from_outside():
