@@ -63,6 +63,7 @@ class Program:
     def _use(self, xla: bool) -> None:
         self.xla = xla
         self._runs: dict[tuple[int, bool], Any] = {}
+        self._found: dict[Any, Any] = {}
 
     def _leave_xla(self, drawn: tuple[Any, Any]) -> None:
         """Trace anew, with the same random numbers of Python and NumPy."""
@@ -93,6 +94,7 @@ class Program:
         """
         # Some layers choose what they do by Python's random numbers while they are traced.
         drawn = random.getstate(), np.random.get_state()
+        self._found.clear()
         if not self._inspected:
             self._inspect(self._traced(steps, rates), drawn)
         try:
@@ -139,7 +141,8 @@ class Program:
         Raises:
             InvalidArgumentError: a step looked up an index out of range; steps after it were not run.
         """
-        logs, (failed, index) = self._run(steps)(*self._arguments(steps, update, rates, momenta))
+        arguments = self._arguments(steps, update, rates, momenta)
+        logs, (failed, index) = self._function(steps, arguments)(*arguments)
         if self.xla and (check := int(failed)):
             raise self._bounds.error(check, int(index))
         return logs
@@ -149,13 +152,19 @@ class Program:
         """What TensorFlow has traced or will trace."""
         return list(self._runs.values())
 
+    def _function(self, steps: Steps, arguments: tuple[Any, ...]) -> Any:
+        """The loop as traced for arguments of these types; to find it takes TensorFlow as long as ten small steps."""
+        types = [leaf if leaf is None else (leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(arguments)]
+        key = (steps.batch_size, steps.uneven, *types)
+        if key not in self._found:
+            self._found[key] = self._run(steps).get_concrete_function(*arguments)
+        return self._found[key]
+
     def _run(self, steps: Steps) -> Any:
         """The loop for a batch size: TensorFlow warns where one function is traced for many."""
         key = steps.batch_size, steps.uneven
         if key not in self._runs:
-            self._runs[key] = tf.function(
-                partial(self._loop, batch_size=key[0], uneven=key[1]), jit_compile=self.xla, autograph=False
-            )
+            self._runs[key] = tf.function(partial(self._loop, *key), jit_compile=self.xla, autograph=False)
         return self._runs[key]
 
     def _arguments(self, steps: Steps, update: int, rates: Any, momenta: Any) -> tuple[Any, ...]:
@@ -164,13 +173,13 @@ class Program:
 
     def _loop(
         self,
+        batch_size: int,
+        uneven: bool,
         data: Any,
         order: tf.Tensor | None,
         span: tf.Tensor,
         rates: tf.Tensor | None,
         momenta: tf.Tensor | None,
-        batch_size: int,
-        uneven: bool,
     ) -> Any:
         self.traces += 1
         model = self._model()
