@@ -535,6 +535,22 @@ def test_what_xla_cannot_take_runs_in_blocks_without_it():
     assert_same(*both(build, X, Y))
 
 
+def test_schedule_free_adamw_begins_from_the_weights():
+    """Plain Keras does so only if it is built before; its loss and weights then are the right ones."""
+
+    def build(built=True):
+        model = classifier(L.Dense(8, "relu"), optimizer=keras.optimizers.ScheduleFreeAdamW())
+        if built:
+            model.optimizer.build(model.trainable_variables)
+        return model
+
+    plain, ours = both(build, X, Y)
+    assert_same(plain, ours)
+    model = build(built=False)
+    kerasnn.fit(model, X, Y, batch_size=16, epochs=3, shuffle=False, verbose=0)
+    assert_same(plain, (model.get_weights(), model.history.history))
+
+
 def test_layers_that_draw_python_s_numbers_while_they_are_traced():
     """Keras's AugMix chooses its operations so; the loop is traced anew where its operations are against XLA."""
 
