@@ -539,6 +539,7 @@ def test_schedule_free_adamw_begins_from_the_weights():
     """Plain Keras does so only if it is built before; its loss and weights then are the right ones."""
 
     def build(built=True):
+        keras.utils.set_random_seed(1)
         model = classifier(L.Dense(8, "relu"), optimizer=keras.optimizers.ScheduleFreeAdamW())
         if built:
             model.optimizer.build(model.trainable_variables)
