@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kerasnn.config.data import DataConfig
+from kerasnn.config.schema import readable
 from kerasnn.data.columns import FoundColumn, columns_table, find_columns
 from kerasnn.data.encoding import Raw, TableEncoding, raw_values
 from kerasnn.data.tables import WITH_ZEROS, read_table
@@ -87,9 +88,11 @@ class TableExamples:
         lines = [*self.about, *(f"warning     {line}" for line in warnings)]
         if encoding.target_scale:
             center, scale = encoding.target_center[0], encoding.target_scale[0]
-            lines.append(f"            losses while training are of (target - {center:.4g}) / {scale:.4g}")
+            lines.append(f"            losses while training are of (target - {readable(center)}) / {readable(scale)}")
         widths = {column.name: column.width for column in encoding.columns}
-        return "\n".join([*lines, "", columns_table(self.found, widths, len(self.y)), ""])
+        unused = {"kind": "drop", "why": "no value occurs twice in the training part"}
+        found = [each if each.kind == "drop" or each.name in widths else each._replace(**unused) for each in self.found]
+        return "\n".join([*lines, "", columns_table(found, widths, len(self.y)), ""])
 
 
 def table_examples(

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from kerasnn import figures
 from kerasnn.config.run import RunConfig
+from kerasnn.config.schema import readable
 from kerasnn.files import refuse_links
 from kerasnn.report import html, pictures
 from kerasnn.runs.evaluate import Evaluation, evaluate_run
@@ -260,7 +261,7 @@ def _mistakes(evaluation: Evaluation, class_names: Sequence[str], config: RunCon
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "–"
+    return readable(value) if isinstance(value, int | float) else "–"
 
 
 def _count(value: Any) -> str:
