@@ -14,7 +14,7 @@ from kerasnn.data.encoding import Raw, TableEncoding, raw_values
 from kerasnn.data.tables import WITH_ZEROS, read_table
 from kerasnn.data.targets import infer_task, target_names, target_values
 from kerasnn.data.text_folders import CLASS, TEXT, read_text_folder
-from kerasnn.data.values import Texts, as_texts
+from kerasnn.data.values import Texts, as_texts, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,7 @@ def table_examples(
         ValueError: one line, for a column that is missing, or whose values do not suit its kind or the task.
     """
     names = target_names(frame, config.target, task, source)
-    rows = len(frame)
+    frame, rows = counted(frame), len(frame)
     if (absent := frame[list(names)].isna().any(axis=1).to_numpy()).any():
         if absent.all():
             raise ValueError(f"target {names[0]!r} of {source} must hold a value in some rows; all are missing")
@@ -173,6 +173,7 @@ def labelled_rows(
     Raises:
         ValueError: one line, for a missing column or target, values of another kind, and an unknown label.
     """
+    frame = counted(frame)
     names = target_names(frame, encoding.targets, task, source)
     absent = frame[list(names)].isna().any(axis=1).to_numpy()
     if absent.any():
