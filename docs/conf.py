@@ -69,7 +69,8 @@ def _write_command_line(path: Path) -> None:
 
 def _write_api(path: Path) -> None:
     """Every public name."""
-    names = [name for name in kerasnn.__all__ if not name.startswith("_")]
+    rooms = ("search", "study", "report", "tuners")
+    names = [name for name in kerasnn.__all__ if not name.startswith("_") and name not in rooms]
     sections = ["# Python reference\n"]
     for name in names:
         value = getattr(kerasnn, name)
@@ -79,7 +80,7 @@ def _write_api(path: Path) -> None:
         target = value.__name__ if kind == "module" else f"kerasnn.{name}"
         body = f"```{{eval-rst}}\n.. auto{kind}:: {target}{options.replace(chr(10), chr(10) + '   ')}\n```\n"
         sections += [title, body]
-    for room in ("search", "study", "report", "tuners"):
+    for room in rooms:
         module = importlib.import_module(f"kerasnn.{room}")
         sections.append(f"## kerasnn.{room}\n")
         for name in module.__all__:

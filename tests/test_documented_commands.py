@@ -101,7 +101,8 @@ MEANT = {
         "data": {"name": "table", "path": "titanic.csv", "target": "survived"}
     },
     "compare titanic.csv --target survived": {"table": "titanic.csv", "target": "survived", "seeds": 3},
-    "evaluate logs/first new.csv": {"run_dir": "logs/first", "data": "new.csv"},
+    "evaluate logs/first labelled.csv": {"run_dir": "logs/first", "data": "labelled.csv"},
+    "evaluate logs/first": {"run_dir": "logs/first", "data": None},
     "study": {},
     'study --factors \'{"network.activation": ["relu", "gelu"], "optimizer.learning_rate": [0.001, 0.01]}\' '
     "--seeds 8": {
