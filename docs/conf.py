@@ -22,6 +22,8 @@ html_theme = "furo"
 html_title = f"kerasnn {version}"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+# Keras's words about its own methods say nothing about ours.
+autodoc_inherit_docstrings = False
 myst_heading_anchors = 3
 nitpicky = True
 # TensorFlow's and pydantic's, and names that are not public.
