@@ -85,10 +85,11 @@ class TableExamples:
 
     def report(self, encoding: TableEncoding, warnings: Sequence[str] = ()) -> str:
         """What was found in the table, as lines of text, with warnings."""
-        lines = [*self.about, *(f"warning     {line}" for line in warnings)]
+        lines = list(self.about)
         if encoding.target_scale:
             center, scale = encoding.target_center[0], encoding.target_scale[0]
             lines.append(f"            losses while training are of (target - {readable(center)}) / {readable(scale)}")
+        lines += [f"warning     {line}" for line in warnings]
         widths = {column.name: column.width for column in encoding.columns}
         unused = {"kind": "drop", "why": "no value occurs twice in the training part"}
         found = [each if each.kind == "drop" or each.name in widths else each._replace(**unused) for each in self.found]
