@@ -91,8 +91,11 @@ class TableExamples:
             lines.append(f"            losses while training are of (target - {readable(center)}) / {readable(scale)}")
         lines += [f"warning     {line}" for line in warnings]
         widths = {column.name: column.width for column in encoding.columns}
-        unused = {"kind": "drop", "why": "no value occurs twice in the training part"}
-        found = [each if each.kind == "drop" or each.name in widths else each._replace(**unused) for each in self.found]
+        why = "no value occurs twice in the training part"
+        found = [
+            each if each.kind == "drop" or each.name in widths else each._replace(kind="drop", why=why)
+            for each in self.found
+        ]
         return "\n".join([*lines, "", columns_table(found, widths, len(self.y)), ""])
 
 
@@ -149,7 +152,7 @@ def balance(y: np.ndarray, class_names: Sequence[str], examples: str = "rows") -
     if shares[rarest] * len(class_names) > RARE:
         return []
     return [
-        f"            {class_names[rarest]!r} is {shares[rarest]:.1%} of the {examples}, {class_names[largest]!r} "
+        f"            {class_names[rarest]!r} is {100 * shares[rarest]:.2g}% of the {examples}, {class_names[largest]!r} "
         f"{shares[largest]:.1%}; --training.class_weight balanced weighs classes equally"
     ]
 

@@ -122,7 +122,7 @@ class FusedTuner(keras_tuner.Tuner):
                 self._histories.clear()
             folder.close()
             self.on_search_end()
-        errors = [entry.get("error") for entry in self._results.values()]
+        errors = [entry.get("error") or "" for entry in self._results.values()]
         if errors and all(errors):
             raise RuntimeError(f"every trial failed, the last one with {errors[-1].strip().splitlines()[-1]}")
 
