@@ -152,8 +152,8 @@ def balance(y: np.ndarray, class_names: Sequence[str], examples: str = "rows") -
     if shares[rarest] * len(class_names) > RARE:
         return []
     return [
-        f"            {class_names[rarest]!r} is {100 * shares[rarest]:.2g}% of the {examples}, {class_names[largest]!r} "
-        f"{shares[largest]:.1%}; --training.class_weight balanced weighs classes equally"
+        f"            {class_names[rarest]!r} is {100 * shares[rarest]:.2g}% of the {examples}, "
+        f"{class_names[largest]!r} {shares[largest]:.1%}; --training.class_weight balanced weighs classes equally"
     ]
 
 
