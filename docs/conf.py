@@ -22,17 +22,40 @@ html_theme = "furo"
 html_title = f"kerasnn {version}"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+# Keras's words about its own methods say nothing about ours.
+autodoc_inherit_docstrings = False
 myst_heading_anchors = 3
+nitpicky = True
+# TensorFlow's and pydantic's, and names that are not public.
+nitpick_ignore = [
+    ("py:exc", "InvalidArgumentError"),
+    ("py:exc", "TerminatedError"),
+    ("py:class", "kerasnn.config.schema.named"),
+    ("py:class", "pydantic.functional_validators.BeforeValidator"),
+]
+
+_FIELDS = ("attribute", "property", "data")
+fields: dict[str, list[str]] = {}
+"""Docstrings of fields, as they are written, until napoleon has read them."""
 
 
 def setup(app: Any) -> None:
     # Before napoleon reads the docstring.
     app.connect("autodoc-process-docstring", _quote_code, priority=400)
+    # After napoleon, which takes what is in front of a field's first colon for its type.
+    app.connect("autodoc-process-docstring", _restore_field, priority=600)
 
 
 def _quote_code(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Write code as reStructuredText does: our docstrings mark it as Markdown does."""
     lines[:] = [re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line) for line in lines]
+    if what in _FIELDS:
+        fields[name] = list(lines)
+
+
+def _restore_field(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    if what in _FIELDS:
+        lines[:] = fields.pop(name)
 
 
 def _write_command_line(path: Path) -> None:
@@ -48,7 +71,8 @@ def _write_command_line(path: Path) -> None:
 
 def _write_api(path: Path) -> None:
     """Every public name."""
-    names = [name for name in kerasnn.__all__ if not name.startswith("_")]
+    rooms = ("search", "study", "report", "tuners")
+    names = [name for name in kerasnn.__all__ if not name.startswith("_") and name not in rooms]
     sections = ["# Python reference\n"]
     for name in names:
         value = getattr(kerasnn, name)
@@ -58,7 +82,7 @@ def _write_api(path: Path) -> None:
         target = value.__name__ if kind == "module" else f"kerasnn.{name}"
         body = f"```{{eval-rst}}\n.. auto{kind}:: {target}{options.replace(chr(10), chr(10) + '   ')}\n```\n"
         sections += [title, body]
-    for room in ("search", "study", "report", "tuners"):
+    for room in rooms:
         module = importlib.import_module(f"kerasnn.{room}")
         sections.append(f"## kerasnn.{room}\n")
         for name in module.__all__:

@@ -1,4 +1,8 @@
 from . import figures as figures
+from . import report as report
+from . import search as search
+from . import study as study
+from . import tuners as tuners
 from .callbacks.best_model import BestModel as BestModel
 from .callbacks.divergence import DivergenceError as DivergenceError
 from .callbacks.divergence import StopOnDivergence as StopOnDivergence

@@ -134,11 +134,13 @@ print(float(tf.function(lambda x: tf.tanh(x) * 2, jit_compile=True)(tf.ones(()))
 @pytest.mark.skipif(not os.environ.get("KERASNN_ALL_TESTS"), reason="set KERASNN_ALL_TESTS=1: starts three processes")
 def test_tensorflow_takes_a_kept_program_and_does_without_a_damaged_one(tmp_path):
     environment = {**os.environ, "KERASNN_CACHE": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
 
     def run():
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
         )
+        assert done.stderr == ""
         return done.stdout, {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("xla/*/*")}
 
     first, programs = run()

@@ -39,7 +39,7 @@ MEANT = {
     "train --data.path animals --data.augment.flip horizontal --data.augment.rotation 0.05": {
         "data": {"path": "animals", "augment": {"flip": "horizontal", "rotation": 0.05}},
     },
-    "evaluate logs/first --data labelled": {"run_dir": "logs/first", "data": "labelled"},
+    "evaluate logs/first labelled": {"run_dir": "logs/first", "data": "labelled"},
     "search --workers 4": {"workers": 4},
     "search --trials 60 --objective val_accuracy --search_dir logs/search": {
         "trials": 60,
@@ -101,7 +101,8 @@ MEANT = {
         "data": {"name": "table", "path": "titanic.csv", "target": "survived"}
     },
     "compare titanic.csv --target survived": {"table": "titanic.csv", "target": "survived", "seeds": 3},
-    "evaluate logs/first --data new.csv": {"run_dir": "logs/first", "data": "new.csv"},
+    "evaluate logs/first labelled.csv": {"run_dir": "logs/first", "data": "labelled.csv"},
+    "evaluate logs/first": {"run_dir": "logs/first", "data": None},
     "study": {},
     'study --factors \'{"network.activation": ["relu", "gelu"], "optimizer.learning_rate": [0.001, 0.01]}\' '
     "--seeds 8": {

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from kerasnn.callbacks.live_display import LiveDisplay, is_notebook, live_display
 from kerasnn.callbacks.logs import flat_logs, learning_rate_of
-from kerasnn.config.schema import one_of
+from kerasnn.config.schema import one_of, readable
 
 Style = Literal["auto", "bar", "lines", "silent"]
 
@@ -165,6 +165,6 @@ def duration(seconds: float) -> str:
 
 def _formatted(values: Mapping[str, float | str]) -> list[str]:
     return [
-        f"{name.replace('learning_rate', 'learning rate')} {value if isinstance(value, str) else f'{value:.4g}'}"
+        f"{name.replace('learning_rate', 'learning rate')} {value if isinstance(value, str) else readable(value)}"
         for name, value in values.items()
     ]

@@ -12,7 +12,8 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line."""
     parser = RunParser("kerasnn evaluate", "Evaluate a trained run on its test part or on other data.")
     parser.add_argument(
-        "--data",
+        "data",
+        nargs="?",
         metavar="FILE",
         help="table with the target, folder of images by class, or npz file (default: the run's test part)",
     )

@@ -88,7 +88,8 @@ def complain(program: str, error: object, code: int) -> int:
 
 def import_tensorflow() -> None:
     """Import TensorFlow without its greetings, notes about the processor and missing drivers; an error shows them."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow logs each program that it takes from the compilation cache as two or three errors.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     checking = compilation_cache.begin() if "tensorflow" not in sys.modules else None
     terminal = os.dup(2)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from kerasnn.commands.command_line import Parser
 from kerasnn.commands.execution import DONE, continued_by, import_tensorflow
 from kerasnn.config.run import RunConfig
+from kerasnn.config.schema import readable
 from kerasnn.distribute import processes, slurm
 from kerasnn.files import dated_path
 from kerasnn.timings import phase
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
             raise
     if not is_chief:
         return DONE
-    print("  ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items()))
+    print("  ".join(f"test {name} {readable(value)}" for name, value in result.metrics.items()))
     if result.scores or result.constant:
         print(described(result.scores, result.constant))
     print(f"run folder  {result.run_dir}")

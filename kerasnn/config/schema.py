@@ -130,6 +130,15 @@ def short(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def readable(number: float) -> str:
+    """A measured number with four digits, thousands apart.
+
+    >>> readable(0.92474), readable(38763.617), readable(2557491712.0)
+    ('0.9247', '38,764', '2.557e+09')
+    """
+    return f"{number:,.0f}" if 1e4 <= abs(number) < 1e8 else f"{number:.4g}"
+
+
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The dotted keys whose values differ between two JSON objects."""
     found = []

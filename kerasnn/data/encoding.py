@@ -11,7 +11,7 @@ from kerasnn.config.schema import Schema, short
 from kerasnn.data.columns import FoundColumn
 from kerasnn.data.compact import Layout
 from kerasnn.data.features import Column, encoder_of, fit_column
-from kerasnn.data.values import PLAIN, Texts, as_dates, as_floats, as_texts, style_of
+from kerasnn.data.values import PLAIN, Texts, as_dates, as_floats, as_texts, counted, style_of
 
 if TYPE_CHECKING:
     import keras
@@ -88,7 +88,7 @@ class TableEncoding(Schema):
         """
         import pandas as pd
 
-        frame = table if isinstance(table, pd.DataFrame) else _frame(table, source)
+        frame = counted(table) if isinstance(table, pd.DataFrame) else _frame(table, source)
         if missing := [column.name for column in self.columns if column.name not in frame.columns]:
             near = get_close_matches(missing[0], map(str, frame.columns), n=1)
             hint = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

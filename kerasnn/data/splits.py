@@ -66,7 +66,7 @@ def _times(examples: TableExamples, column: str) -> np.ndarray:
         raise ValueError(f"data.time must name a column of dates or numbers, received {column!r}")
     missing = np.isnat(times) if times.dtype.kind == "M" else np.isnan(times)
     if missing.any():
-        raise ValueError(f"data.time must name a column without missing values; row {missing.argmax() + 1} has none")
+        raise ValueError(f"data.time must name a column without missing values; {missing.sum():,} rows have none")
     return times
 
 

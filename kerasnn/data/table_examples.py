@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kerasnn.config.data import DataConfig
+from kerasnn.config.schema import readable
 from kerasnn.data.columns import FoundColumn, columns_table, find_columns
 from kerasnn.data.encoding import Raw, TableEncoding, raw_values
 from kerasnn.data.tables import WITH_ZEROS, read_table
 from kerasnn.data.targets import infer_task, target_names, target_values
 from kerasnn.data.text_folders import CLASS, TEXT, read_text_folder
-from kerasnn.data.values import Texts, as_texts
+from kerasnn.data.values import Texts, as_texts, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,12 +85,18 @@ class TableExamples:
 
     def report(self, encoding: TableEncoding, warnings: Sequence[str] = ()) -> str:
         """What was found in the table, as lines of text, with warnings."""
-        lines = [*self.about, *(f"warning     {line}" for line in warnings)]
+        lines = list(self.about)
         if encoding.target_scale:
             center, scale = encoding.target_center[0], encoding.target_scale[0]
-            lines.append(f"            losses while training are of (target - {center:.4g}) / {scale:.4g}")
+            lines.append(f"            losses while training are of (target - {readable(center)}) / {readable(scale)}")
+        lines += [f"warning     {line}" for line in warnings]
         widths = {column.name: column.width for column in encoding.columns}
-        return "\n".join([*lines, "", columns_table(self.found, widths, len(self.y)), ""])
+        why = "no value occurs twice in the training part"
+        found = [
+            each if each.kind == "drop" or each.name in widths else each._replace(kind="drop", why=why)
+            for each in self.found
+        ]
+        return "\n".join([*lines, "", columns_table(found, widths, len(self.y)), ""])
 
 
 def table_examples(
@@ -108,7 +115,7 @@ def table_examples(
         ValueError: one line, for a column that is missing, or whose values do not suit its kind or the task.
     """
     names = target_names(frame, config.target, task, source)
-    rows = len(frame)
+    frame, rows = counted(frame), len(frame)
     if (absent := frame[list(names)].isna().any(axis=1).to_numpy()).any():
         if absent.all():
             raise ValueError(f"target {names[0]!r} of {source} must hold a value in some rows; all are missing")
@@ -145,8 +152,8 @@ def balance(y: np.ndarray, class_names: Sequence[str], examples: str = "rows") -
     if shares[rarest] * len(class_names) > RARE:
         return []
     return [
-        f"            {class_names[rarest]!r} is {shares[rarest]:.1%} of the {examples}, {class_names[largest]!r} "
-        f"{shares[largest]:.1%}; --training.class_weight balanced weighs classes equally"
+        f"            {class_names[rarest]!r} is {100 * shares[rarest]:.2g}% of the {examples}, "
+        f"{class_names[largest]!r} {shares[largest]:.1%}; --training.class_weight balanced weighs classes equally"
     ]
 
 
@@ -170,6 +177,7 @@ def labelled_rows(
     Raises:
         ValueError: one line, for a missing column or target, values of another kind, and an unknown label.
     """
+    frame = counted(frame)
     names = target_names(frame, encoding.targets, task, source)
     absent = frame[list(names)].isna().any(axis=1).to_numpy()
     if absent.any():

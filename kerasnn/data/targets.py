@@ -84,6 +84,8 @@ def target_values(
         columns = [_numbers(frame[name], f"target {name!r} of {source}") for name in names]
         return np.stack(columns, axis=1), tuple(names) if task == "multilabel" else None
     column = f"target {names[0]!r} of {source}"
+    if frame[names[0]].dtype.kind == "f":
+        as_floats(frame[names[0]], column)  # Infinity is no class.
     texts = as_texts(frame[names[0]])
     found, texts = _sorted_classes(texts, column)
     if class_names is None:
@@ -91,7 +93,7 @@ def target_values(
     position = {name: index for index, name in enumerate(class_names or found)}
     for code, text in enumerate(texts.distinct):
         if text not in position:
-            row = int((texts.codes == code).argmax())
+            row = frame.index[(texts.codes == code).argmax()]
             raise ValueError(one_of(f"{column}, row {row + 1}: label", text, tuple(position)))
     labels = np.array([position[text] for text in texts.distinct], np.int64)[texts.codes]
     return labels, tuple(position)
@@ -137,8 +139,12 @@ def _check_count(texts: Texts, found: Sequence[str], task: str, column: str) -> 
             f"{column} must hold two labels for task binary; it holds {len(found)}: {short(', '.join(found[:20]))}"
         )
     integers = style_of(found) is not None
+    odd = [text for text in found if style_of([text]) is None]
     if len(found) > MANY_CLASSES and len(texts) < len(found) * (50 if integers else 5):
         remedy = "task regression predicts numbers" if integers else "give another data.target, or drop rare labels"
+        if 0 < len(odd) < 0.1 * len(found):
+            words = ", ".join(short(text, 20) for text in odd[:3])
+            raise ValueError(f"{column} must hold numbers; correct {words}, or name them in data.missing_values")
         raise ValueError(
             f"{column} must have more rows for each class, received {len(found):,} distinct labels in {len(texts):,} "
             f"rows; {remedy}"

@@ -59,6 +59,13 @@ class Texts:
         return np.array([*self.distinct, ""], dtype=object)[self.codes]
 
 
+def counted(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """A frame whose index counts its rows from 0, so that a message names the right row after rows are left out."""
+    import pandas as pd
+
+    return frame.set_axis(pd.RangeIndex(len(frame)))
+
+
 def as_texts(values: "pd.Series[Any]") -> Texts:
     """The values of a column as texts; a number that is whole is written without a decimal point.
 
@@ -114,7 +121,7 @@ def as_floats(values: "pd.Series[Any]", name: str, style: str = PLAIN) -> np.nda
     """The values of a column as float64, NaN where they are missing.
 
     Args:
-        values: numbers, booleans or texts.
+        values: numbers, booleans or texts; the index counts the rows from 0.
         name: name of the column in the error message, with its table.
         style: style of numbers that are texts.
 
@@ -132,12 +139,16 @@ def as_floats(values: "pd.Series[Any]", name: str, style: str = PLAIN) -> np.nda
         wrong = [p for p, text in enumerate(texts.distinct) if np.isnan(parsed[p]) and not is_missing(text)]
         if wrong:
             row = int(np.isin(texts.codes, wrong).argmax())
-            raise ValueError(f"{name} must hold numbers; row {row + 1} has {short(texts.strings()[row], 40)}")
+            raise ValueError(
+                f"{name} must hold numbers; row {values.index[row] + 1} has {short(texts.strings()[row], 40)}"
+            )
         numbers = parsed[texts.codes]
     infinite = np.abs(numbers) > 1e38
     if infinite.any():
         row = int(infinite.argmax())
-        raise ValueError(f"{name} must hold finite numbers up to 1e38; row {row + 1} has {numbers[row]:g}")
+        raise ValueError(
+            f"{name} must hold finite numbers up to 1e38; row {values.index[row] + 1} has {numbers[row]:g}"
+        )
     return numbers
 
 
@@ -167,7 +178,7 @@ def as_dates(values: "pd.Series[Any]", name: str, written: str = "ISO8601") -> n
     """The values of a column as datetime64 in seconds, NaT where they are missing.
 
     Args:
-        values: dates or texts.
+        values: dates or texts; the index counts the rows from 0.
         name: name of the column in the error message, with its table.
         written: format of dates that are texts.
 
@@ -184,9 +195,8 @@ def as_dates(values: "pd.Series[Any]", name: str, written: str = "ISO8601") -> n
     wrong = [p for p, text in enumerate(texts.distinct) if np.isnat(parsed[p]) and not is_missing(text)]
     if wrong:
         row = int(np.isin(texts.codes, wrong).argmax())
-        raise ValueError(
-            f"{name} must hold dates written as {written}; row {row + 1} has {short(texts.strings()[row], 40)}"
-        )
+        received = f"row {values.index[row] + 1} has {short(texts.strings()[row], 40)}"
+        raise ValueError(f"{name} must hold dates written as {written}; {received}")
     return parsed[texts.codes]
 
 

@@ -67,7 +67,7 @@ def draw_curve(axes: Axes, histories: Mapping[str, History], name: str) -> None:
 def label_epochs(axes: Axes, title: str) -> None:
     """Label axes whose horizontal one counts epochs."""
     axes.set(xlabel="epoch", title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
 
 
 def legend(axes: Axes, fontsize: float = 9, columns: int = 1) -> None:

@@ -193,6 +193,8 @@ def predicted_against_true(y_true: ArrayLike, y_predicted: ArrayLike) -> Figure:
     if variation > 0:
         title += f", R² = {1 - np.sum((y_true - y_predicted) ** 2) / variation:.4f}"
     axes.set(xlabel="true value", ylabel="predicted value", title=title)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.6g}")
     return figure
 
 

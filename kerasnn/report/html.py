@@ -151,6 +151,11 @@ def pictures(named: Iterable[tuple[str, Figure | bytes]]) -> Markup:
     return Markup('<div class="pictures">{}</div>').format(joined(images))
 
 
+def preformatted(text: str) -> Markup:
+    """Text in columns."""
+    return Markup("<pre>{}</pre>").format(text)
+
+
 def folded(summary: str, text: str) -> Markup:
     """Text that a click on its summary opens."""
     return Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(summary, text)

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from kerasnn import figures
 from kerasnn.config.run import RunConfig
+from kerasnn.config.schema import readable
 from kerasnn.files import refuse_links
 from kerasnn.report import html, pictures
 from kerasnn.runs.evaluate import Evaluation, evaluate_run
@@ -71,6 +72,8 @@ def run_sections(run: Run) -> Iterator[tuple[str, Markup]]:
     """The sections of a report about one run: heading and content of each."""
     yield "", _summary(run)
     yield from _alarms([run])
+    if about := str(run.result.get("about", "")).strip():
+        yield "Data", html.preformatted(about)
     if run.history:
         curves = html.pictures(_curves({run.name: run.history}))
         yield "Learning curves", html.joined([html.paragraph(LEARNING, "note"), curves])
@@ -141,10 +144,11 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     """What was trained on what, when, and by which version."""
     config, result = run.config, run.result
     path = f", {config.data.path}" if config.data.path else ""
-    yield "data", f"{config.data.name}{path}"
+    target = f", target {config.data.target}" if isinstance(config.data.target, str) else ""
+    yield "data", f"{config.data.name}{path}{target}"
     yield "task", config.known_task
-    rate = config.optimizer.learning_rate
-    yield "optimizer", config.optimizer.name + ("" if rate is None else f", learning rate {rate:g}")
+    rate = config.optimizer.learning_rate or result.get("learning_rate")
+    yield "optimizer", config.optimizer.name + (f", learning rate {rate:g}" if isinstance(rate, float) else "")
     warmup = f", {config.schedule.warmup:g} epochs of warm-up" if config.schedule.warmup else ""
     yield "schedule", config.schedule.name + warmup
     made = run.folder / ("result.json" if result else "config.json")
@@ -260,7 +264,7 @@ def _mistakes(evaluation: Evaluation, class_names: Sequence[str], config: RunCon
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "–"
+    return readable(value) if isinstance(value, int | float) else "–"
 
 
 def _count(value: Any) -> str:

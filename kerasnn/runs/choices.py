@@ -89,7 +89,8 @@ def _for_images(data: Data) -> list[tuple[dict[str, Any], str]]:
     height, width = data.raw_shape[:2]
     count = min(4, max(1, math.ceil(math.log2(min(height, width) / SMALLEST_SIDE))))
     hidden: list[Any] = [{"filters": min(64, 16 * 2**number), "pool": 2} for number in range(count)]
-    hidden.append({"units": 64, "dropout": 0.3})
+    # Its inputs are all positive, so that Adam's first updates move its outputs together; most units of relu would die.
+    hidden.append({"units": 64, "dropout": 0.3, "activation": "leaky_relu"})
     changes = {"data.flatten": False, "network.hidden": hidden}
     filters = ", ".join(str(layer["filters"]) for layer in hidden[:-1])
     return [(changes, f"network.hidden: convolutions of {filters} filters with pooling, then 64 units, as for images")]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from kerasnn import figures
 from kerasnn.config.run import RunConfig
-from kerasnn.config.schema import one_of
+from kerasnn.config.schema import one_of, readable
 from kerasnn.data.folders import ImageReader, list_image_folder, must_stream
 from kerasnn.data.loading import load_data, read_examples, read_test_images, read_test_table
 from kerasnn.data.parts import final_targets
@@ -58,7 +58,7 @@ class Evaluation:
     constant: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = ["  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())]
+        lines = ["  ".join(f"{name} {readable(value)}" for name, value in self.metrics.items())]
         lines += filter(None, [described(self.scores, self.constant)])
         if self.by_class:
             lines += ["", self.table()]

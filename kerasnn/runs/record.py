@@ -18,6 +18,7 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config.monitor import better_direction
 from kerasnn.config.run import RunConfig
 from kerasnn.data.loading import Data
+from kerasnn.data.table_features import TableFeatures
 
 
 def plan(
@@ -77,6 +78,8 @@ def early_end(config: RunConfig, history: Mapping[str, Sequence[float]]) -> str:
 def _shape(network: keras.Model) -> str:
     widths = [math.prod(network.input_shape[1:])]
     for layer in network._flatten_layers():
+        if isinstance(layer, TableFeatures):
+            widths = [layer.layout.features]
         widths += [getattr(layer, name) for name in ("units", "filters") if hasattr(layer, name)][:1]
     return "-".join(map(str, widths))
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from kerasnn.config.run import RunConfig
+from kerasnn.config.schema import readable
 
 
 def probabilities_of(config: RunConfig, outputs: np.ndarray) -> np.ndarray:
@@ -71,6 +72,6 @@ def constant_scores(config: RunConfig, y: np.ndarray) -> dict[str, float]:
 def described(found: dict[str, float], constant: dict[str, float]) -> str:
     """Scores and those of the best constant prediction as a line of text."""
     constantly = "the most frequent class" if "accuracy" in constant else "the median"
-    parts = [f"{name} {value:.4f}" for name, value in found.items()]
-    parts += [f"always predicting {constantly}: {name} {value:.4g}" for name, value in constant.items()]
+    parts = [f"{name} {readable(value)}" for name, value in found.items()]
+    parts += [f"always predicting {constantly}: {name} {readable(value)}" for name, value in constant.items()]
     return "  ".join(parts)

@@ -279,6 +279,8 @@ class _Run:
             "status": self.status,
             "part": part,
             "class_names": self.data.class_names,
+            "about": self.data.about,
+            "learning_rate": self.learning_rate.learning_rate,
             "metrics": metrics,
             "scores": self.scores,
             "constant": self.constant,

@@ -92,7 +92,8 @@ def search_models(
 
     Raises:
         TypeError: for an unknown argument.
-        ValueError: one line, for settings, a space or a folder that can't be used, and where every trial failed.
+        ValueError: one line, for settings, a space or a folder that can't be used, an objective on validation examples
+            where there are none, and where every trial failed.
 
     >>> import tempfile
     >>> def build(hp):
@@ -140,6 +141,7 @@ def model_subject(
 
     Raises:
         TypeError: for an unknown argument, and for examples that can be read only once.
+        ValueError: one line, for an objective on validation examples where there are none.
     """
     for key in fit:
         if key not in FIT_ARGUMENTS:
@@ -147,6 +149,11 @@ def model_subject(
     for name, given in (("x", x), ("validation_data", fit.get("validation_data"))):
         if isinstance(given, Iterator):
             raise TypeError(f"{name} must be readable for each trial, as arrays or tf.data; received a generator")
+    validated = fit.get("validation_data") is not None or fit.get("validation_split")
+    for name, _ in config.objectives:
+        # A callback of the user's own may log it.
+        if name.startswith("val_") and not validated and not callbacks:
+            raise ValueError(f"objective {name!r} needs validation_data or validation_split; received neither")
     return ModelSubject(config, make, {"x": x, "y": y, "callbacks": callbacks, **fit})
 
 

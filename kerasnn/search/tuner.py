@@ -17,7 +17,7 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kerasnn.config.schema import differences
+from kerasnn.config.schema import differences, one_of
 from kerasnn.files import replacing
 from kerasnn.keras_private import tuner_errors, tuner_utils
 from kerasnn.search.execution import Execution, fit_executions
@@ -95,6 +95,9 @@ class FusedTuner(keras_tuner.Tuner):
 
         Args:
             fit_args, fit_kwargs: arguments of `keras.Model.fit`.
+
+        Raises:
+            RuntimeError: where every trial failed.
         """
         bound = self._bound(fit_args, fit_kwargs)
         epochs, style = bound.get("epochs", 1), "auto" if bound.get("verbose", "auto") else "silent"
@@ -119,6 +122,9 @@ class FusedTuner(keras_tuner.Tuner):
                 self._histories.clear()
             folder.close()
             self.on_search_end()
+        errors = [entry.get("error") or "" for entry in self._results.values()]
+        if errors and all(errors):
+            raise RuntimeError(f"every trial failed, the last one with {errors[-1].strip().splitlines()[-1]}")
 
     def _config(self, epochs: int, progress: str) -> ModelSearchConfig:
         """The search as it is described in its folder."""
@@ -303,6 +309,11 @@ class FusedTuner(keras_tuner.Tuner):
         values, about = dict(trial.hyperparameters.values), dict[str, Any]()
         try:
             results = run()
+            trained = results if isinstance(results, list) else [results]
+            histories = [each.history for each in trained if isinstance(each, keras.callbacks.History)]
+            for name in [each.name for each in getattr(objective, "objectives", [objective])] if histories else ():
+                if name not in histories[0]:
+                    raise ValueError(one_of("objective", name, histories[0]))
             tuner_utils.validate_trial_results(results, objective, "HyperModel.fit()")
             metrics = tuner_utils.convert_to_metrics_dict(results, objective)
             step = int(tuner_utils.get_best_step(results, objective))
@@ -316,8 +327,6 @@ class FusedTuner(keras_tuner.Tuner):
             numbers = {name: float(value) for name, value in metrics.items()}
             finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
             about["not_finite"] = [name for name in numbers if name not in finite]
-            trained = results if isinstance(results, list) else [results]
-            histories = [each.history for each in trained if isinstance(each, keras.callbacks.History)]
             self._histories[number] = histories
             ended = completed_trial(number, values, finite, step + 1, histories, objective)
         seconds = round(max(seconds, time.perf_counter() - start), 3)

@@ -42,11 +42,11 @@ class PeerScores:
 
     def __str__(self) -> str:
         width = max(map(len, self.values))
-        lines = [f"{'model':{width}}  {self.measure:>8}  95 % interval    seconds"]
+        lines = [f"{'model':{width}}  {f'mean {self.measure}':>13}  95 % interval    seconds"]
         for name in sorted(self.values, key=lambda name: -np.mean(self.values[name])):
             found = interval(self.values[name])
             lines.append(
-                f"{name:{width}}  {found.mean:8.4f}  {found.low:6.3f} to {found.high:6.3f}  {self.seconds[name]:7.1f}"
+                f"{name:{width}}  {found.mean:13.4f}  {found.low:6.3f} to {found.high:6.3f}  {self.seconds[name]:7.1f}"
             )
         mean, peer = float(np.mean(self.values[NETWORK])), self.best_peer()
         if mean < np.mean(self.values[peer]):
@@ -80,6 +80,10 @@ def compare_with_peers(config: RunConfig, seeds: int = 3, given: Collection[str]
         data = load_data(run.data, run.task)
         if data.x_test is None or data.task == "multilabel":
             raise ValueError(f"data must have a test part and one target an example, received task {data.task}")
+        if config.report.progress != "silent":
+            fitted = len(data.x_train) + (0 if data.x_validation is None else len(data.x_validation))
+            print("" if seed else f"{data.about}\n", end="")
+            print(f"split {seed + 1} of {seeds}: {fitted:,} examples to fit, {len(data.x_test):,} to test", flush=True)
         measure = "R²" if data.task == "regression" else "accuracy"
         models: dict[str, Callable[[Data], np.ndarray]] = {
             NETWORK: partial(_network, run, given),

@@ -1,6 +1,8 @@
 """Odd tables: what people export without thinking of a network."""
 
+import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,13 @@ ROWS = 60
 NUMBERS = np.random.default_rng(0).random(ROWS).round(3)
 
 
-def load(folder: Path, values: list[str], target: list[str] | None = None, name: str = "a") -> Data:
+def load(
+    folder: Path, values: Iterable[object], target: list[str] | None = None, name: str = "a", task: str = "auto"
+) -> Data:
     target = ["yes" if row % 2 else "no" for row in range(ROWS)] if target is None else target
     lines = [f"{value},{number},{label}" for value, number, label in zip(values, NUMBERS, target, strict=True)]
     (folder / "odd.csv").write_text("\n".join([f"{name},b,y", *lines]) + "\n", encoding="utf-8")
-    return load_data(DataConfig(path=str(folder / "odd.csv")))
+    return load_data(DataConfig(path=str(folder / "odd.csv")), task)
 
 
 def kind(data: Data) -> str:
@@ -86,3 +90,29 @@ def test_two_thousand_columns(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_data(DataConfig(path=str(tmp_path / "wide.csv"))).input_shape == (2000,)
+
+
+@pytest.mark.parametrize("task", ["auto", "multiclass", "regression"])
+@pytest.mark.parametrize("kinds", [2, 3, ROWS])
+def test_infinite_target_is_refused_with_its_row_in_the_file(tmp_path: Path, task: str, kinds: int) -> None:
+    target = [f"{row % kinds}.5" if kinds == ROWS else str(row % kinds) for row in range(ROWS)]
+    # Rows without a target are left out, but count.
+    target[1], target[5] = "", "-inf"
+    with pytest.raises(ValueError, match=r"target 'y' of .* must hold finite numbers up to 1e38; row 6 has -inf"):
+        load(tmp_path, range(ROWS), target, task=task)
+
+
+def test_rows_of_features_count_from_the_top_of_the_file(tmp_path: Path) -> None:
+    values = [*map(str, range(ROWS - 1)), "inf"]
+    with pytest.raises(ValueError, match=rf"column 'a' of .*; row {ROWS} has inf"):
+        load(tmp_path, values, ["", "", *map(str, range(ROWS - 2))])
+
+
+def test_a_word_in_a_target_of_numbers_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must hold numbers; correct 'oops', or name them in data\.missing_values"):
+        load(tmp_path, range(ROWS), ["oops", *(f"{row}.5" for row in range(1, ROWS))])
+
+
+def test_column_without_features_is_said_to_be_left_out(tmp_path: Path) -> None:
+    about = load(tmp_path, [f"ticket {row}" for row in range(ROWS)], name="ticket").about
+    assert re.search(r"ticket +left out .* ticket 0 +no value occurs twice in the training part", about)

@@ -89,7 +89,7 @@ def test_leaks_are_pointed_out() -> None:
 
 def test_imbalance_is_pointed_out() -> None:
     about = from_arrays(pd.DataFrame({"x": np.arange(100.0)}), np.arange(100) < 4, task="binary").about
-    assert "'True' is 4.0% of the rows, 'False' 96.0%; --training.class_weight balanced weighs classes equally" in about
+    assert "'True' is 4% of the rows, 'False' 96.0%; --training.class_weight balanced weighs classes equally" in about
 
 
 def test_targets_that_features_add_up_to_are_pointed_out() -> None:

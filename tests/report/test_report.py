@@ -236,3 +236,12 @@ def test_tables_escape_and_mark() -> None:
     made = html.table(["<a>", "b"], [["x", "1"], ["<y>", "2"]], text=1, sortable=True, marked=1)
     assert '<th class="text">&lt;a&gt;</th><th class="">b</th>' in made
     assert '<tr class="mark"><td class="text">&lt;y&gt;</td><td class="">2</td></tr>' in made
+
+
+def test_report_shows_what_was_found_in_the_data(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"data": {"path": "houses.csv", "target": "price"}})
+    run_folder(tmp_path / "run", config, about="table  <houses>\n", learning_rate=0.001)
+    text = report(tmp_path / "run").read_text()
+    assert "<h2>Data</h2>\n<pre>table  &lt;houses&gt;</pre>" in text
+    assert "<dd>table, houses.csv, target price</dd>" in text
+    assert "<dd>adam, learning rate 0.001</dd>" in text

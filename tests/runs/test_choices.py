@@ -64,4 +64,5 @@ def test_images_have_convolutions(tmp_path: Path, side: int, filters: list[int])
     config, lines = choose(run.with_task("binary"), load_data(run.data), ())
     *convolutions, dense = config.network.hidden
     assert [layer.filters for layer in convolutions] == filters
+    assert dense.activation == "leaky_relu"
     assert (dense.units, config.data.flatten, len(lines)) == (64, False, 1)

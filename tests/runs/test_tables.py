@@ -119,4 +119,4 @@ def test_comparison_with_other_models(trained) -> None:
     }  # fmt: skip
     assert scores.values["random forest"] == [1, 1]
     assert scores.best_peer() in ("logistic regression", "random forest", "gradient boosting")
-    assert str(scores).splitlines()[0].startswith("model")
+    assert str(scores).splitlines()[0].startswith("model                mean accuracy")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from kerasnn.search import search
 from kerasnn.search.model_space import find_space, hyperparameters_of
 from kerasnn.search.result import read_search
 from kerasnn.search.space import Choice, Range
+from kerasnn.study import study
 from kerasnn.tuners import HyperModel, Objective
 
 RNG = np.random.default_rng(0)
@@ -220,3 +222,9 @@ def test_another_search_is_refused(tmp_path):
         )  # fmt: skip
     with pytest.raises(TypeError, match="search takes a SearchConfig, or a function that builds a model, received str"):
         search("config.json")
+
+
+@pytest.mark.parametrize("call", [search, partial(study, factors={"rate": [0.1, 0.2]})])
+def test_objective_on_validation_examples_needs_some(call):
+    with pytest.raises(ValueError, match=r"objective 'val_\w+' needs validation_data or validation_split; received"):
+        call(lambda hp=None, rate=0.0: build(hp), X, Y, epochs=1)

@@ -131,6 +131,14 @@ def test_a_failed_trial_is_its_own(tmp_path):
     assert all(trial.status == "FAILED" and "no such network" in trial.message for trial in failed)
 
 
+def test_a_search_of_failed_trials_alone_says_why(tmp_path):
+    tuner = tuners.RandomSearch(build, "val_accuracy", max_trials=2, directory=tmp_path)
+    reason = r"every trial failed, the last one with ValueError: objective must be one of .*; received 'val_accuracy'"
+    with pytest.raises(RuntimeError, match=reason):
+        tuner.search(X, Y, epochs=1, verbose=0)
+    assert [trial.status for trial in tuner.oracle.trials.values()] == ["FAILED", "FAILED"]
+
+
 def test_own_fit_runs_one_trial_at_a_time(tmp_path, caplog):
     class Own(tuners.HyperModel):
         def build(self, hp):
