@@ -12,14 +12,16 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kerasnn.config.run import RunConfig
 from kerasnn.search.config import SearchConfig
+from kerasnn.search.model_config import ModelSearchConfig
 from kerasnn.search.trial import Outcome, Proposal
 
 if TYPE_CHECKING:
-    from kerasnn.data.loading import Data
+    from kerasnn.search.model_trainer import ModelTrainer
     from kerasnn.search.trainer import Trainer
 
+WorkersConfig = SearchConfig | ModelSearchConfig
+"""What workers search."""
 
 REPORT_EVERY = 0.2
 """Seconds between two reports that nobody waits for."""
@@ -70,14 +72,14 @@ class Worker:
     """An actor that trains trials."""
 
     def __init__(self) -> None:
-        self._trainer: Trainer | None = None
+        self._trainer: Trainer | ModelTrainer | None = None
 
-    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> str:
+    def prepare(self, config: WorkersConfig, make: list[Any], mailbox: Any) -> str:
         """Get ready to train, once in each process.
 
         Args:
             config: the search.
-            data: the reference of the examples of its run; other examples, which trials may ask for, are loaded.
+            make: the reference of a function that makes the trainer.
             mailbox: where epochs are reported.
 
         Returns:
@@ -85,18 +87,9 @@ class Worker:
         """
         import ray
 
-        from kerasnn.search.trainer import Trainer, cached_data
-
         if self._trainer is None:
             self._config, self._mailbox = config, mailbox
-            run, stored = config.run_with({}), ray.get(data[0])
-            load = cached_data()
-
-            def data_of(wanted: RunConfig) -> "Data":
-                is_stored = (wanted.data, wanted.task) == (run.data, run.task)
-                return stored if is_stored else load(wanted)
-
-            self._trainer = Trainer(config, data_of)
+            self._trainer = ray.get(make[0])()
         return ray.get_runtime_context().get_node_id()
 
     def train(self, batch: int, proposals: Sequence[Proposal], score_to_beat: float | None) -> list[list[Outcome]]:
@@ -127,7 +120,7 @@ class Worker:
         ]
 
 
-def _without_arrays(outcomes: Collection[Outcome], config: SearchConfig, score_to_beat: float | None) -> list[Outcome]:
+def _without_arrays(outcomes: Collection[Outcome], config: WorkersConfig, score_to_beat: float | None) -> list[Outcome]:
     """Outcomes without states, which stay with the worker, and without weights that are not among the best."""
     losses = []
     for outcome in outcomes:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
+import keras
+import keras_tuner
 import numpy as np
 
 from kerasnn.config.schema import short
-from kerasnn.data.loading import Data
-from kerasnn.search.actors import Mailbox, NotReadyError, Worker
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.actors import Mailbox, NotReadyError, Worker, WorkersConfig
 from kerasnn.search.progress import SearchProgress
-from kerasnn.search.trainer import OnEpoch, error_line, group_key
-from kerasnn.search.trial import Outcome, Proposal
+from kerasnn.search.trainer import OnEpoch, error_line
+from kerasnn.search.trial import Outcome, Proposal, SearchError
 
 ATTEMPTS = 3
 """Attempts at a trial; with the last of them it fails."""
@@ -53,7 +53,8 @@ class Cluster:
 
     Args:
         config: the search.
-        data: the examples of the search's run, which Ray stores once on each machine.
+        make: makes a worker's trainer; Ray stores it once on each machine, with the examples that it holds.
+        group: returns a key of a trial, which is equal for trials that one worker may train together.
         progress: shows how many workers there are, and why one failed.
         worker: class of the actors that train.
 
@@ -64,9 +65,14 @@ class Cluster:
     """
 
     def __init__(
-        self, config: SearchConfig, data: Data, progress: SearchProgress, worker: type[Worker] = Worker
+        self,
+        config: WorkersConfig,
+        make: Any,
+        group: Callable[[Proposal], Hashable],
+        progress: SearchProgress,
+        worker: type[Worker] = Worker,
     ) -> None:
-        self._config, self._data, self._progress, self._kind = config, data, progress, worker
+        self._config, self._make, self._group, self._progress, self._kind = config, make, group, progress, worker
         self._ray = _import_ray()
         self._begun_here = not self._ray.is_initialized()
         self._workers: list[Any] = []
@@ -93,7 +99,7 @@ class Cluster:
         self._mailbox = self._ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Mailbox).remote()
         # One call at a time, for all batches: a second would leave one of the two without the reports.
         self._reports = self._mailbox.take.remote()
-        self._stored = self._ray.put(self._data)
+        self._stored = self._ray.put(self._make)
         gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0.0) / self._config.workers)
         # A worker that a machine has no room for waits until another machine joins.
         actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1)(self._kind)
@@ -140,10 +146,7 @@ class Cluster:
         """
         continued = {each.continues for each in proposals}
         self._trained_by = {number: worker for number, worker in self._trained_by.items() if number in continued}
-        self._waiting = [
-            _Task(each, group_key(self._config.run_with(each.values), each.number, each.continues is not None))
-            for each in proposals
-        ]
+        self._waiting = [_Task(each, self._group(each)) for each in proposals]
         limit = math.ceil(len(proposals) / self._config.workers)
         since = time.monotonic()
         while self._waiting or self._shares:
@@ -176,7 +179,7 @@ class Cluster:
     def _start(self, number: int) -> None:
         """Wait for a worker that starts, or that Ray starts anew."""
         prepare = self._workers[number].prepare.options(max_task_retries=-1)
-        # In a list Ray passes the reference and not the examples.
+        # In a list Ray passes the reference and not what it stands for.
         self._starting[prepare.remote(self._config, [self._stored], self._mailbox)] = number
 
     def _begin(self, call: Any) -> None:
@@ -220,6 +223,8 @@ class Cluster:
             if numbers != sorted(task.proposal.number for task in share):
                 raise ValueError(f"a worker must return its trials, received {numbers}")
         except (self._ray.exceptions.RayError, ValueError, TypeError, AttributeError) as error:
+            if isinstance(cause := getattr(error, "cause", None), SearchError | keras_tuner.errors.FatalError):
+                raise cause from None
             return self._fail(worker, share, error)
         self._failures = 0
         self._ready.append(worker)
@@ -267,7 +272,7 @@ class Cluster:
                 self._mailbox.answer.remote(key, list(stop))
 
 
-def _check_outcome(outcome: Any, config: SearchConfig) -> None:
+def _check_outcome(outcome: Any, config: WorkersConfig) -> None:
     """Refuse an outcome that the search could not take in.
 
     Raises:
@@ -291,6 +296,25 @@ def _reason(error: Exception) -> str:
     """Why a worker failed, on one line."""
     # What a worker raised comes wrapped in Ray's error.
     return error_line(getattr(error, "cause", None) or error)
+
+
+def check_sendable(**parts: Any) -> None:
+    """Refuse what cannot be sent to workers: all but arrays go through cloudpickle.
+
+    Raises:
+        ValueError: one line, also where Ray is not installed.
+    """
+    dumps = _import_ray().cloudpickle.dumps
+    for name, part in parts.items():
+        for leaf in keras.tree.flatten(part):
+            try:
+                if not isinstance(leaf, np.ndarray):
+                    dumps(leaf)
+            except Exception as error:
+                kind = getattr(leaf, "__name__", type(leaf).__name__)
+                raise ValueError(
+                    f"{name} must be what cloudpickle can send to workers, received {kind}: {error_line(error)}"
+                ) from None
 
 
 def _import_ray() -> Any:

@@ -30,7 +30,7 @@ from kerasnn.search.result import CONTENT, SearchResult
 from kerasnn.search.stopping import trials_to_stop
 from kerasnn.search.subject import ScoreToBeat, Subject, Train
 from kerasnn.search.table import csv_text, trials_csv
-from kerasnn.search.trainer import Trainer, cached_data
+from kerasnn.search.trainer import Trainer, cached_data, proposal_key, trainer_with
 from kerasnn.search.trial import Outcome, Proposal, Trial, add_ranked
 
 MAY_CHANGE = ("trials", "workers", "cluster", "listen", "progress", "tensorboard")
@@ -151,16 +151,15 @@ class RunSubject:
         arguments |= {"batch_size": run.training.batch_size, "class_weight": class_weights(run, data)}
         return lambda values: compiled_network(self.config.run_with(values), data), arguments
 
-    def note(self, proposals: Sequence[Proposal]) -> None:
-        """Nothing: a trial's values say all."""
-
     @contextmanager
     def training(self, progress: SearchProgress, score_to_beat: ScoreToBeat) -> Iterator[Train]:
         """A context that returns the `Train`: of this process, or of workers."""
         if not self.config.has_workers:
             yield Trainer(self.config, self._data_of).train
             return
-        with Cluster(self.config, self._data_of(self.config.run_with({})), progress) as cluster:
+        make = functools.partial(trainer_with, self.config, self._loaded)
+        group = functools.partial(proposal_key, self.config)
+        with Cluster(self.config, make, group, progress) as cluster:
             yield functools.partial(cluster.train, score_to_beat=score_to_beat)
 
     def save(self, trial: Trial, seed: int, weights: list[np.ndarray], path: Path) -> None:
@@ -270,7 +269,6 @@ class _Search:
 
     def _record(self, proposals: Sequence[Proposal]) -> None:
         """Add proposals to the journal; those that it holds must be the same."""
-        self._subject.note(proposals)
         new = []
         for proposal in proposals:
             entry = proposal.to_json()

@@ -7,26 +7,31 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from benchmarks.processes import command_line, descendants
-from kerasnn.search import cluster
+from kerasnn.search import cluster, search
 from kerasnn.search.actors import NotReadyError, Worker
 from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import read_journal
 from kerasnn.search.progress import SearchProgress
 from kerasnn.search.result import read_search
-from kerasnn.search.run_search import search
+from kerasnn.search.trainer import proposal_key
 from kerasnn.search.trial import Outcome, Proposal
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = "KERASNN_ALL_TESTS" in os.environ
 CONFIG = SearchConfig.model_validate({"workers": 2, "keep_best": 2, "run": {"report": {"progress": "silent"}}})
+GROUP = partial(proposal_key, CONFIG)
 LINES = SearchConfig.model_validate({"run": {"report": {"progress": "lines"}}})
 
 
@@ -136,7 +141,7 @@ def outcomes_of(workers, batch, wanted, on_epoch=lambda epoch, values: ()):
 def trained(worker, count=6, config=CONFIG, on_epoch=lambda epoch, values: (), data="the data"):
     """Outcomes by number, and the lines that were shown."""
     found, stream = {}, io.StringIO()
-    with Cluster(config, data, SearchProgress(LINES, stream), worker) as workers:
+    with Cluster(config, data, GROUP, SearchProgress(LINES, stream), worker) as workers:
         for outcomes in workers.train(0, proposals(count), on_epoch, lambda: None):
             for outcome in outcomes:
                 assert outcome.number not in found
@@ -190,7 +195,7 @@ def test_a_search_survives_the_death_of_its_mailbox(ray):
             time.sleep(1)
             return super().outcome(proposal)
 
-    with Cluster(CONFIG, "the data", SearchProgress(LINES, io.StringIO()), Slow) as workers:
+    with Cluster(CONFIG, "the data", GROUP, SearchProgress(LINES, io.StringIO()), Slow) as workers:
         for batch in range(2):
             found = dict(outcomes_of(workers, batch, proposals(4)))
             assert {number: outcome.status for number, outcome in found.items()} == dict.fromkeys(range(4), "completed")
@@ -199,7 +204,7 @@ def test_a_search_survives_the_death_of_its_mailbox(ray):
 
 def test_workers_learn_which_trials_to_stop_in_every_batch(ray):
     config = SearchConfig.model_validate({**CONFIG.model_dump(), "stopper": "median"})
-    with Cluster(config, "the data", SearchProgress(LINES, io.StringIO()), Asks) as workers:
+    with Cluster(config, "the data", GROUP, SearchProgress(LINES, io.StringIO()), Asks) as workers:
         for batch in range(3):
             found = outcomes_of(workers, batch, proposals(4), lambda epoch, values: values)
             assert {number: outcome.error for number, outcome in found} == {
@@ -241,7 +246,7 @@ def test_without_a_worker_the_search_ends(ray, monkeypatch):
 def test_without_ray_one_line_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"several workers need Ray: pip install 'kerasnn\[ray\]'"):
-        Cluster(CONFIG, "the data", print)
+        Cluster(CONFIG, "the data", GROUP, print)
 
 
 TINY = {
@@ -256,11 +261,11 @@ TINY = {
 }
 
 
-def assert_found_what_one_process_finds(folder, alone):
+def assert_found_what_one_process_finds(folder, alone, count=6):
     entries = [read_journal(each / "journal.jsonl") for each in (folder, alone)]
     proposed = [[entry for entry in each if "proposal" in entry] for each in entries]
     assert proposed[0] == proposed[1]
-    assert sorted(entry["result"] for entry in entries[0] if "result" in entry) == list(range(6))
+    assert sorted(entry["result"] for entry in entries[0] if "result" in entry) == list(range(count))
     found, expected = ({trial.number: trial.score for trial in read_search(each).trials} for each in (folder, alone))
     assert found == pytest.approx(expected, rel=1e-4)
     assert [path.name for path in (folder / "models").iterdir()] == [path.name for path in (alone / "models").iterdir()]
@@ -270,6 +275,61 @@ def test_a_search_finds_what_one_process_finds(ray, tmp_path):
     search(SearchConfig.model_validate(TINY), tmp_path / "alone")
     search(SearchConfig.model_validate({**TINY, "workers": 2}), tmp_path / "workers")
     assert_found_what_one_process_finds(tmp_path / "workers", tmp_path / "alone")
+
+
+X = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+Y = (X[:, 0] * X[:, 1] > 0).astype("int32")
+FIT = {"epochs": 4, "batch_size": 16, "validation_split": 0.25, "progress": "silent", "tensorboard": False}
+
+
+def build(hp):
+    layer = keras.layers.Dense(hp.Choice("units", [4, 8]), "tanh")
+    model = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dropout(0.1), keras.layers.Dense(2, "softmax")])
+    rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"trials": 6, "trials_at_once": 3, "seeds_per_trial": 2},
+        {"trials": 9, "oracle": "hyperband", "callbacks": [keras.callbacks.EarlyStopping("loss", patience=1)]},
+    ],
+    ids=["random", "hyperband"],
+)
+def test_a_search_over_what_a_function_builds_finds_what_one_process_finds(ray, tmp_path, options):
+    options = {**FIT, **options}
+    alone = search(build, X, Y, search_dir=tmp_path / "alone", **options)
+    found = search(build, X, Y, search_dir=tmp_path / "workers", workers=2, **options)
+    assert_found_what_one_process_finds(tmp_path / "workers", tmp_path / "alone", options["trials"])
+    models = zip(found.best_models(), alone.best_models(), strict=True)
+    for first, second in models:
+        np.testing.assert_allclose(first.predict(X, verbose=0), second.predict(X, verbose=0), rtol=1e-3, atol=1e-5)
+    # The number of workers may change, and what is in the journal is not trained again.
+    assert search(build, X, Y, search_dir=tmp_path / "workers", **options).trials == found.trials
+
+
+def test_a_fault_of_the_whole_search_ends_it_at_once(ray, tmp_path):
+    with pytest.raises(ValueError, match="objective must be one of loss, accuracy, val_loss, val_accuracy; received"):
+        search(build, X, Y, search_dir=tmp_path / "search", workers=2, **{**FIT, "objective": "val_auc"})
+
+
+def test_what_workers_cannot_get_is_refused_before_anything_is_written(tmp_path):
+    lock = threading.Lock()
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    arguments = {"workers": 2, "search_dir": tmp_path / "search", "progress": "silent"}
+    rule = "must be what cloudpickle can send to workers, received"
+
+    def locked(hp):
+        with lock:
+            return build(hp)
+
+    with pytest.raises(ValueError, match=f"build {rule} locked: TypeError: cannot pickle '_thread.lock' object"):
+        search(locked, X, Y, **arguments)
+    with pytest.raises(ValueError, match=f"x {rule} _BatchDataset: "):
+        search(build, data, **arguments)
+    assert not (tmp_path / "search").exists()
 
 
 @pytest.mark.skipif(not ALL, reason="trains long; set KERASNN_ALL_TESTS=1")
