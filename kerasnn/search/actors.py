@@ -25,6 +25,8 @@ WorkersConfig = SearchConfig | ModelSearchConfig
 
 REPORT_EVERY = 0.2
 """Seconds between two reports that nobody waits for."""
+ANSWER_AFTER = 10.0
+"""Seconds after which a process answers whether it runs."""
 
 
 class NotReadyError(Exception):
@@ -63,6 +65,10 @@ class Mailbox:
         taken, self._reports = self._reports, []
         return taken
 
+    async def alive(self) -> None:
+        """Answer after `ANSWER_AFTER` seconds, unless the process is stopped."""
+        await asyncio.sleep(ANSWER_AFTER)
+
     async def answer(self, key: int, stop: Collection[int]) -> None:
         """Tell a worker that waits which trials to stop."""
         self._answers.pop(key).set_result(stop)
@@ -91,6 +97,10 @@ class Worker:
             self._config, self._mailbox = config, mailbox
             self._trainer = ray.get(make[0])()
         return ray.get_runtime_context().get_node_id()
+
+    def alive(self) -> None:
+        """Answer after `ANSWER_AFTER` seconds, while another thread trains, unless the process is stopped."""
+        time.sleep(ANSWER_AFTER)
 
     def train(self, batch: int, proposals: Sequence[Proposal], score_to_beat: float | None) -> list[list[Outcome]]:
         """Train a share; the outcomes hold the weights of trials that may be among the best, and no states.

@@ -22,6 +22,8 @@ ATTEMPTS = 3
 """Attempts at a trial; with the last of them it fails."""
 START = 300.0
 """Seconds after which a search ends without a single worker that is ready."""
+SILENCE = 120.0
+"""Seconds without an answer after which a process is killed, which may be stopped or hang without its thread's lock."""
 LOCAL = "local"
 """The address that starts Ray on this machine for the time of the search."""
 
@@ -49,6 +51,7 @@ class Cluster:
     Ray places, starts and restarts the workers, one GPU each where there are as many. Trials whose worker dies, or
     returns something wrong, are tried again: once together, then each alone, then they fail. A machine that leaves
     costs no trial an attempt. A worker that joins a running search takes its part; nobody waits for one that has left.
+    A process that does not answer for `SILENCE` seconds, as one that is stopped, is killed and so counts as dead.
     A Ray that the program has begun is used, and left running.
 
     Args:
@@ -88,6 +91,9 @@ class Cluster:
         # Which worker trained each trial of the last batch: it can continue it.
         self._trained_by: dict[int | None, int] = {}
         self._failures = 0
+        # By the reference of a process's answer that it runs: its actor, and the time when it was asked.
+        self._asked: dict[Any, tuple[Any, float]] = {}
+        self._seconds = 0.0
 
     def __enter__(self) -> Self:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -96,13 +102,15 @@ class Cluster:
             self._connect()
         # Beside this process, whichever machines leave.
         here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox = self._ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Mailbox).remote()
+        lasting = {"max_restarts": -1, "concurrency_groups": {"alive": 1}}
+        self._mailbox = self._ray.remote(num_cpus=0, scheduling_strategy=here, **lasting)(Mailbox).remote()
+        self._ask(self._mailbox)
         # One call at a time, for all batches: a second would leave one of the two without the reports.
         self._reports = self._mailbox.take.remote()
         self._stored = self._ray.put(self._make)
         gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0.0) / self._config.workers)
         # A worker that a machine has no room for waits until another machine joins.
-        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1)(self._kind)
+        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, **lasting)(self._kind)
         self._workers = [actor.remote() for _ in range(self._config.workers)]
         for number in range(len(self._workers)):
             self._start(number)
@@ -151,7 +159,11 @@ class Cluster:
         since = time.monotonic()
         while self._waiting or self._shares:
             self._assign(batch, limit, score_to_beat)
-            done, _ = self._ray.wait([self._reports, *self._starting, *self._shares], timeout=1.0)
+            begun = time.monotonic()
+            done, _ = self._ray.wait([self._reports, *self._starting, *self._shares, *self._asked], timeout=1.0)
+            # No more where this process was stopped, and the answers with it.
+            self._seconds += min(time.monotonic() - begun, 2.0)
+            self._kill_silent()
             if self._ready or self._shares:
                 since = time.monotonic()
             elif time.monotonic() - since > START:
@@ -164,6 +176,8 @@ class Cluster:
                     self._reports = self._mailbox.take.remote()
                 elif call in self._starting:
                     self._begin(call)
+                elif call in self._asked:
+                    self._answered(call)
                 else:
                     yield from self._collect(call)
 
@@ -190,7 +204,39 @@ class Cluster:
             self._fail(number, [], error)
             return
         self._ready.append(number)
+        self._ask(self._workers[number])
         self._show()
+
+    def _ask(self, actor: Any) -> None:
+        """Ask a process whether it runs, unless it is asked already."""
+        if all(actor is not asked for asked, _ in self._asked.values()):
+            self._asked[actor.alive.options(concurrency_group="alive").remote()] = actor, self._seconds
+
+    def _answered(self, call: Any) -> None:
+        """Ask a process again that has answered; a worker that died is asked once it is ready again."""
+        actor, _ = self._asked.pop(call)
+        try:
+            self._ray.get(call)
+        except self._ray.exceptions.RayError:
+            if actor is not self._mailbox:
+                return
+        self._ask(actor)
+
+    def _kill_silent(self) -> None:
+        """Kill the process that was asked first, where it has not answered for too long; Ray starts it anew."""
+        call, (actor, since) = next(iter(self._asked.items()))
+        if self._seconds - since <= SILENCE:
+            return
+        if self._ray.wait([call], timeout=0)[0]:
+            # Others were answered first.
+            self._answered(call)
+            return
+        del self._asked[call]
+        name = "the mailbox" if actor is self._mailbox else f"worker {self._workers.index(actor)}"
+        self._progress.message(f"{name} has not answered for {SILENCE:g} s and is killed")
+        self._ray.kill(actor, no_restart=False)
+        if actor is self._mailbox:
+            self._ask(actor)
 
     def _show(self) -> None:
         self._progress.workers(len(self._ready) + len(self._shares), len(self._workers))

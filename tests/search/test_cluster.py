@@ -107,6 +107,19 @@ class DiesFourTimes(LeavesAMachine, Forgets):
             os._exit(1)
 
 
+class Stops(Stub):
+    """Stops its process at the first attempt at a trial; its process says more often than others that it runs."""
+
+    def alive(self):
+        time.sleep(0.2)
+
+    def outcome(self, proposal):
+        if proposal.number == 3 and not Path(self.data).exists():
+            Path(self.data).touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().outcome(proposal)
+
+
 class Asks(Stub):
     """Reports one epoch, and says in the error which trials it was told to stop."""
 
@@ -187,6 +200,25 @@ def test_what_is_not_the_trial_s_fault_costs_it_no_attempt(ray, tmp_path, monkey
     assert [found[number].status for number in range(6)] == ["completed"] * 6
     assert (tmp_path / "times").read_text() == "x" * 5
     assert sum("its process or its machine is gone" in line for line in shown) == 4
+
+
+def test_a_worker_that_is_stopped_is_killed_and_its_trials_are_tried_again(ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "SILENCE", 4.0)
+    found, shown = trained(Stops, data=str(tmp_path / "stopped"))
+    assert [found[number].status for number in range(6)] == ["completed"] * 6
+    killed, failed = (line for line in shown if "worker" in line and "trials, " not in line)
+    assert re.fullmatch(r"worker \d has not answered for 4 s and is killed", killed)
+    assert re.fullmatch(r"worker \d failed: its process or its machine is gone; 3 trials are tried again", failed)
+
+
+def test_a_search_survives_the_stop_of_its_mailbox(ray, monkeypatch):
+    monkeypatch.setattr(cluster, "SILENCE", 12.0)
+    config = SearchConfig.model_validate({**CONFIG.model_dump(), "stopper": "median"})
+    with Cluster(config, "the data", GROUP, SearchProgress(LINES, io.StringIO()), Asks) as workers:
+        ray.get(workers._mailbox.report.remote(1, {}, False))
+        [mailbox] = [pid for pid in descendants(os.getpid()) if "ray::Mailbox" in command_line(pid)]
+        os.kill(mailbox, signal.SIGSTOP)
+        assert sorted(number for number, _ in outcomes_of(workers, 0, proposals(4))) == list(range(4))
 
 
 def test_a_search_survives_the_death_of_its_mailbox(ray):
@@ -333,8 +365,17 @@ def test_what_workers_cannot_get_is_refused_before_anything_is_written(tmp_path)
 
 
 @pytest.mark.skipif(not ALL, reason="trains long; set KERASNN_ALL_TESTS=1")
-@pytest.mark.parametrize("victim", ["ray::Worker", "raylet/raylet", "gcs_server", "scripts/search.py"])
-def test_a_search_goes_on_after_the_death_of(tmp_path, victim):
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    [
+        ("ray::Worker", signal.SIGKILL),
+        ("ray::Worker", signal.SIGSTOP),
+        ("raylet/raylet", signal.SIGKILL),
+        ("gcs_server", signal.SIGKILL),
+        ("scripts/search.py", signal.SIGKILL),
+    ],
+)
+def test_a_search_goes_on_after_the_death_or_stop_of(tmp_path, victim, number):
     described = {**TINY, "run": {**TINY["run"], "training": {"epochs": 40}}}
     (tmp_path / "config.json").write_text(json.dumps({**described, "workers": 2}))
     command = [sys.executable, ROOT / "scripts" / "search.py", "--config", tmp_path / "config.json"]
@@ -348,7 +389,7 @@ def test_a_search_goes_on_after_the_death_of(tmp_path, victim):
     time.sleep(12)
     mine = descendants(begun.pid)
     for pid in [pid for pid in mine if victim in command_line(pid)][:1]:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     _, errors = begun.communicate(timeout=300)
     # A raylet waits a minute for a dead head process.
     end = time.monotonic() + 120
