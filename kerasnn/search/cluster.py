@@ -76,7 +76,7 @@ class Cluster:
         worker: type[Worker] = Worker,
     ) -> None:
         self._config, self._make, self._group, self._progress, self._kind = config, make, group, progress, worker
-        self._ray = _import_ray()
+        self._ray = import_ray()
         self._begun_here = not self._ray.is_initialized()
         self._workers: list[Any] = []
         self._mailbox: Any = None
@@ -344,13 +344,28 @@ def _reason(error: Exception) -> str:
     return error_line(getattr(error, "cause", None) or error)
 
 
+def import_ray() -> Any:
+    """Ray.
+
+    Raises:
+        ValueError: one line, where it is not installed.
+    """
+    # Ray sends statistics of its use to its makers unless told otherwise.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("several workers need Ray: pip install 'kerasnn[ray]', or leave workers at 1") from None
+    return ray
+
+
 def check_sendable(**parts: Any) -> None:
     """Refuse what cannot be sent to workers: all but arrays go through cloudpickle.
 
     Raises:
         ValueError: one line, also where Ray is not installed.
     """
-    dumps = _import_ray().cloudpickle.dumps
+    dumps = import_ray().cloudpickle.dumps
     for name, part in parts.items():
         for leaf in keras.tree.flatten(part):
             try:
@@ -361,13 +376,3 @@ def check_sendable(**parts: Any) -> None:
                 raise ValueError(
                     f"{name} must be what cloudpickle can send to workers, received {kind}: {error_line(error)}"
                 ) from None
-
-
-def _import_ray() -> Any:
-    # Ray sends statistics of its use to its makers unless told otherwise.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("several workers need Ray: pip install 'kerasnn[ray]', or leave workers at 1") from None
-    return ray

@@ -18,7 +18,7 @@ from kerasnn.models.from_config import compiled_network
 from kerasnn.search import hparams
 from kerasnn.search.beginning import Beginning, Table, read_beginning
 from kerasnn.search.best_models import BestModels, save_run_model
-from kerasnn.search.cluster import Cluster
+from kerasnn.search.cluster import Cluster, import_ray
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.generations import generation_rows
 from kerasnn.search.journal import Journal, results_by_number
@@ -91,17 +91,30 @@ def search_subject(subject: Subject, search_dir: str | Path, beginning: Beginnin
         beginning: what it begins with; None for nothing, or what the search of the folder began with.
     """
     check_installed(subject.config)
+    if subject.config.has_workers:
+        import_ray()
     folder = Path(search_dir)
     journal_file = folder / "journal.jsonl"
     if folder.exists() and not journal_file.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
             f"search_dir must be new, empty or a search's folder, received {folder}, which is none of them"
         )
+    population = _population(subject, folder) if isinstance(subject.config.oracle, Pbt) else None
     folder.mkdir(parents=True, exist_ok=True)
     refuse_links(folder, *CONTENT)
     with Journal(journal_file) as journal:
         delete_partial_files(folder, folder / "models")
-        return _Search(subject, folder, journal, beginning).run()
+        return _Search(subject, folder, journal, beginning).run(population)
+
+
+def _population(subject: Subject, folder: Path) -> PopulationTrainer:
+    """What trains a population; a new one is built at once, so that what it cannot train is refused before anything is
+    written."""
+    config, is_new = subject.config, not (folder / "journal.jsonl").exists()
+    trainer = PopulationTrainer(config, *subject.population(), folder / "population")
+    if is_new:
+        trainer.begin([proposal.values for proposal in proposer_of(config).ask(config.trials_per_batch)])
+    return trainer
 
 
 class RunSubject:
@@ -194,10 +207,9 @@ class _Search:
         self._reasons_shown: set[str] = set()
         self._progress = SearchProgress(self._config)
 
-    def run(self) -> SearchResult:
-        if isinstance(self._config.oracle, Pbt):
-            build, arguments = self._subject.population()
-            return self._run(PopulationTrainer(self._config, build, arguments, self._folder / "population").train)
+    def run(self, population: PopulationTrainer | None) -> SearchResult:
+        if population is not None:
+            return self._run(population.train)
         with self._subject.training(self._progress, self._score_to_beat) as train:
             return self._run(train)
 
