@@ -30,9 +30,10 @@ L = keras.layers
 
 
 @pytest.fixture(autouse=True)
-def always_xla(monkeypatch):
-    """XLA wherever it may be used: for trainings as short as these it does not pay."""
+def always_together(monkeypatch):
+    """XLA, and one program, wherever they may be used: for trainings as short as these they do not pay."""
     monkeypatch.setattr(sizes, "XLA_SECONDS", 0.0)
+    monkeypatch.setattr(sizes, "LOOPS_TOGETHER", 0.0)
 
 
 def built(name, count=3):
@@ -104,6 +105,17 @@ def test_models_end_as_alone(name, caplog):
     assert_as_alone(cases, alone, TOLERANCE.get(name, 1e-5), **options)
     messages = [record.getMessage() for record in caplog.records if record.name == "kerasnn"]
     assert ["train alone" in message for message in messages] == [True] * (name in ALONE)
+
+
+def test_few_steps_of_recurrent_layers_train_one_by_one(caplog, monkeypatch):
+    monkeypatch.setattr(sizes, "LOOPS_TOGETHER", 13.0)
+    compiled = []
+    alone = fit.fit
+    monkeypatch.setattr(fit, "fit", lambda *given, **options: compiled.append(options) or alone(*given, **options))
+    assert_as_alone(built("masked", 2), built("masked", 2), batch_size=16, epochs=2, seed=[0, 1])
+    [line] = [record.getMessage() for record in caplog.records if "train alone" in record.getMessage()]
+    assert line == "2 of 2 models train alone: 6 steps of recurrent layers are done sooner one by one"
+    assert [options["compiled"] for options in compiled] == ["off", "off"]
 
 
 def dense(index=0, units=6, **numbers):
