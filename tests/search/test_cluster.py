@@ -366,20 +366,25 @@ def test_what_workers_cannot_get_is_refused_before_anything_is_written(tmp_path)
 
 @pytest.mark.skipif(not ALL, reason="trains long; set KERASNN_ALL_TESTS=1")
 @pytest.mark.parametrize(
-    ("victim", "number"),
+    ("what", "victim", "number"),
     [
-        ("ray::Worker", signal.SIGKILL),
-        ("ray::Worker", signal.SIGSTOP),
-        ("raylet/raylet", signal.SIGKILL),
-        ("gcs_server", signal.SIGKILL),
-        ("scripts/search.py", signal.SIGKILL),
+        ("config", "ray::Worker", signal.SIGKILL),
+        ("config", "ray::Worker", signal.SIGSTOP),
+        ("config", "raylet/raylet", signal.SIGKILL),
+        ("config", "gcs_server", signal.SIGKILL),
+        ("config", "scripts/search.py", signal.SIGKILL),
+        ("build", "ray::Worker", signal.SIGKILL),
+        ("build", "test_cluster.py", signal.SIGKILL),
     ],
 )
-def test_a_search_goes_on_after_the_death_or_stop_of(tmp_path, victim, number):
+def test_a_search_goes_on_after_the_death_or_stop_of(tmp_path, monkeypatch, what, victim, number):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     described = {**TINY, "run": {**TINY["run"], "training": {"epochs": 40}}}
     (tmp_path / "config.json").write_text(json.dumps({**described, "workers": 2}))
     command = [sys.executable, ROOT / "scripts" / "search.py", "--config", tmp_path / "config.json"]
     command += ["--search_dir", tmp_path / "killed"]
+    if what == "build":
+        command = [sys.executable, __file__, tmp_path / "killed"]
     begun = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "killed" / "journal.jsonl"
     end = time.monotonic() + 180
@@ -400,5 +405,18 @@ def test_a_search_goes_on_after_the_death_or_stop_of(tmp_path, victim, number):
         assert begun.returncode == 0, errors
     else:
         assert subprocess.run(command, capture_output=True, timeout=300, check=False).returncode == 0
-    search(SearchConfig.model_validate(described), tmp_path / "alone")
+    if what == "build":
+        search_long(tmp_path / "alone")
+    else:
+        search(SearchConfig.model_validate(described), tmp_path / "alone")
     assert_found_what_one_process_finds(tmp_path / "killed", tmp_path / "alone")
+
+
+def search_long(folder, **options):
+    """A search over what a function builds that takes long enough to be killed."""
+    options |= {**FIT, "epochs": 4000, "trials": 6, "trials_at_once": 3}
+    search(build, X, Y, search_dir=folder, **options)
+
+
+if __name__ == "__main__":
+    search_long(Path(sys.argv[1]), workers=2)
