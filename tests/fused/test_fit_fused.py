@@ -250,6 +250,28 @@ def test_what_cannot_go_together_trains_alone(caplog):
     assert [len(history.epoch) for history in histories] == [2] * 4
 
 
+class SetsMomentum(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.momentum = 0.1
+
+
+class CyclesMomentum(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.optimizer.momentum = 0.1 * batch
+
+
+@pytest.mark.parametrize("kind", [SetsMomentum, CyclesMomentum])
+def test_a_momentum_that_a_callback_sets_does_what_it_does_in_fit(caplog, kind):
+    models, alone = ([dense(index, momentum=0.9) for index in range(2)] for _ in range(2))
+    kerasnn.fit_fused(models, X, Y, batch_size=8, epochs=2, seed=0, verbose=0, callbacks=[[kind()], [kind()]])
+    reasons = [record.getMessage() for record in caplog.records if "train alone" in record.getMessage()]
+    acts = kind is CyclesMomentum
+    assert reasons == ["2 of 2 models train alone: CyclesMomentum acts at every batch"] * acts
+    for model in alone:
+        kerasnn.fit(model, X, Y, batch_size=8, epochs=2, seed=0, verbose=0, callbacks=[kind()])
+    assert_same(models, alone)
+
+
 def test_models_are_stopped_from_outside():
     seen = []
 
