@@ -163,7 +163,6 @@ class Cluster:
             done, _ = self._ray.wait([self._reports, *self._starting, *self._shares, *self._asked], timeout=1.0)
             # No more where this process was stopped, and the answers with it.
             self._seconds += min(time.monotonic() - begun, 2.0)
-            self._kill_silent()
             if self._ready or self._shares:
                 since = time.monotonic()
             elif time.monotonic() - since > START:
@@ -180,6 +179,7 @@ class Cluster:
                     self._answered(call)
                 else:
                     yield from self._collect(call)
+            self._kill_silent()
 
     def _assign(self, batch: int, limit: int, score_to_beat: Callable[[], float | None]) -> None:
         """Give shares to the workers that are ready."""
@@ -232,11 +232,15 @@ class Cluster:
             self._answered(call)
             return
         del self._asked[call]
-        name = "the mailbox" if actor is self._mailbox else f"worker {self._workers.index(actor)}"
+        number = None if actor is self._mailbox else self._workers.index(actor)
+        name = "the mailbox" if number is None else f"worker {number}"
         self._progress.message(f"{name} has not answered for {SILENCE:g} s and is killed")
         self._ray.kill(actor, no_restart=False)
-        if actor is self._mailbox:
+        if number is None:
             self._ask(actor)
+        elif number in self._ready:
+            self._ready.remove(number)
+            self._start(number)
 
     def _show(self) -> None:
         self._progress.workers(len(self._ready) + len(self._shares), len(self._workers))

@@ -211,6 +211,30 @@ def test_a_worker_that_is_stopped_is_killed_and_its_trials_are_tried_again(ray, 
     assert re.fullmatch(r"worker \d failed: its process or its machine is gone; 3 trials are tried again", failed)
 
 
+def test_a_worker_that_is_stopped_while_it_waits_costs_no_trial_an_attempt(ray, tmp_path, monkeypatch):
+    class StopsTheOther(Stops):
+        def prepare(self, config, data, mailbox):
+            super().prepare(config, data, mailbox)
+            (self.data / str(os.getpid())).touch()
+
+        def outcome(self, proposal):
+            if proposal.number == 0:
+                [other] = {path.name for path in self.data.iterdir()} - {str(os.getpid())}
+                os.kill(int(other), signal.SIGSTOP)
+                time.sleep(8)
+            return Stub.outcome(self, proposal)
+
+    monkeypatch.setattr(cluster, "SILENCE", 4.0)
+    stream = io.StringIO()
+    with Cluster(CONFIG, tmp_path, GROUP, SearchProgress(LINES, stream), StopsTheOther) as workers:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.1)
+        found = [*outcomes_of(workers, 0, proposals(1)), *outcomes_of(workers, 1, proposals(4)[1:])]
+    assert [number for number, _ in found] == [0, 1, 2, 3]
+    assert "has not answered for 4 s and is killed" in stream.getvalue()
+    assert "failed" not in stream.getvalue()
+
+
 def test_a_search_survives_the_stop_of_its_mailbox(ray, monkeypatch):
     monkeypatch.setattr(cluster, "SILENCE", 12.0)
     config = SearchConfig.model_validate({**CONFIG.model_dump(), "stopper": "median"})
