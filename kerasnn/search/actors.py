@@ -102,6 +102,9 @@ class Worker:
         """Answer after `ANSWER_AFTER` seconds, while another thread trains, unless the process is stopped."""
         time.sleep(ANSWER_AFTER)
 
+    # What `ray.method` sets: this process has no Ray yet, and Ray's client takes it from nowhere else.
+    alive.__ray_concurrency_group__ = "alive"  # type: ignore[attr-defined]
+
     def train(self, batch: int, proposals: Sequence[Proposal], score_to_beat: float | None) -> list[list[Outcome]]:
         """Train a share; the outcomes hold the weights of trials that may be among the best, and no states.
 

@@ -102,15 +102,16 @@ class Cluster:
             self._connect()
         # Beside this process, whichever machines leave.
         here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
-        lasting = {"max_restarts": -1, "concurrency_groups": {"alive": 1}}
-        self._mailbox = self._ray.remote(num_cpus=0, scheduling_strategy=here, **lasting)(Mailbox).remote()
+        self._mailbox = self._ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Mailbox).remote()
         self._ask(self._mailbox)
         # One call at a time, for all batches: a second would leave one of the two without the reports.
         self._reports = self._mailbox.take.remote()
         self._stored = self._ray.put(self._make)
         gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0.0) / self._config.workers)
         # A worker that a machine has no room for waits until another machine joins.
-        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, **lasting)(self._kind)
+        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, concurrency_groups={"alive": 1})(
+            self._kind
+        )
         self._workers = [actor.remote() for _ in range(self._config.workers)]
         for number in range(len(self._workers)):
             self._start(number)
@@ -210,7 +211,7 @@ class Cluster:
     def _ask(self, actor: Any) -> None:
         """Ask a process whether it runs, unless it is asked already."""
         if all(actor is not asked for asked, _ in self._asked.values()):
-            self._asked[actor.alive.options(concurrency_group="alive").remote()] = actor, self._seconds
+            self._asked[actor.alive.remote()] = actor, self._seconds
 
     def _answered(self, call: Any) -> None:
         """Ask a process again that has answered; a worker that died is asked once it is ready again."""

@@ -113,6 +113,8 @@ class Stops(Stub):
     def alive(self):
         time.sleep(0.2)
 
+    alive.__ray_concurrency_group__ = "alive"
+
     def outcome(self, proposal):
         if proposal.number == 3 and not Path(self.data).exists():
             Path(self.data).touch()
