@@ -51,7 +51,7 @@ def search(
     `best_config.json` (the best run so far, for `train`), `models/` (the best trials'), `trials.csv`, and for
     TensorBoard's HParams page one run for each trial in `trials/`. A search that ended at any moment continues when it
     is called again with the same folder: the oracle proposes anew from its seed, and the journal answers with the
-    results that it holds.
+    results that it holds. One that ended before its first result leaves the folder to any other search.
 
     Args:
         config: the search; None is the default search on the digits.
@@ -265,6 +265,11 @@ class _Search:
             changed.append("data (its examples)")
         if beginning is not None and beginning.to_json() != header.get("beginning"):
             changed.append("initial or earlier")
+        if changed and not any("result" in entry for entry in self._journal.entries):
+            # Nothing to continue: what began it was refused, or killed before its first result.
+            self._journal.clear()
+            self._begin(beginning)
+            return
         if changed:
             raise ValueError(
                 f"search_dir must continue the search that it holds, {self._folder} began with another "
