@@ -10,6 +10,7 @@ from kerasnn.search.config import SearchConfig
 from kerasnn.search.progress import SearchProgress
 from kerasnn.search.run_search import RunSubject
 from kerasnn.search.subject import ScoreToBeat, Train
+from kerasnn.search.trainer import proposal_key
 
 
 class AnsweredRuns(RunSubject):
@@ -32,6 +33,6 @@ class AnsweredRuns(RunSubject):
             worker.prepare(self.config, [], None)
             yield lambda batch, proposals, _: worker.train(batch, proposals, None)
             return
-        data = self._data_of(self.config.run_with({}))
-        with Cluster(self.config, data, progress, self._worker) as cluster:
+        group = functools.partial(proposal_key, self.config)
+        with Cluster(self.config, None, group, progress, self._worker) as cluster:
             yield functools.partial(cluster.train, score_to_beat=score_to_beat)

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kerasnn.search.actors import Worker
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.actors import Worker, WorkersConfig
 from kerasnn.search.trial import Outcome, Proposal
 
 
@@ -19,7 +18,7 @@ class Answers(Worker):
     has_weights = False
     """Whether outcomes have weights, of one hidden layer on the digits."""
 
-    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> str:
+    def prepare(self, config: WorkersConfig, make: list[Any], mailbox: Any) -> str:
         """Get ready."""
         self._mailbox = mailbox
         return ""

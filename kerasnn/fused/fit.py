@@ -12,14 +12,14 @@ import tensorflow as tf
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.engine.block_callbacks import acts_by_batch, flat
 from kerasnn.engine.checks import Checks, check_fit_options
-from kerasnn.engine.compilation import own_loop
+from kerasnn.engine.compilation import Compiled, own_loop
 from kerasnn.engine.fit import fit
 from kerasnn.engine.order import draw_seed
 from kerasnn.fused.fitted import FittedModel, program_for
 from kerasnn.fused.inputs import Inputs
 from kerasnn.fused.loop import OnEpoch, Plan, train_members
 from kerasnn.fused.program import NotFusableError
-from kerasnn.fused.sizes import group_devices, xla_pays
+from kerasnn.fused.sizes import compiled_loops_pay, group_devices, has_loops, loops_pay, xla_pays
 from kerasnn.fused.structure import Structure
 
 logger = logging.getLogger("kerasnn")
@@ -123,10 +123,13 @@ def fit_fused(
         "checks": checks,
         "verbose": verbose,
     }
+    few = inputs is not None and not compiled_loops_pay((epochs - initial_epoch) * inputs.steps)
     for number in sorted(alone):
         if on_epoch is not None:
             own[number]["callbacks"] = [*flat(own[number]["callbacks"]), _Reporter(number, on_epoch)]
-        fit(models[number], x, y, **own[number], **options)
+        is_one = models[number].distribute_strategy.num_replicas_in_sync == 1
+        compiled: Compiled = "off" if few and is_one and has_loops(models[number]) else "auto"
+        fit(models[number], x, y, **own[number], **options, compiled=compiled)
     return [model.history for model in models]
 
 
@@ -163,11 +166,15 @@ def _train_together(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) 
             key = (member.structure.key, inputs.is_weighted(member.number), member.learning_rate is None)
             groups.setdefault(key, []).append(member)
     for group in groups.values():
-        pays = xla_pays(len(group), (plan.epochs - plan.first_epoch) * inputs.steps)
+        steps = (plan.epochs - plan.first_epoch) * inputs.steps
+        if has_loops(group[0].model) and not loops_pay(len(group), steps):
+            reason = f"{steps} steps of recurrent layers are done sooner one by one"
+            alone |= {member.number: reason for member in group}
+            continue
         # A dataset is read by one group at a time.
         names = group_devices(1 if inputs.streams else len(group))
         try:
-            train_members(group, program_for(group, inputs, pays), inputs, plan, names)
+            train_members(group, program_for(group, inputs, xla_pays(len(group), steps)), inputs, plan, names)
         except NotFusableError as error:
             alone |= {member.number: str(error) for member in group}
     return alone

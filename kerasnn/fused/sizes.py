@@ -23,6 +23,10 @@ XLA_SECONDS, XLA_SAVES, XLA_SAVES_A_MEMBER = 2.0, 3e-4, 1.1e-4
 """On a CPU: seconds that XLA compiles longer than TensorFlow traces, and that it saves in a step, for all and for each
 member. Measured with dense networks on two cores: 1 member trains 5 epochs of 44 steps in 2.9 s with XLA and in 1.0 s
 without, 64 members train 20 epochs in 5.8 and 9.9 s."""
+LOOPS_TOGETHER, LOOPS_ALONE, LOOPS_COMPILED, LOOPS_STEP = 13.0, 1.0, 4.0, 0.01
+"""On a CPU, of models with recurrent layers, whose loop within the epoch's loop takes long to trace: seconds until they
+train together, until one trains alone in Keras's steps or in `kerasnn.fit`'s loop, and that Keras's steps take longer,
+each. Measured with the GRU and the ConvLSTM of tests/zoo on two cores."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,28 @@ def xla_pays(members: int, steps: int) -> bool:
     """
     saved = steps * (XLA_SAVES + XLA_SAVES_A_MEMBER * members)
     return saved > XLA_SECONDS or bool(tf.config.list_logical_devices("GPU"))
+
+
+def has_loops(model: keras.Model) -> bool:
+    """Whether a model on a CPU has recurrent layers that run as loops."""
+    if tf.config.list_logical_devices("GPU"):
+        return False
+    return any(isinstance(layer, keras.layers.RNN) and not layer.unroll for layer in model._flatten_layers())
+
+
+def loops_pay(members: int, steps: int) -> bool:
+    """Whether models with loops train faster together than one by one; as `xla_pays`.
+
+    >>> loops_pay(4, steps=60), loops_pay(4, steps=600), loops_pay(16, steps=60)
+    (False, True, True)
+    """
+    alone = min(LOOPS_ALONE + steps * LOOPS_STEP, LOOPS_COMPILED)
+    return members * alone > LOOPS_TOGETHER
+
+
+def compiled_loops_pay(steps: int) -> bool:
+    """Whether a model with loops that trains alone does so faster in `kerasnn.fit`'s loop than in Keras's steps."""
+    return LOOPS_ALONE + steps * LOOPS_STEP > LOOPS_COMPILED
 
 
 def operations(model: keras.Model) -> float:

@@ -12,17 +12,21 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kerasnn.config.run import RunConfig
 from kerasnn.search.config import SearchConfig
+from kerasnn.search.model_config import ModelSearchConfig
 from kerasnn.search.trial import Outcome, Proposal
 
 if TYPE_CHECKING:
-    from kerasnn.data.loading import Data
+    from kerasnn.search.model_trainer import ModelTrainer
     from kerasnn.search.trainer import Trainer
 
+WorkersConfig = SearchConfig | ModelSearchConfig
+"""What workers search."""
 
 REPORT_EVERY = 0.2
 """Seconds between two reports that nobody waits for."""
+ANSWER_AFTER = 10.0
+"""Seconds after which a process answers whether it runs."""
 
 
 class NotReadyError(Exception):
@@ -61,6 +65,10 @@ class Mailbox:
         taken, self._reports = self._reports, []
         return taken
 
+    async def alive(self) -> None:
+        """Answer after `ANSWER_AFTER` seconds, unless the process is stopped."""
+        await asyncio.sleep(ANSWER_AFTER)
+
     async def answer(self, key: int, stop: Collection[int]) -> None:
         """Tell a worker that waits which trials to stop."""
         self._answers.pop(key).set_result(stop)
@@ -70,14 +78,14 @@ class Worker:
     """An actor that trains trials."""
 
     def __init__(self) -> None:
-        self._trainer: Trainer | None = None
+        self._trainer: Trainer | ModelTrainer | None = None
 
-    def prepare(self, config: SearchConfig, data: list[Any], mailbox: Any) -> str:
+    def prepare(self, config: WorkersConfig, make: list[Any], mailbox: Any) -> str:
         """Get ready to train, once in each process.
 
         Args:
             config: the search.
-            data: the reference of the examples of its run; other examples, which trials may ask for, are loaded.
+            make: the reference of a function that makes the trainer.
             mailbox: where epochs are reported.
 
         Returns:
@@ -85,19 +93,17 @@ class Worker:
         """
         import ray
 
-        from kerasnn.search.trainer import Trainer, cached_data
-
         if self._trainer is None:
             self._config, self._mailbox = config, mailbox
-            run, stored = config.run_with({}), ray.get(data[0])
-            load = cached_data()
-
-            def data_of(wanted: RunConfig) -> "Data":
-                is_stored = (wanted.data, wanted.task) == (run.data, run.task)
-                return stored if is_stored else load(wanted)
-
-            self._trainer = Trainer(config, data_of)
+            self._trainer = ray.get(make[0])()
         return ray.get_runtime_context().get_node_id()
+
+    def alive(self) -> None:
+        """Answer after `ANSWER_AFTER` seconds, while another thread trains, unless the process is stopped."""
+        time.sleep(ANSWER_AFTER)
+
+    # What `ray.method` sets: this process has no Ray yet, and Ray's client takes it from nowhere else.
+    alive.__ray_concurrency_group__ = "alive"  # type: ignore[attr-defined]
 
     def train(self, batch: int, proposals: Sequence[Proposal], score_to_beat: float | None) -> list[list[Outcome]]:
         """Train a share; the outcomes hold the weights of trials that may be among the best, and no states.
@@ -127,7 +133,7 @@ class Worker:
         ]
 
 
-def _without_arrays(outcomes: Collection[Outcome], config: SearchConfig, score_to_beat: float | None) -> list[Outcome]:
+def _without_arrays(outcomes: Collection[Outcome], config: WorkersConfig, score_to_beat: float | None) -> list[Outcome]:
     """Outcomes without states, which stay with the worker, and without weights that are not among the best."""
     losses = []
     for outcome in outcomes:

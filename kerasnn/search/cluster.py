@@ -8,20 +8,22 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
+import keras
+import keras_tuner
 import numpy as np
 
 from kerasnn.config.schema import short
-from kerasnn.data.loading import Data
-from kerasnn.search.actors import Mailbox, NotReadyError, Worker
-from kerasnn.search.config import SearchConfig
+from kerasnn.search.actors import Mailbox, NotReadyError, Worker, WorkersConfig
 from kerasnn.search.progress import SearchProgress
-from kerasnn.search.trainer import OnEpoch, error_line, group_key
-from kerasnn.search.trial import Outcome, Proposal
+from kerasnn.search.trainer import OnEpoch, error_line
+from kerasnn.search.trial import Outcome, Proposal, SearchError
 
 ATTEMPTS = 3
 """Attempts at a trial; with the last of them it fails."""
 START = 300.0
 """Seconds after which a search ends without a single worker that is ready."""
+SILENCE = 120.0
+"""Seconds without an answer after which a process is killed, which may be stopped or hang without its thread's lock."""
 LOCAL = "local"
 """The address that starts Ray on this machine for the time of the search."""
 
@@ -49,11 +51,13 @@ class Cluster:
     Ray places, starts and restarts the workers, one GPU each where there are as many. Trials whose worker dies, or
     returns something wrong, are tried again: once together, then each alone, then they fail. A machine that leaves
     costs no trial an attempt. A worker that joins a running search takes its part; nobody waits for one that has left.
+    A process that does not answer for `SILENCE` seconds, as one that is stopped, is killed and so counts as dead.
     A Ray that the program has begun is used, and left running.
 
     Args:
         config: the search.
-        data: the examples of the search's run, which Ray stores once on each machine.
+        make: makes a worker's trainer; Ray stores it once on each machine, with the examples that it holds.
+        group: returns a key of a trial, which is equal for trials that one worker may train together.
         progress: shows how many workers there are, and why one failed.
         worker: class of the actors that train.
 
@@ -64,10 +68,15 @@ class Cluster:
     """
 
     def __init__(
-        self, config: SearchConfig, data: Data, progress: SearchProgress, worker: type[Worker] = Worker
+        self,
+        config: WorkersConfig,
+        make: Any,
+        group: Callable[[Proposal], Hashable],
+        progress: SearchProgress,
+        worker: type[Worker] = Worker,
     ) -> None:
-        self._config, self._data, self._progress, self._kind = config, data, progress, worker
-        self._ray = _import_ray()
+        self._config, self._make, self._group, self._progress, self._kind = config, make, group, progress, worker
+        self._ray = import_ray()
         self._begun_here = not self._ray.is_initialized()
         self._workers: list[Any] = []
         self._mailbox: Any = None
@@ -82,6 +91,9 @@ class Cluster:
         # Which worker trained each trial of the last batch: it can continue it.
         self._trained_by: dict[int | None, int] = {}
         self._failures = 0
+        # By the reference of a process's answer that it runs: its actor, and the time when it was asked.
+        self._asked: dict[Any, tuple[Any, float]] = {}
+        self._seconds = 0.0
 
     def __enter__(self) -> Self:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -91,12 +103,15 @@ class Cluster:
         # Beside this process, whichever machines leave.
         here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = self._ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Mailbox).remote()
+        self._ask(self._mailbox)
         # One call at a time, for all batches: a second would leave one of the two without the reports.
         self._reports = self._mailbox.take.remote()
-        self._stored = self._ray.put(self._data)
+        self._stored = self._ray.put(self._make)
         gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0.0) / self._config.workers)
         # A worker that a machine has no room for waits until another machine joins.
-        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1)(self._kind)
+        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, concurrency_groups={"alive": 1})(
+            self._kind
+        )
         self._workers = [actor.remote() for _ in range(self._config.workers)]
         for number in range(len(self._workers)):
             self._start(number)
@@ -140,15 +155,15 @@ class Cluster:
         """
         continued = {each.continues for each in proposals}
         self._trained_by = {number: worker for number, worker in self._trained_by.items() if number in continued}
-        self._waiting = [
-            _Task(each, group_key(self._config.run_with(each.values), each.number, each.continues is not None))
-            for each in proposals
-        ]
+        self._waiting = [_Task(each, self._group(each)) for each in proposals]
         limit = math.ceil(len(proposals) / self._config.workers)
         since = time.monotonic()
         while self._waiting or self._shares:
             self._assign(batch, limit, score_to_beat)
-            done, _ = self._ray.wait([self._reports, *self._starting, *self._shares], timeout=1.0)
+            begun = time.monotonic()
+            done, _ = self._ray.wait([self._reports, *self._starting, *self._shares, *self._asked], timeout=1.0)
+            # No more where this process was stopped, and the answers with it.
+            self._seconds += min(time.monotonic() - begun, 2.0)
             if self._ready or self._shares:
                 since = time.monotonic()
             elif time.monotonic() - since > START:
@@ -161,8 +176,11 @@ class Cluster:
                     self._reports = self._mailbox.take.remote()
                 elif call in self._starting:
                     self._begin(call)
+                elif call in self._asked:
+                    self._answered(call)
                 else:
                     yield from self._collect(call)
+            self._kill_silent()
 
     def _assign(self, batch: int, limit: int, score_to_beat: Callable[[], float | None]) -> None:
         """Give shares to the workers that are ready."""
@@ -176,7 +194,7 @@ class Cluster:
     def _start(self, number: int) -> None:
         """Wait for a worker that starts, or that Ray starts anew."""
         prepare = self._workers[number].prepare.options(max_task_retries=-1)
-        # In a list Ray passes the reference and not the examples.
+        # In a list Ray passes the reference and not what it stands for.
         self._starting[prepare.remote(self._config, [self._stored], self._mailbox)] = number
 
     def _begin(self, call: Any) -> None:
@@ -187,7 +205,43 @@ class Cluster:
             self._fail(number, [], error)
             return
         self._ready.append(number)
+        self._ask(self._workers[number])
         self._show()
+
+    def _ask(self, actor: Any) -> None:
+        """Ask a process whether it runs, unless it is asked already."""
+        if all(actor is not asked for asked, _ in self._asked.values()):
+            self._asked[actor.alive.remote()] = actor, self._seconds
+
+    def _answered(self, call: Any) -> None:
+        """Ask a process again that has answered; a worker that died is asked once it is ready again."""
+        actor, _ = self._asked.pop(call)
+        try:
+            self._ray.get(call)
+        except self._ray.exceptions.RayError:
+            if actor is not self._mailbox:
+                return
+        self._ask(actor)
+
+    def _kill_silent(self) -> None:
+        """Kill the process that was asked first, where it has not answered for too long; Ray starts it anew."""
+        call, (actor, since) = next(iter(self._asked.items()))
+        if self._seconds - since <= SILENCE:
+            return
+        if self._ray.wait([call], timeout=0)[0]:
+            # Others were answered first.
+            self._answered(call)
+            return
+        del self._asked[call]
+        number = None if actor is self._mailbox else self._workers.index(actor)
+        name = "the mailbox" if number is None else f"worker {number}"
+        self._progress.message(f"{name} has not answered for {SILENCE:g} s and is killed")
+        self._ray.kill(actor, no_restart=False)
+        if number is None:
+            self._ask(actor)
+        elif number in self._ready:
+            self._ready.remove(number)
+            self._start(number)
 
     def _show(self) -> None:
         self._progress.workers(len(self._ready) + len(self._shares), len(self._workers))
@@ -220,6 +274,8 @@ class Cluster:
             if numbers != sorted(task.proposal.number for task in share):
                 raise ValueError(f"a worker must return its trials, received {numbers}")
         except (self._ray.exceptions.RayError, ValueError, TypeError, AttributeError) as error:
+            if isinstance(cause := getattr(error, "cause", None), SearchError | keras_tuner.errors.FatalError):
+                raise cause from None
             return self._fail(worker, share, error)
         self._failures = 0
         self._ready.append(worker)
@@ -267,7 +323,7 @@ class Cluster:
                 self._mailbox.answer.remote(key, list(stop))
 
 
-def _check_outcome(outcome: Any, config: SearchConfig) -> None:
+def _check_outcome(outcome: Any, config: WorkersConfig) -> None:
     """Refuse an outcome that the search could not take in.
 
     Raises:
@@ -293,7 +349,12 @@ def _reason(error: Exception) -> str:
     return error_line(getattr(error, "cause", None) or error)
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
+    """Ray.
+
+    Raises:
+        ValueError: one line, where it is not installed.
+    """
     # Ray sends statistics of its use to its makers unless told otherwise.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -301,3 +362,22 @@ def _import_ray() -> Any:
     except ImportError:
         raise ValueError("several workers need Ray: pip install 'kerasnn[ray]', or leave workers at 1") from None
     return ray
+
+
+def check_sendable(**parts: Any) -> None:
+    """Refuse what cannot be sent to workers: all but arrays go through cloudpickle.
+
+    Raises:
+        ValueError: one line, also where Ray is not installed.
+    """
+    dumps = import_ray().cloudpickle.dumps
+    for name, part in parts.items():
+        for leaf in keras.tree.flatten(part):
+            try:
+                if not isinstance(leaf, np.ndarray):
+                    dumps(leaf)
+            except Exception as error:
+                kind = getattr(leaf, "__name__", type(leaf).__name__)
+                raise ValueError(
+                    f"{name} must be what cloudpickle can send to workers, received {kind}: {error_line(error)}"
+                ) from None

@@ -11,12 +11,9 @@ import keras_tuner
 from kerasnn.fused.fit import fit_fused
 from kerasnn.fused.fitted import BestWeights
 from kerasnn.fused.loop import OnEpoch
+from kerasnn.search.trial import SearchError
 
 logger = logging.getLogger("kerasnn")
-
-
-class SearchError(Exception):
-    """An error that ends the search instead of a trial."""
 
 
 class Execution:

@@ -68,6 +68,12 @@ class Journal:
         self._digest = digest
         self.entries += entries
 
+    def clear(self) -> None:
+        """Remove all entries."""
+        self._file.truncate(0)
+        self._digest = hashlib.blake2b(digest_size=8)
+        self.entries = []
+
     def close(self) -> None:
         """Close the file and release its lock."""
         self._file.close()

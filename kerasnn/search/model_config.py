@@ -7,10 +7,10 @@ from pydantic import Field, PositiveInt, model_validator
 
 from kerasnn.config.description import Description, parse_json
 from kerasnn.files import inside
-from kerasnn.search.config import SearchConfig, SearchSettings
+from kerasnn.search.config import SearchConfig, SearchSettings, WorkerSettings
 
 
-class ModelSearchConfig(SearchSettings):
+class ModelSearchConfig(WorkerSettings, SearchSettings):
     """A search over the models that a function builds; its space was found by calling the function.
 
     >>> config = ModelSearchConfig(build="build", space={"units": {"choices": [4, 8]}}, oracle="grid", epochs=5)

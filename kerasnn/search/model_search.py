@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kerasnn.files import dated_path
 from kerasnn.fused.fit import fit_fused
 from kerasnn.models.saving import save_model
 from kerasnn.search.beginning import Table, read_beginning
+from kerasnn.search.cluster import Cluster, check_sendable
 from kerasnn.search.model_config import ModelSearchConfig
 from kerasnn.search.model_space import Build, find_space, hyperparameters_of
 from kerasnn.search.model_trainer import Make, ModelTrainer
@@ -25,7 +27,7 @@ from kerasnn.search.progress import SearchProgress
 from kerasnn.search.result import SearchResult
 from kerasnn.search.run_search import search_subject
 from kerasnn.search.subject import ScoreToBeat, Train
-from kerasnn.search.trial import Proposal, Trial
+from kerasnn.search.trial import Trial
 
 _OWN = (
     "models",
@@ -58,6 +60,8 @@ def search_models(
     seed: int = 0,
     trials_at_once: int | None = None,
     keep_best: int = 1,
+    workers: int = 1,
+    cluster: str | None = None,
     progress: str = "auto",
     tensorboard: bool = True,
     initial: Table | None = None,
@@ -79,6 +83,8 @@ def search_models(
         objective: as in `SearchConfig`, or keras-tuner's `Objective`.
         oracle, trials, seeds_per_trial, stopper, seed, trials_at_once, keep_best: as in `SearchConfig`. The
             seed decides initial weights and orders of examples too; the n-th training of each trial has seed + n.
+        workers, cluster: as in `SearchConfig`. The function, the examples and the callbacks are sent by cloudpickle:
+            modules that they need must be found on each machine, and callbacks change copies of what they hold.
         progress, tensorboard: as in `ReportConfig`.
         initial: values to try first, by name: a list of dicts, a data frame, a CSV file, or an earlier search's
             `trials.csv`. One that is missing keeps its default.
@@ -121,7 +127,7 @@ def search_models(
             **{"build": name, "space": find_space(build), "epochs": epochs, "oracle": oracle, "trials": trials},
             **{"objective": objective, "seeds_per_trial": seeds_per_trial, "stopper": stopper, "seed": seed},
             **{"trials_at_once": trials_at_once, "keep_best": keep_best, "fit": plain_arguments(fit)},
-            **{"progress": progress, "tensorboard": tensorboard},
+            **{"workers": workers, "cluster": cluster, "progress": progress, "tensorboard": tensorboard},
         }
     )
     subject = model_subject(config, _Builder(build, name, config.space), x, y, callbacks, fit)
@@ -154,6 +160,8 @@ def model_subject(
         # A callback of the user's own may log it.
         if name.startswith("val_") and not validated and not callbacks:
             raise ValueError(f"objective {name!r} needs validation_data or validation_split; received neither")
+    if config.has_workers:
+        check_sendable(build=make, x=x, y=y, callbacks=callbacks, **fit)
     return ModelSubject(config, make, {"x": x, "y": y, "callbacks": callbacks, **fit})
 
 
@@ -193,23 +201,20 @@ class ModelSubject:
 
         return build, {name: value for name, value in self._arguments.items() if name != "callbacks"}
 
-    def note(self, proposals: Sequence[Proposal]) -> None:
-        """Take notice of what will be trained or was trained before."""
-        self._trainer.note(proposals)
-
     @contextmanager
     def training(self, progress: SearchProgress, score_to_beat: ScoreToBeat) -> Iterator[Train]:
-        """A context that returns the `Train`."""
-        yield self._trainer.train
+        """A context that returns the `Train`: of this process, or of workers."""
+        if not self.config.has_workers:
+            yield self._trainer.train
+            return
+        make = partial(ModelTrainer, self.config, self.build, self._arguments)
+        with Cluster(self.config, make, lambda proposal: proposal.before, progress) as cluster:
+            yield partial(cluster.train, score_to_beat=score_to_beat)
 
     def save(self, trial: Trial, seed: int, weights: list[np.ndarray], path: Path) -> None:
         """Save the model of a trial that has just ended; of one that Keras can't save, the weights."""
-        if isinstance(self.config.oracle, Pbt):
-            model = self.build(trial.values)
-            if not model.built:
-                model.predict(keras.tree.map_structure(lambda array: array[:1], self._arguments["x"]), verbose=0)
-            if not model.optimizer.built:
-                model.optimizer.build(model.trainable_variables)
+        if isinstance(self.config.oracle, Pbt) or self.config.has_workers:
+            model = self._built(trial, seed)
         else:
             model = self._trainer.model(trial.number, seed)
         last = model.get_weights()
@@ -221,6 +226,16 @@ class ModelSubject:
         finally:
             # Hyperband may continue it.
             model.set_weights(last)
+
+    def _built(self, trial: Trial, seed: int) -> keras.Model:
+        """The model of a trial, with all its variables."""
+        keras.utils.set_random_seed(self.config.seed + seed)
+        model = self.build(trial.values)
+        if not model.built:
+            model.predict(keras.tree.map_structure(lambda array: array[:1], self._arguments["x"]), verbose=0)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        return model
 
     def best_file(self, trial: Trial) -> tuple[str, str]:
         """Name and text of the file that describes the best trial."""
@@ -237,18 +252,18 @@ class _Builder:
     """
 
     def __init__(self, build: Build, name: str, space: Mapping[str, Any]) -> None:
-        self._build, self._name, self._space = build, name, space
+        self._build, self.__name__, self._space = build, name, space
 
     def __call__(self, values: Mapping[str, Any]) -> keras.Model:
         hyperparameters = hyperparameters_of(values)
         model = self._build(hyperparameters)
         if new := [each.name for each in hyperparameters.space if each.name not in self._space]:
             raise ValueError(
-                f"{self._name} must ask for the same hyperparameters as when the space was found, received {new[0]!r}; "
-                "ask for it in hp.conditional_scope, or before the condition"
+                f"{self.__name__} must ask for the same hyperparameters as when the space was found, received "
+                f"{new[0]!r}; ask for it in hp.conditional_scope, or before the condition"
             )
         if not isinstance(model, keras.Model):
-            raise TypeError(f"{self._name} must return a compiled Keras model; received {type(model).__name__}")
+            raise TypeError(f"{self.__name__} must return a compiled Keras model; received {type(model).__name__}")
         return model
 
 

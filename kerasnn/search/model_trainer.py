@@ -1,6 +1,7 @@
 """Trains trials of the models that a function builds, as many together as their structures allow."""
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +14,11 @@ import numpy as np
 
 from kerasnn.config.schema import one_of
 from kerasnn.fused.structure import Structure
-from kerasnn.search.execution import Execution, SearchError, fit_executions
+from kerasnn.search.execution import Execution, fit_executions
 from kerasnn.search.model_config import ModelSearchConfig
 from kerasnn.search.oracle_config import Hyperband
 from kerasnn.search.trainer import OnEpoch, error_line
-from kerasnn.search.trial import Outcome, Proposal
+from kerasnn.search.trial import Outcome, Proposal, SearchError
 
 Make = Callable[[Mapping[str, Any]], keras.Model]
 """Builds the compiled model of a trial's values."""
@@ -50,13 +51,8 @@ class ModelTrainer:
     def __init__(self, config: ModelSearchConfig, make: Make, arguments: Mapping[str, Any]) -> None:
         self._config, self._make, self._arguments = config, make, arguments
         self._objective = keras_tuner.Objective(config.objective_name, config.direction)
-        self._proposals: dict[int, Proposal] = {}
         # Trials of this batch and, where some may continue, of the one before, each with its batch.
         self._kept: dict[int, tuple[int, _Task]] = {}
-
-    def note(self, proposals: Sequence[Proposal]) -> None:
-        """Take notice of what later proposals may continue."""
-        self._proposals |= {proposal.number: proposal for proposal in proposals}
 
     def train(self, batch: int, proposals: Sequence[Proposal], on_epoch: OnEpoch) -> Iterator[list[Outcome]]:
         """Train proposals; as `Trainer.train`."""
@@ -79,11 +75,6 @@ class ModelTrainer:
         """The model of a trial that has just ended."""
         return self._kept[number][1].executions[seed].model
 
-    def _segments(self, proposal: Proposal) -> list[tuple[int, int]]:
-        """First and last epoch of each training of a trial, those of the trials that it continues included."""
-        before = [] if proposal.continues is None else self._segments(self._proposals[proposal.continues])
-        return [*before, (before[-1][1] if before else 0, proposal.epochs)]
-
     def _task(self, proposal: Proposal) -> _Task:
         kept = None if proposal.continues is None else self._kept.get(proposal.continues)
         if kept is not None:
@@ -94,7 +85,7 @@ class ModelTrainer:
             return _Task(proposal, error)
         for one in executions:
             # What it continues was lost in a kill.
-            one.train(self._segments(proposal)[:-1], self._arguments, self._max_members)
+            one.train(itertools.pairwise((0, *proposal.before)), self._arguments, self._max_members)
         return _Task(proposal, executions)
 
     def _execution(self, proposal: Proposal, seed: int) -> Execution:
@@ -108,7 +99,7 @@ class ModelTrainer:
         """A key that is equal for trials whose outcomes are known together, in a resumed search too."""
         if not task.executions:
             return task.proposal.number
-        segment = self._segments(task.proposal)[-1]
+        segment = task.proposal.before[-1:], task.proposal.epochs
         models = [one.model for one in task.executions]
         return segment, tuple(Structure(model).key if model.built else None for model in models[:1])
 
@@ -136,12 +127,9 @@ class ModelTrainer:
             return [index for index in logs if running[index][0].proposal.number in stop]
 
         if running:
-            first, last = self._segments(running[0][0].proposal)[-1]
-            options = {**self._arguments, "initial_epoch": first, "epochs": last}
-            try:
-                fit_executions([one for _, one in running], options, self._max_members, report)
-            except SearchError as error:
-                raise ValueError(str(error)) from None
+            proposal = running[0][0].proposal
+            options = {**self._arguments, "initial_epoch": (0, *proposal.before)[-1], "epochs": proposal.epochs}
+            fit_executions([one for _, one in running], options, self._max_members, report)
 
     def _outcome(self, task: _Task, seconds: float) -> Outcome:
         histories = tuple(one.history for one in task.executions)

@@ -44,6 +44,8 @@ class Oracle:
         self._oracle._check_consecutive_failures = lambda: None
         self._oracle.verbose = 0
         self._open: dict[int, Any] = {}
+        # The epochs after which a proposal and those that it continues end, by its number.
+        self._ends: dict[int, tuple[int, ...]] = {}
         # Results of combinations that a grid need not try, by their values.
         self._grid_known: dict[str, tuple[list[float], int]] = {}
         self._count = 0
@@ -120,13 +122,12 @@ class Oracle:
 
     def _proposal(self, number: int, drawn: Mapping[str, Any]) -> Proposal:
         values = {key: _value(parameter, drawn[key]) for key, parameter in self._space.items() if key in drawn}
+        epochs = drawn.get("tuner/epochs", self._config.epochs_of(values))
         parent = drawn.get("tuner/trial_id")
-        return Proposal(
-            number,
-            values,
-            epochs=drawn.get("tuner/epochs", self._config.epochs_of(values)),
-            continues=None if parent is None else int(parent),
-        )
+        continues = None if parent is None else int(parent)
+        before = () if continues is None else self._ends[continues]
+        self._ends[number] = (*before, epochs)
+        return Proposal(number, values, epochs, continues, before)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class PopulationTrainer:
         ]
         changed = [member for member, parent in enumerate(parents) if member != parent]
         if self._population is None:
-            self._begin([self._build(proposal.values) for proposal in proposals])
+            self.begin([proposal.values for proposal in proposals])
             if batch:
                 self._read(batch)
         assert self._population is not None
@@ -89,7 +89,13 @@ class PopulationTrainer:
                 self._population.set_numbers(member, self._build(proposals[member].values))
         return self._population
 
-    def _begin(self, models: Sequence[keras.Model]) -> None:
+    def begin(self, values: Sequence[Mapping[str, Any]]) -> None:
+        """Build the members, given the values of each.
+
+        Raises:
+            ValueError: one line, where they cannot train as one program.
+        """
+        models = [self._build(each) for each in values]
         epochs, seed = self._config.max_epochs, self._config.seed
         self._population = Population(models, self._examples(), self._arguments, epochs, seed)
         self._histories = [{} for _ in models]

@@ -18,7 +18,7 @@ from kerasnn.models.from_config import compiled_network
 from kerasnn.search import hparams
 from kerasnn.search.beginning import Beginning, Table, read_beginning
 from kerasnn.search.best_models import BestModels, save_run_model
-from kerasnn.search.cluster import Cluster
+from kerasnn.search.cluster import Cluster, import_ray
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.generations import generation_rows
 from kerasnn.search.journal import Journal, results_by_number
@@ -30,7 +30,7 @@ from kerasnn.search.result import CONTENT, SearchResult
 from kerasnn.search.stopping import trials_to_stop
 from kerasnn.search.subject import ScoreToBeat, Subject, Train
 from kerasnn.search.table import csv_text, trials_csv
-from kerasnn.search.trainer import Trainer, cached_data
+from kerasnn.search.trainer import Trainer, cached_data, proposal_key, trainer_with
 from kerasnn.search.trial import Outcome, Proposal, Trial, add_ranked
 
 MAY_CHANGE = ("trials", "workers", "cluster", "listen", "progress", "tensorboard")
@@ -51,7 +51,7 @@ def search(
     `best_config.json` (the best run so far, for `train`), `models/` (the best trials'), `trials.csv`, and for
     TensorBoard's HParams page one run for each trial in `trials/`. A search that ended at any moment continues when it
     is called again with the same folder: the oracle proposes anew from its seed, and the journal answers with the
-    results that it holds.
+    results that it holds. One that ended before its first result leaves the folder to any other search.
 
     Args:
         config: the search; None is the default search on the digits.
@@ -91,17 +91,30 @@ def search_subject(subject: Subject, search_dir: str | Path, beginning: Beginnin
         beginning: what it begins with; None for nothing, or what the search of the folder began with.
     """
     check_installed(subject.config)
+    if subject.config.has_workers:
+        import_ray()
     folder = Path(search_dir)
     journal_file = folder / "journal.jsonl"
     if folder.exists() and not journal_file.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
             f"search_dir must be new, empty or a search's folder, received {folder}, which is none of them"
         )
+    population = _population(subject, folder) if isinstance(subject.config.oracle, Pbt) else None
     folder.mkdir(parents=True, exist_ok=True)
     refuse_links(folder, *CONTENT)
     with Journal(journal_file) as journal:
         delete_partial_files(folder, folder / "models")
-        return _Search(subject, folder, journal, beginning).run()
+        return _Search(subject, folder, journal, beginning).run(population)
+
+
+def _population(subject: Subject, folder: Path) -> PopulationTrainer:
+    """What trains a population; a new one is built at once, so that what it cannot train is refused before anything is
+    written."""
+    config, is_new = subject.config, not (folder / "journal.jsonl").exists()
+    trainer = PopulationTrainer(config, *subject.population(), folder / "population")
+    if is_new:
+        trainer.begin([proposal.values for proposal in proposer_of(config).ask(config.trials_per_batch)])
+    return trainer
 
 
 class RunSubject:
@@ -151,16 +164,15 @@ class RunSubject:
         arguments |= {"batch_size": run.training.batch_size, "class_weight": class_weights(run, data)}
         return lambda values: compiled_network(self.config.run_with(values), data), arguments
 
-    def note(self, proposals: Sequence[Proposal]) -> None:
-        """Nothing: a trial's values say all."""
-
     @contextmanager
     def training(self, progress: SearchProgress, score_to_beat: ScoreToBeat) -> Iterator[Train]:
         """A context that returns the `Train`: of this process, or of workers."""
         if not self.config.has_workers:
             yield Trainer(self.config, self._data_of).train
             return
-        with Cluster(self.config, self._data_of(self.config.run_with({})), progress) as cluster:
+        make = functools.partial(trainer_with, self.config, self._loaded)
+        group = functools.partial(proposal_key, self.config)
+        with Cluster(self.config, make, group, progress) as cluster:
             yield functools.partial(cluster.train, score_to_beat=score_to_beat)
 
     def save(self, trial: Trial, seed: int, weights: list[np.ndarray], path: Path) -> None:
@@ -195,10 +207,9 @@ class _Search:
         self._reasons_shown: set[str] = set()
         self._progress = SearchProgress(self._config)
 
-    def run(self) -> SearchResult:
-        if isinstance(self._config.oracle, Pbt):
-            build, arguments = self._subject.population()
-            return self._run(PopulationTrainer(self._config, build, arguments, self._folder / "population").train)
+    def run(self, population: PopulationTrainer | None) -> SearchResult:
+        if population is not None:
+            return self._run(population.train)
         with self._subject.training(self._progress, self._score_to_beat) as train:
             return self._run(train)
 
@@ -254,6 +265,11 @@ class _Search:
             changed.append("data (its examples)")
         if beginning is not None and beginning.to_json() != header.get("beginning"):
             changed.append("initial or earlier")
+        if changed and not any("result" in entry for entry in self._journal.entries):
+            # Nothing to continue: what began it was refused, or killed before its first result.
+            self._journal.clear()
+            self._begin(beginning)
+            return
         if changed:
             raise ValueError(
                 f"search_dir must continue the search that it holds, {self._folder} began with another "
@@ -270,7 +286,6 @@ class _Search:
 
     def _record(self, proposals: Sequence[Proposal]) -> None:
         """Add proposals to the journal; those that it holds must be the same."""
-        self._subject.note(proposals)
         new = []
         for proposal in proposals:
             entry = proposal.to_json()

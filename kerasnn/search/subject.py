@@ -40,9 +40,6 @@ class Subject(Protocol):
     def population(self) -> tuple[Callable[[Mapping[str, Any]], keras.Model], Mapping[str, Any]]:
         """What a population trains: a function that builds the model of a trial's values, and arguments of `fit`."""
 
-    def note(self, proposals: Sequence[Proposal]) -> None:
-        """Take notice of what will be trained or was trained before."""
-
     def training(self, progress: SearchProgress, score_to_beat: ScoreToBeat) -> AbstractContextManager[Train]:
         """A context that returns the `Train`, given the display."""
 

@@ -52,6 +52,17 @@ def group_key(run: RunConfig, number: int, epoch: int) -> Hashable:
     return ("alone", number) if key is None else (key, run.task, run.data, epoch)
 
 
+def proposal_key(config: SearchConfig, proposal: Proposal) -> Hashable:
+    """As `group_key`, for trials of which none has lost what it continues."""
+    return group_key(config.run_with(proposal.values), proposal.number, (0, *proposal.before)[-1])
+
+
+def trainer_with(config: SearchConfig, data: Data) -> "Trainer":
+    """A trainer that has the examples of the search's run; others, which trials may ask for, it loads."""
+    run, load = config.run_with({}), cached_data()
+    return Trainer(config, lambda wanted: data if (wanted.data, wanted.task) == (run.data, run.task) else load(wanted))
+
+
 class Trainer:
     """Trains proposals in this process.
 

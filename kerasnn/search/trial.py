@@ -12,6 +12,10 @@ from kerasnn.search.config import SearchSettings
 from kerasnn.search.pareto import fronts
 
 
+class SearchError(ValueError):
+    """An error that ends the search instead of a trial."""
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A trial that an oracle asks for.
@@ -24,12 +28,14 @@ class Proposal:
         values: value by dotted key, for the active keys.
         epochs: number of epochs after which the trial ends, those of the trial that it continues included.
         continues: number of the trial that it continues, or None.
+        before: with Hyperband, the epochs after which the trials end that it continues, the first one first.
     """
 
     number: int
     values: dict[str, Any]
     epochs: int
     continues: int | None = None
+    before: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The journal's entry."""

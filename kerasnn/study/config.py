@@ -136,7 +136,7 @@ class StudyConfig(WorkerSettings, StudySettings):
         return SearchConfig(run=run, workers=self.workers, cluster=self.cluster, **self._grid)
 
 
-class ModelStudyConfig(StudySettings):
+class ModelStudyConfig(WorkerSettings, StudySettings):
     """A study of a function's arguments, which returns a compiled model.
 
     >>> config = ModelStudyConfig(build="build", factors={"units": [4, 8]}, seeds=3)
@@ -173,7 +173,7 @@ class ModelStudyConfig(StudySettings):
     @property
     def search(self) -> ModelSearchConfig:
         """The grid search that trains the study."""
-        shared = self.model_dump(include={"build", "epochs", "fit", "seed", "progress"})
+        shared = self.model_dump(include={"build", "epochs", "fit", "seed", "progress", "workers", "cluster"})
         return ModelSearchConfig(tensorboard=False, keep_best=0, **shared, **self._grid)
 
 

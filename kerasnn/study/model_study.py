@@ -28,6 +28,8 @@ def study_models(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     study_dir: str | Path | None = None,
     seed: int = 0,
+    workers: int = 1,
+    cluster: str | None = None,
     progress: str = "auto",
     tensorboard: bool = True,
     **fit: Any,
@@ -47,6 +49,7 @@ def study_models(
         callbacks: Keras callbacks; each training gets copies.
         study_dir: a folder that is new, empty or a study's; None makes `logs/<time>-study-<function>`.
         seed: the first of the seeds.
+        workers, cluster: as in `kerasnn.search.search`.
         progress, tensorboard: as in `ReportConfig`.
         fit: further arguments of `fit`, as in `kerasnn.search.search`.
 
@@ -84,6 +87,8 @@ def study_models(
         epochs=epochs,
         fit=plain_arguments(fit),
         seed=seed,
+        workers=workers,
+        cluster=cluster,
         progress=progress,
         tensorboard=tensorboard,
     )

@@ -31,9 +31,10 @@ L = keras.layers
 
 
 @pytest.fixture(autouse=True)
-def always_xla(monkeypatch):
-    """XLA wherever it may be used: for trainings as short as these it does not pay."""
+def always_together(monkeypatch):
+    """XLA, and one program, wherever they may be used: for trainings as short as these they do not pay."""
     monkeypatch.setattr(sizes, "XLA_SECONDS", 0.0)
+    monkeypatch.setattr(sizes, "LOOPS_TOGETHER", 0.0)
 
 
 def built(name, count=3):
@@ -105,6 +106,17 @@ def test_models_end_as_alone(name, caplog):
     assert_as_alone(cases, alone, TOLERANCE.get(name, 1e-5), **options)
     messages = [record.getMessage() for record in caplog.records if record.name == "kerasnn"]
     assert ["train alone" in message for message in messages] == [True] * (name in ALONE)
+
+
+def test_few_steps_of_recurrent_layers_train_one_by_one(caplog, monkeypatch):
+    monkeypatch.setattr(sizes, "LOOPS_TOGETHER", 13.0)
+    compiled = []
+    alone = fit.fit
+    monkeypatch.setattr(fit, "fit", lambda *given, **options: compiled.append(options) or alone(*given, **options))
+    assert_as_alone(built("masked", 2), built("masked", 2), batch_size=16, epochs=2, seed=[0, 1])
+    [line] = [record.getMessage() for record in caplog.records if "train alone" in record.getMessage()]
+    assert line == "2 of 2 models train alone: 6 steps of recurrent layers are done sooner one by one"
+    assert [options["compiled"] for options in compiled] == ["off", "off"]
 
 
 def dense(index=0, units=6, **numbers):
@@ -253,6 +265,28 @@ def test_models_that_draw_python_s_numbers_while_they_are_traced_train_alone(cap
 
     kerasnn.fit_fused([model(), model()], X, Y, batch_size=8, verbose=0)
     assert "2 of 2 models train alone: train_step draws random numbers of Python's" in caplog.text
+
+
+class SetsMomentum(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.momentum = 0.1
+
+
+class CyclesMomentum(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.optimizer.momentum = 0.1 * batch
+
+
+@pytest.mark.parametrize("kind", [SetsMomentum, CyclesMomentum])
+def test_a_momentum_that_a_callback_sets_does_what_it_does_in_fit(caplog, kind):
+    models, alone = ([dense(index, momentum=0.9) for index in range(2)] for _ in range(2))
+    kerasnn.fit_fused(models, X, Y, batch_size=8, epochs=2, seed=0, verbose=0, callbacks=[[kind()], [kind()]])
+    reasons = [record.getMessage() for record in caplog.records if "train alone" in record.getMessage()]
+    acts = kind is CyclesMomentum
+    assert reasons == ["2 of 2 models train alone: CyclesMomentum acts at every batch"] * acts
+    for model in alone:
+        kerasnn.fit(model, X, Y, batch_size=8, epochs=2, seed=0, verbose=0, callbacks=[kind()])
+    assert_same(models, alone)
 
 
 def test_models_are_stopped_from_outside():

@@ -213,6 +213,17 @@ def test_settings_are_checked(changes, error, message, tmp_path):
         searched("random", tmp_path / "search", **changes)
 
 
+def test_a_search_without_a_result_leaves_its_folder_to_another(tmp_path):
+    with pytest.raises(ValueError, match="objective must be one of"):
+        searched("random", tmp_path / "search", objective="val_auc")
+    found = searched("random", tmp_path / "search", objective="val_accuracy", seed=1, trials=3)
+    again = searched("random", tmp_path / "again", objective="val_accuracy", seed=1, trials=3)
+    assert [(trial.values, trial.score) for trial in found.trials] == [
+        (trial.values, trial.score) for trial in again.trials
+    ]
+    assert read_search(tmp_path / "search").trials == found.trials
+
+
 def test_another_search_is_refused(tmp_path):
     searched("random", tmp_path / "search", trials=1, seeds_per_trial=1, epochs=1)
     with pytest.raises(ValueError, match="began with another epochs, data"):

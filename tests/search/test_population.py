@@ -296,6 +296,9 @@ def test_a_function_that_builds_models_is_searched_by_a_population(tmp_path):
         search(
             build_of, X, Y, oracle=oracle, search_dir=tmp_path / "b", callbacks=[keras.callbacks.History()], **options
         )
+    with pytest.raises(ValueError, match="workers must be 1 for pbt, received 2"):
+        search(build_of, X, Y, oracle=oracle, search_dir=tmp_path / "b", workers=2, **options)
+    assert not (tmp_path / "b").exists()
 
 
 def test_members_that_diverge_fail_and_are_replaced(tmp_path):
@@ -348,3 +351,4 @@ def test_a_key_that_changes_the_program_is_refused(tmp_path):
     space = {**SPACE, "network.activation": {"choices": ["relu", "tanh"]}}
     with pytest.raises(ValueError, match=r"network\.activation changes the program"):
         search(config_of(space=space), tmp_path / "search")
+    assert not (tmp_path / "search").exists()
