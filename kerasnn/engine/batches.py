@@ -19,6 +19,7 @@ from kerasnn.engine.steps import (
     on_one_device,
     zeros_like_logs,
 )
+from kerasnn.engine.traced_values import traced_values
 from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
 from kerasnn.timings import phase
 
@@ -99,7 +100,7 @@ class BatchProgram:
         self._model = weakref.ref(model)
         self._step = step
         self._momentum: keras.Variable | None = None
-        self._inspected: set[Any] = set()
+        self._traced_with: Any = None
         self.traces = 0
         self._run = tf.function(partial(self._loop), autograph=False)
         self._run_one = tf.function(partial(self._one_step), autograph=False)
@@ -126,10 +127,18 @@ class BatchProgram:
         """
         spec = tf.data.IteratorSpec(batches.dataset.element_spec)
         arguments = (spec, tf.TensorSpec(2, tf.int32), tf.TensorSpec((), tf.float64))
+        traces = self.traces
         with phase("trace"):
             operations = Operations.of(self._run.get_concrete_function(*arguments, rates, None))
         if reason := operations.against_loops():
             raise NotCompilableError(reason)
+        self._traced_with = None if self.traces == traces else traced_values(self._model())
+
+    def begin(self) -> None:
+        """Trace anew where callbacks have changed since `prepare` what was traced."""
+        traced_with, self._traced_with = self._traced_with, None
+        if traced_with is not None and traced_with != traced_values(self._model()):
+            self._run = tf.function(partial(self._loop), autograph=False)
 
     def __call__(
         self, iterator: Any, count: int, seconds: float, update: int, rates: tf.Tensor | None, momenta: tf.Tensor | None
@@ -255,6 +264,9 @@ class BatchBlocks(Blocks):
             StopIteration: the data has ended.
         """
         if self.left == 0:
+            if not self._begun:
+                self.program.begin()
+                self._begun = True
             limit = self._limit()
             count = min(limit, self.length or limit)
             seconds = BLOCK_SECONDS if self.length is None else float("inf")

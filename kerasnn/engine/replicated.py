@@ -67,6 +67,9 @@ class ReplicaProgram:
         span = tf.constant([steps.row, steps.batches, steps.batch_size, update], tf.int32)
         return self._run(steps.data, steps.order, span, rates, momenta)
 
+    def begin(self, steps: Steps, rates: tf.Tensor | None = None) -> None:
+        """Nothing: it is traced when it first runs, as in plain Keras."""
+
     def _loop(
         self,
         data: Any,

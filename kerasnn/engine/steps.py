@@ -20,6 +20,7 @@ from kerasnn.engine.bounds import FINE, Bounds
 from kerasnn.engine.examples import Pass, Steps, each
 from kerasnn.engine.graph import Operations
 from kerasnn.engine.random_numbers import same_numbers
+from kerasnn.engine.traced_values import traced_values
 from kerasnn.timings import phase
 
 BLOCK_SECONDS = 0.25
@@ -57,6 +58,7 @@ class Program:
         self._bounds = Bounds()
         self._jit_compile = jit_compile
         self._inspected = False
+        self._traced_with: Any = None
         self.traces = 0
         self._use(xla=jit_compile is not False)
 
@@ -93,7 +95,7 @@ class Program:
             NotCompilableError: the step can't be run in a loop with the numbers of plain Keras.
         """
         # Some layers choose what they do by Python's random numbers while they are traced.
-        drawn = random.getstate(), np.random.get_state()
+        drawn, traces = (random.getstate(), np.random.get_state()), self.traces
         self._found.clear()
         if not self._inspected:
             self._inspect(self._traced(steps, rates), drawn)
@@ -105,6 +107,24 @@ class Program:
             # What XLA can't compile TensorFlow may.
             self._leave_xla(drawn)
             self._compile(steps, rates)
+        self._traced_with = None if self.traces == traces else traced_values(self._model())
+
+    def begin(self, steps: Steps, rates: tf.Tensor | None = None) -> None:
+        """Trace anew where callbacks have changed since `prepare` what was traced.
+
+        Args:
+            steps: the first steps.
+            rates: as in the call.
+
+        Raises:
+            NotCompilableError: as from `prepare`.
+        """
+        traced_with, self._traced_with = self._traced_with, None
+        if traced_with is not None and traced_with != traced_values(self._model()):
+            self._use(xla=self._jit_compile is not False)
+            self._inspected = False
+            self.prepare(steps._replace(batches=0), rates)
+            self._traced_with = None
 
     def _traced(self, steps: Steps, rates: tf.Tensor | None) -> Any:
         with phase("trace"):
@@ -244,6 +264,7 @@ class Blocks:
         self.length = length
         self.by_execution = by_execution
         self.left = 0
+        self._begun = False
         self._step = 0
         self._limit: Callable[[], int] = lambda: 1
         self._momentum: keras.Variable | None = None
@@ -303,6 +324,9 @@ class Blocks:
         return self._logs
 
     def _run(self, steps: Steps, step: int) -> Any:
+        if not self._begun:
+            self.program.begin(steps, self._rates)
+            self._begun = True
         return self.program(steps, step, self._rates, self._momenta)
 
     def _agreed(self, seconds: float) -> float:

@@ -535,6 +535,62 @@ def test_what_xla_cannot_take_runs_in_blocks_without_it():
     assert_same(*both(build, X, Y))
 
 
+class Sets(keras.callbacks.Callback):
+    """Changes something at one moment."""
+
+    def __init__(self, moment, change):
+        super().__init__()
+        setattr(self, moment, lambda *given, **_: change(self.model, given[0] or 0 if given else 0))
+
+
+class Scales(L.Layer):
+    factor = 1.0
+
+    def call(self, x):
+        return x * self.factor
+
+
+CHANGES = {
+    "momentum": lambda model, _: setattr(model.optimizer, "momentum", 0.2),
+    "clipping": lambda model, _: setattr(model.optimizer, "clipnorm", 0.01),
+    "frozen": lambda model, _: setattr(model.layers[1], "trainable", False),
+    "dropout": lambda model, epoch: setattr(model.layers[0], "rate", 0.8 - 0.1 * epoch),
+    "own attribute": lambda model, epoch: setattr(model.layers[2], "factor", 3.0 + epoch),
+    "penalty": lambda model, _: setattr(model.layers[1].kernel_regularizer, "l2", 0.5),
+    "a counter": lambda model, epoch: setattr(model, "counter", epoch),
+}
+
+
+@pytest.mark.parametrize("moment", ["on_train_begin", "on_epoch_begin"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_callbacks_set_before_the_first_step_counts(name, moment):
+    """Plain Keras traces the first step when it comes, and has what was set before as constants."""
+
+    def build():
+        keras.utils.set_random_seed(1)
+        layers = L.Dropout(0.1, seed=1), L.Dense(8, kernel_regularizer=keras.regularizers.L2(0.01)), Scales()
+        return classifier(*layers, optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+
+    results = []
+    for fit in (keras.Model.fit, kerasnn.fit):
+        model = build()
+        options = {"batch_size": 16, "epochs": 2, "validation_data": (X, Y)}
+        history = fit(model, X, Y, shuffle=False, verbose=0, callbacks=[Sets(moment, CHANGES[name])], **options)
+        results.append((model.get_weights(), history.history))
+    assert_same(*results)
+
+
+def test_what_callbacks_set_before_the_first_batch_of_a_dataset_counts():
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    results = []
+    for fit in (keras.Model.fit, kerasnn.fit):
+        model = classifier(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+        callbacks = [Sets("on_epoch_begin", CHANGES["momentum"])]
+        history = fit(model, batches, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+        results.append((model.get_weights(), history.history))
+    assert_same(*results)
+
+
 def test_schedule_free_adamw_begins_from_the_weights():
     """Plain Keras does so only if it is built before; its loss and weights then are the right ones."""
 
