@@ -24,7 +24,7 @@ def traced_values(model: keras.Model) -> dict[tuple[int, str], Any]:
     Plain Keras traces a step when it first runs, so what callbacks set before is in its graph.
 
     Returns:
-        The values by the identity of the object and the attribute's name.
+        The values by the identity of the dictionary of attributes and the attribute's name, in the walk's order.
 
     >>> model = keras.Sequential([keras.layers.Dropout(0.5)])
     >>> values = traced_values(model)
@@ -43,7 +43,7 @@ def traced_values(model: keras.Model) -> dict[tuple[int, str], Any]:
         for name, value in vars(part).items():
             if isinstance(value, bool | int | float | str):
                 if name == "_trainable" or not (name.startswith("_") or name in _OF_THE_LOOP):
-                    found[id(part), name] = value
+                    found[id(vars(part)), name] = value
             else:
                 inner = value.values() if isinstance(value, dict) else value
                 waiting += [each for each in (inner if _is_many(inner) else [inner]) if isinstance(each, _PARTS)]

@@ -1,7 +1,7 @@
 """Training of many Keras models, those of one structure as one program."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,15 +10,17 @@ import numpy as np
 import tensorflow as tf
 
 from kerasnn.callbacks.learning_rate import LearningRate
+from kerasnn.config.schema import short
 from kerasnn.engine.block_callbacks import acts_by_batch, flat
 from kerasnn.engine.checks import Checks, check_fit_options
 from kerasnn.engine.compilation import Compiled, own_loop
 from kerasnn.engine.fit import fit
 from kerasnn.engine.order import draw_seed
 from kerasnn.fused.fitted import FittedModel, program_for
+from kerasnn.fused.group import Changes
 from kerasnn.fused.inputs import Inputs
 from kerasnn.fused.loop import OnEpoch, Plan, train_members
-from kerasnn.fused.program import NotFusableError
+from kerasnn.fused.program import FusedProgram, NotFusableError
 from kerasnn.fused.sizes import compiled_loops_pay, group_devices, has_loops, loops_pay, xla_pays
 from kerasnn.fused.structure import Structure
 
@@ -173,11 +175,30 @@ def _train_together(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) 
             continue
         # A dataset is read by one group at a time.
         names = group_devices(1 if inputs.streams else len(group))
+        program = partial(program_for, group, inputs, xla_pays(len(group), steps))
         try:
-            train_members(group, program_for(group, inputs, xla_pays(len(group), steps)), inputs, plan, names)
+            train_members(group, program(), inputs, plan, names, partial(_renewed, program))
         except NotFusableError as error:
             alone |= {member.number: str(error) for member in group}
     return alone
+
+
+def _renewed(program: Callable[..., FusedProgram], changes: Collection[Changes]) -> FusedProgram:
+    """The program of members that callbacks have changed before the first step.
+
+    Raises:
+        ValueError: one line, where they no longer go together.
+    """
+    if len(changes) > 1:
+        names = sorted({name.removeprefix("_") for each in changes for _, name, _ in each})
+        raise ValueError(
+            f"callbacks of fit_fused must change models of one structure alike before the first step, received other "
+            f"changes of {short(', '.join(names))} for some; train those by kerasnn.fit"
+        )
+    try:
+        return program(cached=False)
+    except NotFusableError as error:
+        raise ValueError(f"callbacks of fit_fused must leave models that can train together: {error}") from None
 
 
 def _show(epochs: int, on_epoch: OnEpoch | None, epoch: int, logs: dict[int, Mapping[str, Any]]) -> Any:

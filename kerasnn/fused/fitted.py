@@ -10,7 +10,8 @@ from kerasnn.callbacks.history import HistoryFile
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.callbacks.progress import Progress
 from kerasnn.engine.block_callbacks import flat
-from kerasnn.fused.group import Trainee
+from kerasnn.engine.traced_values import traced_values
+from kerasnn.fused.group import Changes, Trainee
 from kerasnn.fused.inputs import Inputs
 from kerasnn.fused.program import FusedProgram
 from kerasnn.fused.structure import Structure
@@ -96,6 +97,7 @@ class FittedModel(Trainee):
 
     def begin(self) -> None:
         """As Keras's `fit` before the first epoch."""
+        self._traced_with = traced_values(self.model) if self.reads_variables else {}
         self.model.stop_training = False
         if self.learning_rate is not None:
             self.learning_rate.in_graph = True
@@ -104,6 +106,19 @@ class FittedModel(Trainee):
     def begin_epoch(self, epoch: int) -> None:
         self.hooks.on_epoch_begin(epoch)
         self.hooks.on_train_batch_begin(0)
+
+    def changes(self) -> Changes:
+        """What callbacks have changed since `begin`; numbers take their new values."""
+        if not self.reads_variables:
+            return ()
+        numbers = self.structure.numbers
+        numbers[:] = [number._replace(value=number.owner[number.key]) for number in numbers]
+        own = {(id(number.owner), number.key) for number in numbers}
+        return tuple(
+            (position, key[1], None if key in own else value)
+            for position, (key, value) in enumerate(traced_values(self.model).items())
+            if self._traced_with.get(key) != value
+        )
 
     def end_steps(self, logs: dict[str, Any], epoch: int) -> None:
         """The epoch's last step has ended."""
@@ -168,13 +183,14 @@ def _reads_variables(callback: keras.callbacks.Callback) -> bool:
     return type(callback) not in _READS_LOGS_ONLY
 
 
-def program_for(members: Sequence[FittedModel], inputs: Inputs, xla: bool = True) -> FusedProgram:
+def program_for(members: Sequence[FittedModel], inputs: Inputs, xla: bool = True, cached: bool = True) -> FusedProgram:
     """The program of a structure and of what differs among its members; the programs used last are cached.
 
     Args:
         members: the members.
         inputs: their examples.
         xla: whether XLA may compile it where the model leaves that open.
+        cached: whether it may be one that was used before.
 
     Raises:
         NotFusableError: they cannot be trained as one program.
@@ -186,7 +202,7 @@ def program_for(members: Sequence[FittedModel], inputs: Inputs, xla: bool = True
         *(first.structure.key, positions, _fixed(first.structure, positions), first.learning_rate is None, xla),
         *(inputs.batch_size, inputs.validation_batch_size, str((batch, held_out))),
     )
-    if (program := _programs.pop(key, None)) is not None:
+    if (program := _programs.pop(key, None) if cached else None) is not None:
         # Its model may have been changed since.
         kept = Structure(program.model)
         if (kept.key, _fixed(kept, positions)) != (first.structure.key, _fixed(first.structure, positions)):
@@ -196,7 +212,8 @@ def program_for(members: Sequence[FittedModel], inputs: Inputs, xla: bool = True
         by_update = [at for at, variable in enumerate(first.structure.variables) if variable is rate]
         sizes = (batch, inputs.batch_size, held_out, inputs.validation_batch_size)
         program = FusedProgram(first.structure, positions, *sizes, by_update, xla)
-    _programs[key] = program
+    if cached:
+        _programs[key] = program
     while len(_programs) > CACHED_PROGRAMS:
         del _programs[next(iter(_programs))]
     return program

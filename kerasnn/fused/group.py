@@ -13,6 +13,9 @@ from kerasnn.fused.program import FusedProgram
 from kerasnn.fused.streams import Stream
 from kerasnn.fused.structure import Number
 
+Changes = tuple[tuple[int, str, Any], ...]
+"""Changed attributes of a model: position among them, name and value; numbers of its own have no value."""
+
 
 class Trainee:
     """What a group asks of a member; by default it does without callbacks.
@@ -62,6 +65,10 @@ class Trainee:
     def end_steps(self, logs: dict[str, Any], epoch: int) -> None:
         """The epoch's last step has ended."""
         self.logs = dict(logs)
+
+    def changes(self) -> Changes:
+        """What callbacks have changed since `begin` of what its program was traced with."""
+        return ()
 
     def begin_evaluation(self) -> None:
         """Validation begins."""

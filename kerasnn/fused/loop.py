@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from kerasnn.fused.group import Group, Trainee
+from kerasnn.fused.group import Changes, Group, Trainee
 from kerasnn.fused.inputs import Inputs
 from kerasnn.fused.program import FusedProgram, NotFusableError
 from kerasnn.fused.sizes import COMPILE_COST, Sizes, capacity, operations
@@ -43,7 +43,12 @@ class Plan(NamedTuple):
 
 
 def train_members(
-    members: Sequence[Trainee], program: FusedProgram, inputs: Inputs, plan: Plan, devices: Sequence[str]
+    members: Sequence[Trainee],
+    program: FusedProgram,
+    inputs: Inputs,
+    plan: Plan,
+    devices: Sequence[str],
+    renewed: Callable[[set[Changes]], FusedProgram] | None = None,
 ) -> None:
     """Train members of one structure to their end.
 
@@ -57,6 +62,7 @@ def train_members(
         inputs: their examples.
         plan: what they have in common.
         devices: a device for each of the groups that train at the same time.
+        renewed: makes the program anew where callbacks have changed members before the first step, given the changes.
 
     Raises:
         NotFusableError: they cannot be trained as one program; no callback has been called.
@@ -81,6 +87,12 @@ def train_members(
         groups: Iterable[Group] = itertools.chain([first], new_groups)
         running = list(members)
         for epoch in range(plan.first_epoch, plan.epochs):
+            for member in running:
+                member.begin_epoch(epoch)
+            changes = {member.changes() for member in members} if epoch == plan.first_epoch else set()
+            if any(changes) and renewed:
+                # Plain Keras traces the first step when it comes.
+                groups = _groups(members, renewed(changes), inputs, sizes, devices)
             groups = _run_epoch(groups, running, epoch, inputs, plan, threads)
             for group in groups:
                 group.release(partial(sizes.after_departures, epochs_left=plan.epochs - epoch - 1))
@@ -114,8 +126,6 @@ def _run_epoch(
     threads: ThreadPoolExecutor,
 ) -> list[Group]:
     """Train an epoch, validate, and let callbacks and `on_epoch` decide who continues; returns the groups."""
-    for member in running:
-        member.begin_epoch(epoch)
 
     def begin(group: Group) -> None:
         group.push()

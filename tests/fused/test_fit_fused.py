@@ -289,6 +289,23 @@ def test_a_momentum_that_a_callback_sets_does_what_it_does_in_fit(caplog, kind):
     assert_same(models, alone)
 
 
+class Freezes(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.model.layers[0].trainable = False
+
+
+def test_what_callbacks_change_before_the_first_step_counts():
+    """As in plain Keras, which traces that step when it comes."""
+    models, alone = ([dense(index) for index in range(2)] for _ in range(2))
+    kerasnn.fit_fused(models, X, Y, batch_size=8, epochs=2, seed=0, verbose=0, callbacks=[[Freezes()], [Freezes()]])
+    for model in alone:
+        kerasnn.fit(model, X, Y, batch_size=8, epochs=2, seed=0, verbose=0, callbacks=[Freezes()])
+    assert_same(models, alone)
+    models = [dense(index) for index in range(2)]
+    with pytest.raises(ValueError, match=r"^callbacks of fit_fused must change models of one structure alike"):
+        kerasnn.fit_fused(models, X, Y, verbose=0, callbacks=[[Freezes()], [SetsMomentum()]])
+
+
 def test_models_are_stopped_from_outside():
     seen = []
 
