@@ -130,7 +130,7 @@ def test_tensorboard_shows(browser: Browser, boards: dict[str, str], board: str,
     browser.wait(shown)
 
 
-HEADINGS = ("Learning curves", "Health by layer", "Confusion matrix")
+HEADINGS = ("Data", "Learning curves", "Health by layer", "Confusion matrix")
 
 
 @pytest.mark.parametrize(

@@ -376,7 +376,7 @@ def test_a_fault_of_the_whole_search_ends_it_at_once(ray, tmp_path):
 def test_what_workers_cannot_get_is_refused_before_anything_is_written(tmp_path):
     lock = threading.Lock()
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
-    arguments = {"workers": 2, "search_dir": tmp_path / "search", "progress": "silent"}
+    arguments = {"workers": 2, "search_dir": tmp_path / "search", "progress": "silent", "validation_data": (X, Y)}
     rule = "must be what cloudpickle can send to workers, received"
 
     def locked(hp):
