@@ -262,7 +262,7 @@ def sklearn_classifier(workload: Workload, arrays: Arrays) -> Runner:
         workload.hidden, alpha=0.0, batch_size=workload.batch_size, learning_rate_init=LEARNING_RATE, random_state=0
     )
     classes = np.unique(arrays["y"])
-    return partial(_timed, lambda: model.partial_fit(arrays["x"], arrays["y"], classes))
+    return partial(_timed, lambda: model.partial_fit(arrays["x"], arrays["y"], classes=classes))
 
 
 def numpy_floor(workload: Workload, arrays: Arrays) -> Runner:
