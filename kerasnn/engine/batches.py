@@ -132,7 +132,8 @@ class BatchProgram:
             operations = Operations.of(self._run.get_concrete_function(*arguments, rates, None))
         if reason := operations.against_loops():
             raise NotCompilableError(reason)
-        self._traced_with = None if self.traces == traces else traced_values(self._model())
+        if self.traces > traces:
+            self._traced_with = traced_values(self._model())
 
     def begin(self) -> None:
         """Trace anew where callbacks have changed since `prepare` what was traced."""

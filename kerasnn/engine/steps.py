@@ -80,7 +80,7 @@ class Program:
             momentum: the variable that the optimizer reads its momentum from.
         """
         program = copy.copy(self)
-        program._momentum = momentum
+        program._momentum, program._traced_with = momentum, None
         program._use(self.xla)
         return program
 
@@ -107,7 +107,8 @@ class Program:
             # What XLA can't compile TensorFlow may.
             self._leave_xla(drawn)
             self._compile(steps, rates)
-        self._traced_with = None if self.traces == traces else traced_values(self._model())
+        if self.traces > traces:
+            self._traced_with = traced_values(self._model())
 
     def begin(self, steps: Steps, rates: tf.Tensor | None = None) -> None:
         """Trace anew where callbacks have changed since `prepare` what was traced.
