@@ -44,11 +44,9 @@ def traced_values(model: keras.Model) -> dict[tuple[int, str], Any]:
             if isinstance(value, bool | int | float | str):
                 if name == "_trainable" or not (name.startswith("_") or name in _OF_THE_LOOP):
                     found[id(vars(part)), name] = value
-            else:
-                inner = value.values() if isinstance(value, dict) else value
-                waiting += [each for each in (inner if _is_many(inner) else [inner]) if isinstance(each, _PARTS)]
+                continue
+            inner = list(value.values()) if isinstance(value, dict) else value
+            waiting += [
+                each for each in (inner if isinstance(inner, list | tuple) else [inner]) if isinstance(each, _PARTS)
+            ]
     return found
-
-
-def _is_many(value: Any) -> bool:
-    return isinstance(value, list | tuple | type({}.values()))
