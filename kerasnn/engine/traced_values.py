@@ -27,6 +27,7 @@ def traced_values(model: keras.Model) -> dict[tuple[int, str], Any]:
         The values by the identity of the dictionary of attributes and the attribute's name, in the walk's order.
 
     >>> model = keras.Sequential([keras.layers.Dropout(0.5)])
+    >>> model.compile(loss="mse")
     >>> values = traced_values(model)
     >>> model.layers[0].rate = 0.2
     >>> traced_values(model) == values
