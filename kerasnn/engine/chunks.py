@@ -76,8 +76,12 @@ class ChunkedBatches(Batches):
 
     def chunks(self) -> Iterator[tuple[Any, int, int]]:
         """Chunks of one pass: arrays with the batches one after the other, the number of batches and their size."""
-        # Not tf.data's generators, whose start takes longer than a short pass.
-        for count, size, *arrays in _read_ahead(self._read()):
+        read = self._read()
+        # Workers of a PyDataset read ahead themselves, and rest between epochs.
+        if not getattr(self._adapter, "enqueuer", None):
+            # Not tf.data's generators, whose start takes longer than a short pass.
+            read = _read_ahead(read)
+        for count, size, *arrays in read:
             with tf.device("CPU:0"):
                 yield self._packed(list(map(tf.convert_to_tensor, arrays))), count, size
 

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 import warnings
 
 import keras
@@ -242,6 +243,24 @@ def test_no_thread_reads_on_when_training_has_ended():
     count = len(read)
     assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
     assert len(read) == count
+
+
+def test_workers_of_a_dataset_without_end_rest_between_epochs():
+    class Endless(Table):
+        num_batches = None
+
+        def __getitem__(self, index):
+            time.sleep(0.015)
+            return super().__getitem__(index % 10)
+
+    class Waits(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            time.sleep(0.1)
+
+    history = kerasnn.fit(
+        network(), Endless(workers=2), steps_per_epoch=3, epochs=4, shuffle=False, verbose=0, callbacks=[Waits()]
+    )
+    assert len(history.epoch) == 4
 
 
 def test_a_generator_is_read_as_far_as_it_is_needed():
