@@ -139,9 +139,9 @@ def _check_count(texts: Texts, found: Sequence[str], task: str, column: str) -> 
             f"{column} must hold two labels for task binary; it holds {len(found)}: {short(', '.join(found[:20]))}"
         )
     integers = style_of(found) is not None
-    odd = [text for text in found if style_of([text]) is None]
     if len(found) > MANY_CLASSES and len(texts) < len(found) * (50 if integers else 5):
         remedy = "task regression predicts numbers" if integers else "give another data.target, or drop rare labels"
+        odd = [text for text in found if style_of([text]) is None]
         if 0 < len(odd) < 0.1 * len(found):
             words = ", ".join(short(text, 20) for text in odd[:3])
             raise ValueError(f"{column} must hold numbers; correct {words}, or name them in data.missing_values")

@@ -265,9 +265,7 @@ class BatchBlocks(Blocks):
             StopIteration: the data has ended.
         """
         if self.left == 0:
-            if not self._begun:
-                self.program.begin()
-                self._begun = True
+            self.program.begin()
             limit = self._limit()
             count = min(limit, self.length or limit)
             seconds = BLOCK_SECONDS if self.length is None else float("inf")

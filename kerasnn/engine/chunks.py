@@ -82,8 +82,10 @@ class ChunkedBatches(Batches):
             # Not tf.data's generators, whose start takes longer than a short pass.
             read = _read_ahead(read)
         for count, size, *arrays in read:
+            # The device's scope must end before `yield`: whoever takes the chunk would train within it.
             with tf.device("CPU:0"):
-                yield self._packed(list(map(tf.convert_to_tensor, arrays))), count, size
+                tensors = list(map(tf.convert_to_tensor, arrays))
+            yield self._packed(tensors), count, size
 
     def _packed(self, arrays: list[Any]) -> Any:
         return keras.tree.pack_sequence_as(self.dataset.element_spec, arrays)

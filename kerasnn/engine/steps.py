@@ -265,7 +265,6 @@ class Blocks:
         self.length = length
         self.by_execution = by_execution
         self.left = 0
-        self._begun = False
         self._step = 0
         self._limit: Callable[[], int] = lambda: 1
         self._momentum: keras.Variable | None = None
@@ -325,9 +324,7 @@ class Blocks:
         return self._logs
 
     def _run(self, steps: Steps, step: int) -> Any:
-        if not self._begun:
-            self.program.begin(steps, self._rates)
-            self._begun = True
+        self.program.begin(steps, self._rates)
         return self.program(steps, step, self._rates, self._momenta)
 
     def _agreed(self, seconds: float) -> float:
