@@ -20,7 +20,6 @@ from kerasnn.checkpoint.callback_state import (
     restore_history,
 )
 from kerasnn.checkpoint.dataset import advanced
-from kerasnn.checkpoint.random_state import random_state, set_random_state
 from kerasnn.checkpoint.state_file import StateFolder, StateWriter, logger
 from kerasnn.checkpoint.tracing import UnsavedState, create_variables
 from kerasnn.checkpoint.variables import (
@@ -33,6 +32,7 @@ from kerasnn.checkpoint.variables import (
     mismatch,
     training_variables,
 )
+from kerasnn.components.random_state import random_state, set_random_state
 from kerasnn.distribute.devices import over_processes
 from kerasnn.engine.block_callbacks import flat
 from kerasnn.signals import caught, error_of

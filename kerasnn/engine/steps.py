@@ -2,7 +2,6 @@
 
 import copy
 import math
-import random
 import time
 import weakref
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerasnn.attributes import overridden
+from kerasnn.components.random_state import random_state, set_random_state
 from kerasnn.distribute.replicas import without_all_reduce
 from kerasnn.engine.bounds import FINE, Bounds
 from kerasnn.engine.examples import Pass, Steps, each
@@ -67,11 +67,10 @@ class Program:
         self._runs: dict[tuple[int, bool], Any] = {}
         self._found: dict[Any, Any] = {}
 
-    def _leave_xla(self, drawn: tuple[Any, Any]) -> None:
+    def _leave_xla(self, drawn: dict[str, Any]) -> None:
         """Trace anew, with the same random numbers of Python and NumPy."""
         self._use(xla=False)
-        random.setstate(drawn[0])
-        np.random.set_state(drawn[1])
+        set_random_state(drawn)
 
     def with_momentum(self, momentum: keras.Variable) -> "Program":
         """The same program, which also sets the optimizer's momentum at every update.
@@ -95,7 +94,7 @@ class Program:
             NotCompilableError: the step can't be run in a loop with the numbers of plain Keras.
         """
         # Some layers choose what they do by Python's random numbers while they are traced.
-        drawn, traces = (random.getstate(), np.random.get_state()), self.traces
+        drawn, traces = random_state(), self.traces
         self._found.clear()
         if not self._inspected:
             self._inspect(self._traced(steps, rates), drawn)
@@ -136,7 +135,7 @@ class Program:
         with phase("compile"):
             self(steps, rates=rates)
 
-    def _inspect(self, function: Any, drawn: tuple[Any, Any]) -> None:
+    def _inspect(self, function: Any, drawn: dict[str, Any]) -> None:
         """Decide for or against XLA by the operations of the traced loop."""
         operations = Operations.of(function)
         if reason := operations.against_loops():

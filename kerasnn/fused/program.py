@@ -2,15 +2,14 @@
 
 import functools
 import pickle
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from kerasnn.components.random_state import random_state
 from kerasnn.components.variables import NumberVariable
 from kerasnn.engine.bounds import Bounds
 from kerasnn.engine.examples import each
@@ -151,9 +150,9 @@ class FusedProgram:
             with bounds.checked():
                 return _tensors(method(data)), bounds.failure()
 
-        run, numbers = self._stateless(step), _python_numbers()
+        run, drawn = self._stateless(step), pickle.dumps(random_state())
         function = self._traced(run, batch)
-        if numbers != _python_numbers():
+        if drawn != pickle.dumps(random_state()):
             raise NotFusableError(f"{name} draws random numbers of Python's or NumPy's while it is traced")
         if any(tensor.dtype == tf.resource for tensor in function.captured_inputs):
             raise NotFusableError(f"{name} reads a variable that is not a Keras variable of the model's own")
@@ -343,11 +342,6 @@ class Step(NamedTuple):
     operations: Operations
     bounds: Bounds
     deferred: bool
-
-
-def _python_numbers() -> bytes:
-    """The state of the global generators of Python and NumPy."""
-    return pickle.dumps((random.getstate(), np.random.get_state()))
 
 
 def _tensors(logs: Any) -> Any:

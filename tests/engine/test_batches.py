@@ -9,8 +9,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 import kerasnn
+from kerasnn.engine.chunks import ChunkedBatches
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -243,6 +245,13 @@ def test_no_thread_reads_on_when_training_has_ended():
     count = len(read)
     assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
     assert len(read) == count
+
+
+def test_whoever_takes_a_chunk_is_not_bound_to_its_device():
+    chunks = ChunkedBatches(of_sizes(8, 8), steps=2).chunks()
+    next(chunks)
+    assert context.context().device_name in (None, "")
+    chunks.close()
 
 
 def test_workers_of_a_dataset_without_end_rest_between_epochs():
