@@ -1,8 +1,8 @@
 """A search that is killed at any moment goes on with the proposals and results of one that never was.
 
 Two kills of the search of each of keras-tuner's oracles, whose trials are answered by a formula; with
-KERASNN_ALL_TESTS=1 fifty of every oracle's, and as many with trials that train. A population always trains.
-KERASNN_KILLS takes another number.
+KERASNN_ALL_TESTS=1 fifty of every oracle's, and as many with trials that train a config's network, and a model that a
+function builds. A population always trains. KERASNN_KILLS takes another number.
 """
 
 import json
@@ -11,8 +11,10 @@ import os
 import random
 import time
 
+import keras
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from kerasnn.search.config import SearchConfig
 
@@ -70,12 +72,40 @@ class Answers:
         )
 
 
-def run(oracle, folder, trained):
-    from kerasnn.search import run_search
+def build(hp):
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            keras.layers.Dense(4, "relu", kernel_regularizer=keras.regularizers.L2(hp.Float("l2", 0.1, 1.0))),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(10, "softmax"),
+        ]
+    )
+    rate = hp.Float("rate", 1e-3, 1e-1, sampling="log")
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    return model
 
-    if not trained:
+
+def run(oracle, folder, trials):
+    from kerasnn.search import run_search, search
+
+    config = config_of(oracle)
+    if trials == "build":
+        digits = load_digits()
+        arguments = ("oracle", "trials", "trials_at_once")
+        search(
+            build,
+            digits.data / 16,
+            digits.target,
+            search_dir=folder,
+            validation_split=0.25,
+            **{"epochs": 4, "batch_size": 256, "progress": "silent"},
+            **{name: getattr(config, name) for name in arguments},
+        )
+        return
+    if trials == "formula":
         run_search.Trainer = Answers
-    run_search.search(config_of(oracle), folder)
+    run_search.search(config, folder)
 
 
 def records(folder, kind):
@@ -101,14 +131,14 @@ def processes():
     return context
 
 
-@pytest.mark.parametrize(
-    "trained",
-    [False, pytest.param(True, marks=pytest.mark.skipif(not ALL, reason="trains long; set KERASNN_ALL_TESTS=1"))],
-)
+LONG = pytest.mark.skipif(not ALL, reason="trains long; set KERASNN_ALL_TESTS=1")
+
+
+@pytest.mark.parametrize("trials", ["formula", pytest.param("config", marks=LONG), pytest.param("build", marks=LONG)])
 @pytest.mark.parametrize("oracle", TRIALS)
-def test_killed_searches_propose_what_whole_ones_do(oracle, trained, processes, tmp_path):
+def test_killed_searches_propose_what_whole_ones_do(oracle, trials, processes, tmp_path):
     def start(name):
-        process = processes.Process(target=run, args=(oracle, tmp_path / name, trained))
+        process = processes.Process(target=run, args=(oracle, tmp_path / name, trials))
         process.start()
         return process
 
@@ -143,6 +173,7 @@ def test_killed_searches_propose_what_whole_ones_do(oracle, trained, processes, 
                 assert result == expected[number]
         [model] = (tmp_path / name / "models").iterdir()
         assert model.name == next((tmp_path / "whole" / "models").iterdir()).name
-        for file in ("config.json", *([] if oracle == "pbt" else ["best_config.json"])):
+        best = "best_values.json" if trials == "build" else "best_config.json"
+        for file in ("config.json", *([] if oracle == "pbt" else [best])):
             assert (tmp_path / name / file).read_text() == (tmp_path / "whole" / file).read_text()
-    print(f"{oracle}: {kills} kills in {searches} searches, whole in {seconds:.1f} s")
+    print(f"{trials}, {oracle}: {kills} kills in {searches} searches, whole in {seconds:.1f} s")
