@@ -287,6 +287,16 @@ def test_compiled_models_have_their_private_parts(name):
 # TensorFlow
 
 
+def test_datasets_tell_their_batch_size_and_their_iterator():
+    """`DatasetBatches` compiles for the batch size before it reads, and reads by the iterator's resource."""
+    batched = tf.data.Dataset.range(6).batch(2)
+    (part,) = batched.map(lambda x: x + 1)._inputs()
+    assert tf.get_static_value(part._batch_size) == 2
+    resource = iter(batched)._iterator_resource
+    (batch,) = tf.raw_ops.IteratorGetNext(iterator=resource, output_types=[tf.int64], output_shapes=[(None,)])
+    assert batch.numpy().tolist() == [0, 1]
+
+
 def test_seeds_become_keys_counters_and_an_algorithm():
     """Random numbers under XLA are drawn by the kernels' algorithm: `get_key_counter_alg(seed, alg)` chooses it."""
     assert parameters(private.random_ops_util.get_key_counter_alg) == ["seed", "alg"]

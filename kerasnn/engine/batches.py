@@ -40,6 +40,7 @@ class Batches(DataAdapter):
     Attributes:
         source: x.
         dataset: the batches.
+        steps: steps in an epoch, or None.
         epoch: the current epoch; the training loop sets it.
     """
 
@@ -51,7 +52,7 @@ class Batches(DataAdapter):
                 if structure is not None and not can_convert_arrays((structure,)):
                     raise ValueError(f"{name} must be of arrays as x is; received {type(structure).__name__}")
         self._adapter = get_data_adapter(x, y=y, sample_weight=sample_weight, steps_per_epoch=steps, **options)
-        self.source = x
+        self.source, self.steps = x, steps
         # Once: a dataset that shuffles draws its seed when it is made.
         self.dataset = self._adapter.get_tf_dataset()
         self.epoch = 0

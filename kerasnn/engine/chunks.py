@@ -1,4 +1,4 @@
-"""Batches that Python makes, by `PyDataset`, generators and loaders: read in a thread, and moved in chunks."""
+"""Batches that a thread reads and that are moved in chunks: of tf.data, `PyDataset`, generators and loaders."""
 
 import queue
 import threading
@@ -30,40 +30,47 @@ SIZES = 4
 
 
 class ChunkedBatches(Batches):
-    """Batches of Python's, which Keras would pass to tf.data one at a time.
+    """Batches that a thread reads, and that are moved in chunks.
 
     Args:
-        x: a `PyDataset`, generator or loader.
-        reads: batches of a pass that are needed; None reads ahead by up to three chunks.
+        x: a `PyDataset`, generator, loader or dataset of tf.data.
         options: as of `Batches`.
 
     Attributes:
-        size: examples in a batch; None where batches are not dense arrays of one shape, which only Keras's own dataset
-            can hold.
+        size: examples in a batch; None where batches are not moved in chunks but one by one.
+        in_chunks: whether they are.
     """
 
-    def __init__(self, x: Any, *, reads: int | None = None, **options: Any) -> None:
-        with _first_batches() as found:
-            super().__init__(x, **options)
-        self._reads = reads
+    uneven = True
+    """Whether Keras does not know the batch size when it traces."""
+
+    def __init__(self, x: Any, **options: Any) -> None:
+        super().__init__(x, **options)
         self._specs: list[Any] = keras.tree.flatten(self.dataset.element_spec)
-        self.size = self._common_size(found)
+        self.size = self._common_size() if all(map(_is_dense, self._specs)) else None
         if self.size is not None:
             row_bytes = sum(int(np.prod(spec.shape[1:])) * spec.dtype.size for spec in self._specs)
             longest = min(LONGEST, CHUNK_BYTES // max(1, row_bytes * self.size), self.num_batches or LONGEST)
             self._rows = max(1, longest) * self.size
         self.in_chunks = False
 
-    def _common_size(self, batches: list[Any]) -> int | None:
-        dense = all(
-            isinstance(spec, tf.TensorSpec)
-            and (spec.dtype.is_floating or spec.dtype.is_integer or spec.dtype.is_bool)
-            and spec.dtype != tf.bfloat16
-            and spec.shape[1:].is_fully_defined()
-            for spec in self._specs
-        )
-        sizes = {np.shape(leaf)[:1] for batch in batches for leaf in keras.tree.flatten(batch)} if dense else set()
-        return int(sizes.pop()[0]) or None if len(sizes) == 1 else None
+    def _common_size(self) -> int | None:
+        """Examples in a batch, or None."""
+        raise NotImplementedError
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a thread of ours reads them."""
+        return True
+
+    def batches(self) -> Iterator[list[np.ndarray]]:
+        """The arrays of each batch of one pass."""
+        raise NotImplementedError
+
+    def suit(self, length: int | None, alone: bool) -> bool:
+        """Whether they are moved in chunks for blocks of a length, with `alone` as of `blocks_of`."""
+        # Longer blocks of a fixed length may end within a chunk.
+        return self.size is not None and length in (None, 1)
 
     def get_tf_dataset(self) -> Any:
         return Passes(partial(ChunkPass, self)) if self.in_chunks else self.dataset
@@ -72,27 +79,29 @@ class ChunkedBatches(Batches):
         """Zero steps of the common size, to compile a program for."""
         assert self.size is not None
         data = [tf.zeros((self._rows, *spec.shape[1:]), spec.dtype) for spec in self._specs]
-        return [Steps(self._packed(data), None, 0, 0, self.size, True)]
-
-    def chunks(self) -> Iterator[tuple[Any, int, int]]:
-        """Chunks of one pass: arrays with the batches one after the other, the number of batches and their size."""
-        read = self._read()
-        # Workers of a PyDataset read ahead themselves, and rest between epochs.
-        if not getattr(self._adapter, "enqueuer", None):
-            # Not tf.data's generators, whose start takes longer than a short pass.
-            read = _read_ahead(read)
-        for count, size, *arrays in read:
-            # The device's scope must end before `yield`: whoever takes the chunk would train within it.
-            with tf.device("CPU:0"):
-                tensors = list(map(tf.convert_to_tensor, arrays))
-            yield self._packed(tensors), count, size
+        return [Steps(self._packed(data), None, 0, 0, self.size, self.uneven)]
 
     def _packed(self, arrays: list[Any]) -> Any:
         return keras.tree.pack_sequence_as(self.dataset.element_spec, arrays)
 
-    def _read(self) -> Iterator[tuple[Any, ...]]:
+    def chunks(self) -> Iterator[tuple[Any, int, int]]:
+        """Chunks of one pass: arrays with the batches one after the other, the number of batches and their size."""
+        batches, number = self.batches(), 0
+        while self.steps is None or number % self.steps == 0:
+            before = number
+            # Nothing is read ahead of an epoch's end: callbacks may change between epochs what a batch is.
+            read = self._read(islice(batches, self.steps))
+            for count, size, *arrays in _read_ahead(read) if self.reads_ahead else read:
+                # The device's scope must end before `yield`: whoever takes the chunk would train within it.
+                with tf.device("CPU:0"):
+                    tensors = list(map(tf.convert_to_tensor, arrays))
+                number += count
+                yield self._packed(tensors), count, size
+            if number == before or self.steps is None:
+                return
+
+    def _read(self, batches: Iterator[list[np.ndarray]]) -> Iterator[tuple[Any, ...]]:
         """Batches of one size in arrays of fixed length; what was read before an error comes before it."""
-        batches = islice(self._adapter.get_numpy_iterator(), self._reads)
         arrays: list[np.ndarray] = []
         count = size = 0
         start = 0.0
@@ -101,10 +110,9 @@ class ChunkedBatches(Batches):
             if count == 0:
                 start = time.monotonic()
             try:
-                batch = next(batches, None)
+                leaves = next(batches, [])
             except Exception as raised:
-                batch, error = None, raised
-            leaves = [] if batch is None else self._leaves(batch)
+                leaves, error = [], raised
             if count and (not leaves or len(leaves[0]) != size or (count + 1) * size > len(arrays[0])):
                 yield (count, size, *arrays)
                 count = 0
@@ -122,6 +130,32 @@ class ChunkedBatches(Batches):
                 yield (count, size, *arrays)
                 count = 0
 
+
+class PythonBatches(ChunkedBatches):
+    """Batches of Python's, which Keras would pass to tf.data one at a time.
+
+    Args:
+        x: a `PyDataset`, generator or loader.
+        options: as of `Batches`.
+    """
+
+    def __init__(self, x: Any, **options: Any) -> None:
+        with _first_batches() as self._first:
+            super().__init__(x, **options)
+        self._first = []
+
+    @property
+    def reads_ahead(self) -> bool:
+        # Workers of a PyDataset read ahead themselves, and rest between epochs.
+        return not getattr(self._adapter, "enqueuer", None)
+
+    def _common_size(self) -> int | None:
+        sizes = {np.shape(leaf)[:1] for batch in self._first for leaf in keras.tree.flatten(batch)}
+        return int(sizes.pop()[0]) or None if len(sizes) == 1 else None
+
+    def batches(self) -> Iterator[list[np.ndarray]]:
+        return map(self._leaves, self._adapter.get_numpy_iterator())
+
     def _leaves(self, batch: Any) -> list[np.ndarray]:
         leaves = keras.tree.flatten(batch)
         arrays = [np.asarray(leaf, spec.dtype.as_numpy_dtype) for leaf, spec in zip(leaves, self._specs, strict=True)]
@@ -129,6 +163,57 @@ class ChunkedBatches(Batches):
             if not spec.shape.is_compatible_with(array.shape) or len(array) != len(arrays[0]):
                 raise TypeError(f"batches must have the shape {spec.shape}; received {array.shape}")
         return arrays
+
+
+class DatasetBatches(ChunkedBatches):
+    """Batches of tf.data, which reads some of them ahead itself.
+
+    Args:
+        x: a `tf.data.Dataset`.
+        options: as of `Batches`.
+    """
+
+    def _common_size(self) -> int | None:
+        sizes = {spec.shape[0] for spec in self._specs}
+        if len(sizes) > 1:
+            return None
+        (size,) = sizes
+        self.uneven = size is None
+        return _batch_size(self.dataset) if size is None else size or None
+
+    def suit(self, length: int | None, alone: bool) -> bool:
+        # Few steps are not worth XLA. What acts at every batch may change what the next one is.
+        return super().suit(length, alone) and length is None and not alone
+
+    def batches(self) -> Iterator[list[np.ndarray]]:
+        iterator = iter(self.dataset)
+        outputs = {"output_types": [spec.dtype for spec in self._specs]}
+        outputs |= {"output_shapes": [spec.shape for spec in self._specs]}
+        while True:
+            try:
+                # `next(iterator)` takes four times as long.
+                tensors = tf.raw_ops.IteratorGetNext(iterator=iterator._iterator_resource, **outputs)
+            except tf.errors.OutOfRangeError:
+                return
+            yield list(map(np.asarray, tensors))
+
+
+def _batch_size(dataset: Any) -> int | None:
+    """Examples in a batch, as the last operation that makes batches was told; None where there is none."""
+    if size := tf.get_static_value(getattr(dataset, "_batch_size", None)):
+        return int(size)
+    return next(filter(None, map(_batch_size, dataset._inputs())), None)
+
+
+def _is_dense(spec: Any) -> bool:
+    """Whether batches hold arrays of numbers, of one shape but for the number of examples."""
+    return (
+        isinstance(spec, tf.TensorSpec)
+        and (spec.dtype.is_floating or spec.dtype.is_integer or spec.dtype.is_bool)
+        and spec.dtype != tf.bfloat16
+        and bool(spec.shape.rank)
+        and spec.shape[1:].is_fully_defined()
+    )
 
 
 def _read_ahead(items: Iterator[Any]) -> Iterator[Any]:
@@ -180,19 +265,17 @@ def _first_batches() -> Iterator[list[Any]]:
         yield found
 
 
-def batches_of(
-    x: Any, y: Any = None, sample_weight: Any = None, *, reads: int | None = None, **options: Any
-) -> Batches:
-    """Any data that Keras has an adapter for; what Python makes comes in chunks where that is possible.
+def batches_of(x: Any, y: Any = None, sample_weight: Any = None, **options: Any) -> Batches:
+    """Any data that Keras has an adapter for, in chunks where that is possible.
 
     Args:
         x, y, sample_weight: as in `keras.Model.fit`.
-        reads: as of `ChunkedBatches`.
         options: as of `Batches`.
     """
-    if y is not None or isinstance(x, tf.data.Dataset) or can_convert_arrays((x, y, sample_weight)):
+    if y is not None or can_convert_arrays((x, y, sample_weight)):
         return Batches(x, y, sample_weight, **options)
-    return ChunkedBatches(x, y=y, sample_weight=sample_weight, reads=reads, **options)
+    kind = DatasetBatches if isinstance(x, tf.data.Dataset) else PythonBatches
+    return kind(x, y=y, sample_weight=sample_weight, **options)
 
 
 class ChunkPass:
@@ -228,7 +311,7 @@ class ChunkPass:
         """
         if self.steps_left == 0:
             raise StopIteration
-        steps = Steps(self._data, None, self._row, count, self._size, True)
+        steps = Steps(self._data, None, self._row, count, self._size, self.batches.uneven)
         self._row += count * self._size
         self._left -= count
         return [steps]

@@ -160,7 +160,7 @@ def blocks_of(
         if isinstance(examples, Batches):
             if model._distribute_strategy is not None:
                 raise NotCompilableError(f"x is {type(examples.source).__name__} under a strategy of one replica")
-            return _batch_blocks(model, step, examples, length, by_execution, rates)
+            return _batch_blocks(model, step, examples, length, by_execution, rates, alone)
         _build(model, examples)
         program = _program(model, step, _array_program)
         if alone and _few(model, examples):
@@ -175,11 +175,16 @@ def blocks_of(
 
 
 def _batch_blocks(
-    model: keras.Model, step: str, batches: Batches, length: int | None, by_execution: bool, rates: tf.Tensor | None
+    model: keras.Model,
+    step: str,
+    batches: Batches,
+    length: int | None,
+    by_execution: bool,
+    rates: tf.Tensor | None,
+    alone: bool,
 ) -> Blocks:
     batch_program = _program(model, step, BatchProgram, "on batches")
-    # Longer blocks of a fixed length may end within a chunk.
-    if isinstance(batches, ChunkedBatches) and batches.size and length in (None, 1) and obstacle(model, ()) is None:
+    if isinstance(batches, ChunkedBatches) and batches.suit(length, alone) and obstacle(model, ()) is None:
         program = _program(model, step, _array_program)
         for steps in batches.empty_steps():
             program.prepare(steps, rates)

@@ -62,8 +62,8 @@ def fit(
     """Train a compiled Keras model as `model.fit` does, several times faster where steps are short.
 
     Keras's own `fit` runs, with the weights, logs and callbacks that it gives for the same order of examples. Arrays
-    lie on the device; batches of tf.data, `PyDataset`, generators and loaders are read when their steps begin, as in
-    plain Keras. Batch methods of Keras's own callbacks and of kerasnn's are called once a block of steps, as with
+    lie on the device; a thread reads batches of tf.data, `PyDataset`, generators and loaders ahead, though not beyond
+    an epoch's end. Batch methods of Keras's own callbacks and of kerasnn's are called once a block of steps, as with
     Keras's `steps_per_execution`: with the number of the block's first step, and of its last. Where another callback
     defines a batch method, a block is one step, unless `steps_per_block` or the model's `steps_per_execution` is set.
     The learning rate and momentum of a `LearningRate` callback change at every update within a block. A model of a
@@ -128,9 +128,8 @@ def fit(
         split = array_slicing.train_validation_split(arrays or given, validation_split=validation_split)
         arrays, validation_data = split
     order = _order(arrays, callbacks, seed) if shuffle and are_dense(*arrays) else None
-    reads = steps_per_epoch and steps_per_epoch * max(0, epochs - initial_epoch)
     own: dict[str, Any] = {"batch_size": batch_size, "class_weight": class_weight, "steps": steps_per_epoch}
-    source = Source(arrays or given, replicas, order=order, reads=reads, shuffle=shuffle, **own)
+    source = Source(arrays or given, replicas, order=order, shuffle=shuffle, **own)
     held_out = _held_out(model, validation_data, replicas, checked, options)
     validation = held_out and held_out.batches
     if validation:
@@ -226,7 +225,7 @@ def evaluate(
             checked.evaluation(x, y, sample_weight)
         elif replicas == 1:
             arrays = given
-        source = Source(arrays, replicas, reads=steps, batch_size=batch_size, steps=steps)
+        source = Source(arrays, replicas, batch_size=batch_size, steps=steps)
         batches = source.batches
         examples = source.examples(examples_kind(model, compiled, source.resident, memory_share))
         length = _block_length(model, callbacks, "test", steps_per_block)

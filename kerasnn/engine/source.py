@@ -18,7 +18,6 @@ class Source:
         given: x, y and sample weights.
         replicas: number of replicas; where there are several, they share what was given.
         order: the order of an epoch of arrays.
-        reads: as of `ChunkedBatches`.
         shuffle: whether what is read may be shuffled between epochs.
         arrangement: batch size, steps and class weights.
 
@@ -32,14 +31,13 @@ class Source:
         replicas: int,
         *,
         order: Order | None = None,
-        reads: int | None = None,
         shuffle: bool = False,
         **arrangement: Any,
     ) -> None:
         self._given, self._arrangement = given, arrangement
         self.batches: Batches | None = None
         if not are_dense(*given) and replicas == 1:
-            self.batches = batches_of(*given, reads=reads, shuffle=shuffle, **arrangement)
+            self.batches = batches_of(*given, shuffle=shuffle, **arrangement)
         elif order is not None:
             self._arrangement["order"] = order
 
