@@ -342,8 +342,9 @@ class ReportConfig(Schema):
     """Whether TensorBoard event files are written."""
     histograms_every: int = Field(default=1, ge=0)
     """Epochs between histograms of weights and, with `health`, of gradients and activations; 0: none."""
-    images_every: int = Field(default=10, ge=0)
-    """Epochs between confusion matrices and pages of misclassified examples; 0: none."""
+    images_every: int | None = Field(default=None, ge=0)
+    """Epochs between confusion matrices and pages of misclassified examples; 0: none; null: as often as they take at
+    most a twentieth of the training's time. They are also drawn when training ends."""
     health: bool = True
     """Whether each layer's gradients, updates and activations are measured after each epoch on a fixed batch, with a
     warning for layers that do not learn."""

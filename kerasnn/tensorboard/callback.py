@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,10 @@ from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import Task
 from kerasnn.tensorboard.event_files import EventFile, histogram, image, scalar
 
+DRAWING_SECONDS = 0.2
+"""Seconds that the first images take, approximately."""
+DRAWING_SHARE = 0.05
+"""Share of the training's time that images may take where nobody says how often they are drawn."""
 ROWS = 1024
 """Number of examples per prediction."""
 _FOLDERS = ("train", "validation")
@@ -62,7 +67,8 @@ class TensorBoard(keras.callbacks.Callback):
     Args:
         log_dir: folder of the run, created if missing.
         histograms_every: epochs between histograms; 0: none.
-        images_every: epochs between images, which are also written when training ends; 0: none.
+        images_every: epochs between images, which are also written when training ends; 0: none. None: as often as
+            they take at most a twentieth of the training's time.
         graph: whether the model's graph is written.
         config_text: the run's configuration, as JSON.
         probe: a fixed batch `(x,)`, `(x, y)` or `(x, y, sample_weight)` as for `fit`, or a `Probe` that callbacks
@@ -92,7 +98,7 @@ class TensorBoard(keras.callbacks.Callback):
         log_dir: str | os.PathLike[str],
         *,
         histograms_every: int = 1,
-        images_every: int = 5,
+        images_every: int | None = None,
         graph: bool = True,
         config_text: str | None = None,
         probe: Probe | tuple[Any, ...] | None = None,
@@ -103,7 +109,7 @@ class TensorBoard(keras.callbacks.Callback):
         learning_rate: Rates | None = None,
     ) -> None:
         super().__init__()
-        for name, every in (("histograms_every", histograms_every), ("images_every", images_every)):
+        for name, every in (("histograms_every", histograms_every), ("images_every", images_every or 0)):
             if not isinstance(every, int) or every < 0:
                 raise ValueError(f"{name} must be a number of epochs, or 0 for never; received {every!r}")
         if (validation is not None or task is not None) and task not in get_args(Task):
@@ -126,12 +132,14 @@ class TensorBoard(keras.callbacks.Callback):
         # The step of the first epoch; a run that an earlier version began, whose files count from 0, goes on so.
         self._first_step = 1
         self._drawn: int | None = None
+        self._begun = self._drawing_seconds = 0.0
 
     def __repr__(self) -> str:
         return f"TensorBoard({str(self.log_dir)!r})"
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._epoch = self._drawn = None
+        self._begun, self._drawing_seconds = time.monotonic(), DRAWING_SECONDS
         self._close()
         self._train = self._open("train")
         self._validation = None
@@ -186,7 +194,7 @@ class TensorBoard(keras.callbacks.Callback):
         ]
         if held_out:
             self._validation_file.write(self._first_step + epoch, held_out)
-        if self.images_every and (epoch + 1) % self.images_every == 0:
+        if self._images_due(epoch):
             self._draw(epoch)
         for file in (self._train, self._validation):
             if file is not None:
@@ -195,7 +203,7 @@ class TensorBoard(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         with self._lossy():
             epoch = self._epoch
-            if self._train is not None and self.images_every and epoch is not None and epoch != self._drawn:
+            if self._train is not None and self.images_every != 0 and epoch is not None and epoch != self._drawn:
                 self._draw(epoch)
             self._close()
         if self.probe is not None:
@@ -261,7 +269,18 @@ class TensorBoard(keras.callbacks.Callback):
             self._validation = self._open("validation")
         return self._validation
 
+    def _images_due(self, epoch: int) -> bool:
+        if self.images_every is None:
+            return time.monotonic() - self._begun > self._drawing_seconds / DRAWING_SHARE
+        return self.images_every > 0 and (epoch + 1) % self.images_every == 0
+
     def _draw(self, epoch: int) -> None:
+        start = time.monotonic()
+        self._write_images(epoch)
+        # With the next ones, which take as long.
+        self._drawing_seconds += time.monotonic() - start
+
+    def _write_images(self, epoch: int) -> None:
         self._drawn = epoch
         if self.validation is None or self.task == "multilabel":
             return

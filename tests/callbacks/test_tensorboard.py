@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from kerasnn.tensorboard import callback
 from kerasnn.tensorboard.callback import TensorBoard
 from kerasnn.tensorboard.event_files import histogram
 
@@ -327,6 +328,15 @@ def test_images_of_classifiers_at_intervals_and_at_the_end(
     expected = tf.math.confusion_matrix(Y, model.predict(X, verbose=0).argmax(axis=1), 3).numpy()
     np.testing.assert_array_equal(matrix, expected)
     assert names == "abc"
+
+
+@pytest.mark.parametrize(("share", "steps"), [(1e-9, [4]), (1e9, [1, 2, 3, 4])])
+def test_images_take_a_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, steps: list[int]
+) -> None:
+    monkeypatch.setattr(callback, "DRAWING_SHARE", share)
+    fit(network(), TensorBoard(tmp_path, validation=(X, Y), task="multiclass"), epochs=4)
+    assert [image.step for image in read(tmp_path / "validation").Images("mistakes")] == steps
 
 
 @pytest.mark.parametrize("from_logits", [False, True])
