@@ -148,7 +148,7 @@ def evaluate_run(
     >>> evaluation.metrics["accuracy"] == result.metrics["accuracy"], evaluation.confusion.shape
     (True, (10, 10))
     """
-    config = RunConfig.load(run_dir)
+    config = _with_data(RunConfig.load(run_dir), run_dir)
     network = load_run_model(run_dir, model)
     compile_model(network, config)
     x: Any
@@ -194,12 +194,30 @@ def load_run_model(run_dir: str | Path, model: str) -> keras.Model:
 
 def recorded_class_names(run_dir: str | Path) -> tuple[str, ...] | None:
     """The names of a run's classes in `result.json`, or None."""
+    names = _recorded(run_dir, "class_names")
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
+def _recorded(run_dir: str | Path, key: str) -> Any:
+    """A value in a run's `result.json`, or None."""
     try:
-        names = json.loads(inside(run_dir, "result.json").read_text(encoding="utf-8")).get("class_names")
+        return json.loads(inside(run_dir, "result.json").read_text(encoding="utf-8")).get(key)
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
-    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return tuple(names) if known else None
+
+
+def _with_data(config: RunConfig, run_dir: str | Path) -> RunConfig:
+    """The config with its data's paths taken from the folder in which the run was trained, where they lead nowhere
+    from here."""
+    folder = _recorded(run_dir, "working_folder")
+    if not isinstance(folder, str):
+        return config
+    changes = {}
+    for key in ("path", "test_path"):
+        path = getattr(config.data, key)
+        if path is not None and not Path(path).expanduser().exists() and (there := Path(folder, path)).exists():
+            changes[key] = str(there)
+    return config.model_copy(update={"data": config.data.model_copy(update=changes)})
 
 
 def safe_cell(text: str) -> str:

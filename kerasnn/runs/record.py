@@ -99,7 +99,7 @@ def _rates(config: RunConfig, learning_rate: LearningRate) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """The time, the versions, the git commit of the working folder (None outside of a repository) and the command."""
+    """The time, the versions, the working folder, its git commit (None outside of a repository) and the command."""
     packages = ("tensorflow", "keras", "numpy")
     return {
         "versions": {
@@ -108,6 +108,7 @@ def provenance() -> dict[str, Any]:
             **{package: version(package) for package in packages},
         },
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "working_folder": str(Path.cwd()),
         "git_commit": _git_commit(),
         "command": list(sys.argv),
     }

@@ -64,6 +64,19 @@ def test_evaluate_takes_the_test_part_and_labelled_files(trained) -> None:
         evaluate_run(folder / "run", folder / "other.csv")
 
 
+def test_a_run_finds_its_data_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passengers().to_csv(tmp_path / "ship.csv")
+    monkeypatch.chdir(tmp_path)
+    settings = {"data": {"path": "ship.csv"}, "report": QUIET, "training": {"epochs": 1}}
+    result = train(RunConfig.model_validate(settings), "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert evaluate_run("../run").metrics == pytest.approx(result.metrics, rel=1e-5)
+    (tmp_path / "ship.csv").unlink()
+    with pytest.raises(ValueError, match="ship.csv"):
+        evaluate_run("../run")
+
+
 def test_predictions_of_raw_rows_are_equal_in_a_new_process(trained) -> None:
     folder, _, result = trained
     rows = passengers().drop(columns="survived").iloc[:50, ::-1]
