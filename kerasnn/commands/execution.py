@@ -91,7 +91,11 @@ def import_tensorflow() -> None:
     # TensorFlow logs each program that it takes from the compilation cache as two or three errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    checking = compilation_cache.begin() if "tensorflow" not in sys.modules else None
+    checking = None
+    if "tensorflow" not in sys.modules:
+        # TensorFlow leaves oneDNN, which makes convolutions twice as fast, off on processors without VNNI.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+        checking = compilation_cache.begin()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as greetings:
         os.dup2(greetings.fileno(), 2)

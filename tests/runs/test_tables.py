@@ -73,7 +73,7 @@ def test_a_run_finds_its_data_from_another_folder(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert evaluate_run("../run").metrics == pytest.approx(result.metrics, rel=1e-5)
     (tmp_path / "ship.csv").unlink()
-    with pytest.raises(ValueError, match="ship.csv"):
+    with pytest.raises(ValueError, match=r"ship\.csv"):
         evaluate_run("../run")
 
 
