@@ -48,9 +48,9 @@ def convolutional(hp: Any) -> keras.Model:
     model = keras.Sequential([keras.Input((8, 8, 1))])
     model.add(keras.layers.Conv2D(hp.Int("filters", 8, 16, step=8), 3, activation="relu"))
     if hp.Choice("pooling", ["max", "avg"]) == "max":
-        model.add(keras.layers.MaxPooling2D())
+        model.add(keras.layers.MaxPooling2D(2))
     else:
-        model.add(keras.layers.AveragePooling2D())
+        model.add(keras.layers.AveragePooling2D(2))
     model.add(keras.layers.Flatten())
     model.add(keras.layers.Dense(10, activation="softmax"))
     rate = hp.Float("lr", min_value=1e-4, max_value=1e-2, sampling="log")
