@@ -86,7 +86,11 @@ class ChunkedBatches(Batches):
 
     def chunks(self) -> Iterator[tuple[Any, int, int]]:
         """Chunks of one pass: arrays with the batches one after the other, the number of batches and their size."""
-        batches, number = self.batches(), 0
+        # Now: a dataset that shuffles takes another order with each pass that is begun, and Keras begins two an epoch.
+        return self._chunks_of(self.batches())
+
+    def _chunks_of(self, batches: Iterator[list[np.ndarray]]) -> Iterator[tuple[Any, int, int]]:
+        number = 0
         while self.steps is None or number % self.steps == 0:
             before = number
             # Nothing is read ahead of an epoch's end: callbacks may change between epochs what a batch is.
@@ -154,7 +158,8 @@ class PythonBatches(ChunkedBatches):
         return int(sizes.pop()[0]) or None if len(sizes) == 1 else None
 
     def batches(self) -> Iterator[list[np.ndarray]]:
-        return map(self._leaves, self._adapter.get_numpy_iterator())
+        # When the first one is asked for: to begin may call the user's code.
+        yield from map(self._leaves, self._adapter.get_numpy_iterator())
 
     def _leaves(self, batch: Any) -> list[np.ndarray]:
         leaves = keras.tree.flatten(batch)
@@ -186,7 +191,9 @@ class DatasetBatches(ChunkedBatches):
         return super().suit(length, alone) and length is None and not alone
 
     def batches(self) -> Iterator[list[np.ndarray]]:
-        iterator = iter(self.dataset)
+        return self._arrays(iter(self.dataset))
+
+    def _arrays(self, iterator: Any) -> Iterator[list[np.ndarray]]:
         outputs = {"output_types": [spec.dtype for spec in self._specs]}
         outputs |= {"output_shapes": [spec.shape for spec in self._specs]}
         while True:

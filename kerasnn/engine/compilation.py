@@ -18,7 +18,7 @@ from kerasnn.engine.chunks import ChunkBlocks, ChunkedBatches
 from kerasnn.engine.examples import Examples, ResidentExamples, StreamedExamples, leaves, nbytes
 from kerasnn.engine.memory import device_memory
 from kerasnn.engine.steps import Blocks, NotCompilableError, Program
-from kerasnn.keras_private import compile_argument, model_supports_jit
+from kerasnn.keras_private import compile_argument, compiled_as, model_supports_jit
 
 logger = logging.getLogger("kerasnn")
 
@@ -217,6 +217,15 @@ def _program(model: keras.Model, step: str, kind: Callable[[keras.Model, str], A
     if name not in kept:
         kept[name] = kind(model, step)
     return kept[name]
+
+
+@contextmanager
+def without_xla(model: keras.Model) -> Iterator[None]:
+    """Within it, XLA runs a model's steps only if the model was compiled with `jit_compile=True`."""
+    with compiled_as(model, compile_argument(model) is True):
+        yield
+    # Later trainings may be long enough for XLA.
+    vars(model).pop("_kerasnn_programs", None)
 
 
 def _few(model: keras.Model, examples: ResidentExamples) -> bool:

@@ -1,7 +1,9 @@
 """Training of many Keras models, those of one structure as one program."""
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,7 +15,7 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config.schema import short
 from kerasnn.engine.block_callbacks import acts_by_batch, flat
 from kerasnn.engine.checks import Checks, check_fit_options
-from kerasnn.engine.compilation import Compiled, own_loop
+from kerasnn.engine.compilation import Compiled, own_loop, without_xla
 from kerasnn.engine.fit import fit
 from kerasnn.engine.order import draw_seed
 from kerasnn.fused.fitted import FittedModel, program_for
@@ -116,7 +118,7 @@ def fit_fused(
         members, alone = _members(models, own, inputs, epochs, checks)
         shown = partial(_show, epochs, on_epoch) if verbose else on_epoch
         alone |= _train_together(members, inputs, Plan(initial_epoch, epochs, validation_freq, shown, max_members))
-    for reason in dict.fromkeys(alone.values()):
+    for reason in filter(None, dict.fromkeys(alone.values())):
         logger.warning("%d of %d models train alone: %s", list(alone.values()).count(reason), len(models), reason)
     options |= {
         **held_out,
@@ -125,13 +127,15 @@ def fit_fused(
         "checks": checks,
         "verbose": verbose,
     }
-    few = inputs is not None and not compiled_loops_pay((epochs - initial_epoch) * inputs.steps)
+    steps = math.inf if inputs is None else (epochs - initial_epoch) * inputs.steps
     for number in sorted(alone):
         if on_epoch is not None:
             own[number]["callbacks"] = [*flat(own[number]["callbacks"]), _Reporter(number, on_epoch)]
         is_one = models[number].distribute_strategy.num_replicas_in_sync == 1
-        compiled: Compiled = "off" if few and is_one and has_loops(models[number]) else "auto"
-        fit(models[number], x, y, **own[number], **options, compiled=compiled)
+        is_short = is_one and has_loops(models[number]) and not compiled_loops_pay(steps)
+        compiled: Compiled = "off" if is_short else "auto"
+        with nullcontext() if xla_pays(1, steps) or not is_one else without_xla(models[number]):
+            fit(models[number], x, y, **own[number], **options, compiled=compiled)
     return [model.history for model in models]
 
 
@@ -160,7 +164,7 @@ def _members(
 
 
 def _train_together(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) -> dict[int, str]:
-    """Train models by groups of one structure; returns why some cannot be, by number."""
+    """Train models by groups of one structure; returns why some train alone, by number."""
     alone = _sharing(members)
     groups: dict[Any, list[FittedModel]] = {}
     for member in members:
@@ -168,6 +172,10 @@ def _train_together(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) 
             key = (member.structure.key, inputs.is_weighted(member.number), member.learning_rate is None)
             groups.setdefault(key, []).append(member)
     for group in groups.values():
+        if len(group) == 1:
+            # Tracing a program for many takes longer; nobody needs to be told.
+            alone[group[0].number] = ""
+            continue
         steps = (plan.epochs - plan.first_epoch) * inputs.steps
         if has_loops(group[0].model) and not loops_pay(len(group), steps):
             reason = f"{steps} steps of recurrent layers are done sooner one by one"

@@ -81,7 +81,7 @@ def group_devices(members: int, names: Sequence[str] | None = None) -> list[str]
     return ["CPU:0"] * 2 ** int(math.log2(at_once))
 
 
-def xla_pays(members: int, steps: int) -> bool:
+def xla_pays(members: int, steps: float) -> bool:
     """Whether XLA saves more time than it takes to compile; it follows from the call alone, so that it repeats.
 
     Args:
@@ -109,7 +109,7 @@ def loops_pay(members: int, steps: int) -> bool:
     return members * alone > LOOPS_TOGETHER
 
 
-def compiled_loops_pay(steps: int) -> bool:
+def compiled_loops_pay(steps: float) -> bool:
     """Whether a model with loops that trains alone does so faster in `kerasnn.fit`'s loop than in Keras's steps."""
     return LOOPS_ALONE + steps * LOOPS_STEP > LOOPS_COMPILED
 

@@ -77,6 +77,13 @@ INPUTS = {
     "ragged last batch": lambda: {"x": rows().batch(BATCH)},
     "static size": lambda: {"x": rows().batch(BATCH, drop_remainder=True).map(lambda x, y: (x * 2, y)).prefetch(1)},
     "shuffled": lambda: {"x": rows().shuffle(75, seed=3).batch(BATCH), "initial_epoch": 1},
+    "shuffled anew": lambda: {"x": rows().shuffle(75, seed=3).batch(BATCH), "epochs": 4},
+    "shuffled anew, steps": lambda: {
+        "x": rows().shuffle(75, seed=3).batch(BATCH).repeat(),
+        "steps_per_epoch": 7,
+        "epochs": 4,
+        "validation_data": rows().shuffle(75, seed=4).batch(BATCH),
+    },
     "validated by tf.data": lambda: {"x": rows().batch(BATCH), "validation_data": rows().take(30).batch(7)},
     "validated by arrays": lambda: {"x": rows().batch(BATCH), "validation_data": (X[:30], Y[:30])},
     "arrays validated by tf.data": lambda: {
