@@ -25,10 +25,12 @@ _IGNORED = frozenset(
         *("train_function", "test_function", "predict_function", "history", "stop_training", "stop_evaluating"),
         *("stop_predicting", "_kerasnn_programs", "_kerasnn_jit_compile", "_eval_epoch_iterator", "_losses"),
         *("_loss_ids", "_losses_override", "_saved_model_inputs_spec", "_saved_model_arg_spec", "_lock"),
-        *("_call_signature", "_compiled_trainable_state"),
+        *("_call_signature", "_called", "_compiled_trainable_state"),
         *("_distribute_strategy", "_distribution_strategy", "_initial_epoch", "_mesh", "_in_data_parallel"),
     )
 )
+_CALLS = frozenset(("_inbound_nodes", "_outbound_nodes"))
+"""What symbolic calls of a model leave with it; between its layers they are its graph."""
 _SEEDS = frozenset(("seed", "_initial_seed", "_init_seed", "_backend_seed"))
 """Attributes of Keras's own classes that count when a layer is made and never again."""
 
@@ -214,6 +216,8 @@ class Structure:
         attributes = vars(value)
         always, rare = numbers_of(value)
         ignored = _IGNORED | (_SEEDS if type(value).__module__.startswith(_LIBRARIES) else set())
+        if value is self.model:
+            ignored |= _CALLS
         if "_fn_kwargs" in attributes:
             # A copy for the loss's config.
             ignored |= set(_LOSS_ARGUMENTS)

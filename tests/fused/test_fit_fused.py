@@ -17,6 +17,7 @@ from kerasnn.config.schedules import OneCycle
 from kerasnn.distribute.replicas import optimizers_of
 from kerasnn.fused import fit, fitted, sizes
 from kerasnn.fused.inputs import Inputs
+from kerasnn.fused.program import FusedProgram
 from kerasnn.fused.structure import Structure
 from tests.zoo.models import ZOO
 
@@ -181,6 +182,55 @@ def test_numbers_are_each_models_own():
         validation_split=0.3,
     )
     assert len(fitted._programs) == 1
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.drop, self.out = (
+            keras.layers.Dense(4, "relu"),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(2),
+        )
+
+    def call(self, x, training=False):
+        return self.out(self.drop(self.hidden(x), training=training))
+
+
+def sequential():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.2), keras.layers.Dense(2)])
+
+
+def functional():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dropout(0.3)(inputs)))
+
+
+@pytest.mark.parametrize("make", [sequential, functional, Subclassed])
+def test_a_program_is_used_again_for_later_models(make, monkeypatch):
+    def models(count):
+        found = []
+        for seed in range(count):
+            keras.utils.set_random_seed(seed)
+            model = make()
+            model.compile(keras.optimizers.Adam(0.01 * (seed + 1)), "mse")
+            found.append(model)
+        return found
+
+    made = []
+
+    def program(*arguments, **options):
+        made.append(FusedProgram(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(fitted, "FusedProgram", program)
+    fitted._programs.clear()
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 4)).astype("float32"), rng.normal(size=(20, 2)).astype("float32")
+    options = {"batch_size": 8, "epochs": 2, "seed": [5, 6], "validation_data": (x, y), "verbose": 0}
+    first, again = ([history.history for history in kerasnn.fit_fused(models(2), x, y, **options)] for _ in range(2))
+    assert len(made) == 1
+    assert again == first
 
 
 def test_callbacks_of_each_model(tmp_path):
