@@ -172,8 +172,8 @@ def _train_together(members: Sequence[FittedModel], inputs: Inputs, plan: Plan) 
             key = (member.structure.key, inputs.is_weighted(member.number), member.learning_rate is None)
             groups.setdefault(key, []).append(member)
     for group in groups.values():
-        if len(group) == 1:
-            # Tracing a program for many takes longer; nobody needs to be told.
+        if len(group) == 1 and not inputs.streams:
+            # Tracing a program for many takes longer; nobody needs to be told. A dataset's first pass has begun.
             alone[group[0].number] = ""
             continue
         steps = (plan.epochs - plan.first_epoch) * inputs.steps

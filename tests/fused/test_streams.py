@@ -51,6 +51,13 @@ def build(rate, seed):
     return model
 
 
+def test_a_single_model_meets_the_order_that_it_meets_alone():
+    options = {"epochs": 3, "verbose": 0, "shuffle": False, "seed": 1}
+    [fused] = kerasnn.fit_fused([build(0.03, 2)], dataset_of("shuffled"), **options)
+    alone = kerasnn.fit(build(0.03, 2), dataset_of("shuffled"), **options)
+    np.testing.assert_allclose(fused.history["loss"], alone.history["loss"], rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", DATASETS if ALL else ["a shorter last one", "shuffled"])
 def test_ends_as_each_model_by_itself(kind, caplog, monkeypatch):
     monkeypatch.setattr(streams, "LONGEST", 3)
