@@ -90,9 +90,8 @@ class ChunkedBatches(Batches):
         return self._chunks_of(self.batches())
 
     def _chunks_of(self, batches: Iterator[list[np.ndarray]]) -> Iterator[tuple[Any, int, int]]:
-        number = 0
-        while self.steps is None or number % self.steps == 0:
-            before = number
+        while True:
+            number = 0
             # Nothing is read ahead of an epoch's end: callbacks may change between epochs what a batch is.
             read = self._read(islice(batches, self.steps))
             for count, size, *arrays in _read_ahead(read) if self.reads_ahead else read:
@@ -101,7 +100,7 @@ class ChunkedBatches(Batches):
                     tensors = list(map(tf.convert_to_tensor, arrays))
                 number += count
                 yield self._packed(tensors), count, size
-            if number == before or self.steps is None:
+            if self.steps is None or number < self.steps:
                 return
 
     def _read(self, batches: Iterator[list[np.ndarray]]) -> Iterator[tuple[Any, ...]]:
