@@ -50,7 +50,6 @@ __all__ = [
     "base_optimizer",
     "can_convert_arrays",
     "compile_argument",
-    "compiled_as",
     "data_adapter_utils",
     "distributed_values",
     "draw_seed",
@@ -222,17 +221,6 @@ def compile_argument(model: keras.Model) -> bool | str:
     """The `jit_compile` that a model was compiled with; "auto" where it was compiled before kerasnn was imported."""
     given: bool | str = vars(model).get(_JIT_COMPILE, "auto")
     return given
-
-
-@contextmanager
-def compiled_as(model: keras.Model, jit_compile: bool | str) -> Iterator[None]:
-    """Within it, `compile_argument` gives another value for a model."""
-    before = compile_argument(model)
-    vars(model)[_JIT_COMPILE] = jit_compile
-    try:
-        yield
-    finally:
-        vars(model)[_JIT_COMPILE] = before
 
 
 def memory_limit() -> int:

@@ -54,9 +54,9 @@ def test_usage_errors(capsys):
     assert "--repeats must be at least 1, received 0" in capsys.readouterr().err
 
 
-def test_a_model_of_the_zoo_is_timed_in_both():
+def test_a_model_of_the_zoo_is_timed_in_all_programs():
     found = zoo_times.compare(["lora"], repeats=1)
     figures = found["lora"]
-    assert figures["times_faster"] == figures["keras"] / figures["kerasnn"] > 0
-    assert len(figures["first_epoch_seconds"]) == 2
+    assert figures["times_faster"] == [figures["keras"] / figures[name] for name in ("few", "many")]
+    assert len(figures["first_epoch_seconds"]) == 3
     assert [line.split()[0] for line in zoo_times.table(found).splitlines()] == ["model", "lora", "median"]

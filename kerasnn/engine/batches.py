@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kerasnn.engine.bounds import in_one_line
 from kerasnn.engine.examples import Steps, each
 from kerasnn.engine.graph import Operations
 from kerasnn.engine.steps import (
@@ -158,7 +159,8 @@ class BatchProgram:
             The logs after the last step, tensors, and the number of steps, which is 0 at the end of the data.
         """
         span, limit = tf.constant([count, update], tf.int32), tf.constant(seconds, tf.float64)
-        logs, steps = self._run(iterator, span, limit, rates, momenta)
+        with in_one_line():
+            logs, steps = self._run(iterator, span, limit, rates, momenta)
         return logs, int(steps)
 
     def end(self, iterator: Any) -> None:
@@ -199,7 +201,8 @@ class BatchProgram:
             if self._momentum is not None and momenta is not None:
                 self._momentum.assign(momenta[update + number])
             rows = slice(first, first + steps.batch_size)
-            logs = self._run_batch(each(operator.itemgetter(rows), steps.data))
+            with in_one_line():
+                logs = self._run_batch(each(operator.itemgetter(rows), steps.data))
         return logs
 
     def _one_step(self, iterator: Any) -> Any:

@@ -1,5 +1,6 @@
 """Indices out of range: TensorFlow's kernels refuse them on a CPU, XLA reads another row instead."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,14 @@ from kerasnn.keras_private import gen_array_ops, gen_nn_ops, gen_resource_variab
 
 FINE = (0, 0)
 """The number of the failed check, counted from 1, and the index that it found; zeros if no check failed."""
+
+_REFUSALS = {
+    "indices of rows": re.compile(r"indices\S* = (?P<index>-?\d+) is not in \[0, (?P<count>\d+)\)"),
+    "labels": re.compile(r"label value of (?P<index>-?\d+) which is outside the valid range of \[0, (?P<count>\d+)\)"),
+}
+"""What TensorFlow's kernels say of an index out of range."""
+_SOMEWHERE = "the model's step"
+_NODE = re.compile(r"\{\{node (?:while/)*(\S+)/\w+\}\}")
 
 
 class Bounds:
@@ -58,7 +67,7 @@ class Bounds:
     def error(self, failed: int, index: int) -> Exception:
         """What TensorFlow raises for an index out of range: its kind of error, in one line."""
         rule, where = self._subjects[failed - 1]
-        return tf.errors.InvalidArgumentError(None, None, f"{rule}; received {index} in {where}")
+        return _error(rule, index, where)
 
     def _check(self, indices: Any, count: Any, rule: str) -> None:
         graph = tf.compat.v1.get_default_graph()
@@ -73,7 +82,7 @@ class Bounds:
         self._found.append((tf.logical_or(low < 0, high >= count), tf.where(high >= count, high, low)))
         scopes = [scope for scope in graph.get_name_scope().split("/") if scope and not scope.startswith("while")]
         last = "" if known is None else f" to {int(known) - 1}"
-        self._subjects.append((f"{rule} must be 0{last}", "/".join(scopes) or "the model's step"))
+        self._subjects.append((f"{rule} must be 0{last}", "/".join(scopes) or _SOMEWHERE))
 
     def _rows(self, indices: Any, shape: Any, count: Any) -> None:
         if len(shape) > 1 and shape[0]:
@@ -112,3 +121,21 @@ class Bounds:
             return entropy(features, labels, name)
 
         return sparse_softmax_cross_entropy_with_logits
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Within it, errors of TensorFlow's kernels for an index out of range read as those of `Bounds`."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        for subject, pattern in _REFUSALS.items():
+            if found := pattern.search(error.message):
+                node = _NODE.search(error.message)
+                where = node[1] if node else _SOMEWHERE
+                raise _error(f"{subject} must be 0 to {int(found['count']) - 1}", int(found["index"]), where) from None
+        raise
+
+
+def _error(rule: str, index: int, where: str) -> Exception:
+    return tf.errors.InvalidArgumentError(None, None, f"{rule}; received {index} in {where}")

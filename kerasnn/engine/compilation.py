@@ -18,13 +18,15 @@ from kerasnn.engine.chunks import ChunkBlocks, ChunkedBatches
 from kerasnn.engine.examples import Examples, ResidentExamples, StreamedExamples, leaves, nbytes
 from kerasnn.engine.memory import device_memory
 from kerasnn.engine.steps import Blocks, NotCompilableError, Program
-from kerasnn.keras_private import compile_argument, compiled_as, model_supports_jit
+from kerasnn.keras_private import compile_argument, model_supports_jit
 
 logger = logging.getLogger("kerasnn")
 
 Compiled = Literal["auto", "on", "off"]
-FEW = 1000
-"""Steps of evaluation that XLA speeds up by about as much as its compilation takes."""
+FEW = 2000
+"""Steps that XLA speeds up by about as much as its compilation takes on a CPU. Measured with training on two cores, with
+validation and a shorter last batch, which are compiled on their own: 1,100 for a GRU, 1,400 for a small transformer, 2,200
+for wide dense layers, 5,000 and 8,000 for small dense networks. Half as many where neither is there."""
 _LOOPS = {
     "train": ("fit", "make_train_function", "_make_function"),
     "test": ("evaluate", "make_test_function", "_make_function"),
@@ -130,7 +132,7 @@ def blocks_of(
     length: int | None,
     rates: np.ndarray | None = None,
     *,
-    alone: bool = False,
+    steps: float | None = None,
 ) -> Blocks:
     """Compiled blocks of a model's steps.
 
@@ -140,7 +142,8 @@ def blocks_of(
         examples: the examples that the steps run on.
         length: steps in a block; None takes the model's `steps_per_execution` if above 1, else a length by time.
         rates: learning rate of every step, where a callback sets them.
-        alone: whether they belong to no training, so that a few steps need not be worth XLA's compilation.
+        steps: training steps of the whole call that they belong to, `math.inf` if that is unknown: a few are not worth
+            XLA's compilation. None: they evaluate on their own, and the model's evaluations are counted together.
 
     Raises:
         NotCompilableError: the model cannot be compiled.
@@ -160,13 +163,11 @@ def blocks_of(
         if isinstance(examples, Batches):
             if model._distribute_strategy is not None:
                 raise NotCompilableError(f"x is {type(examples.source).__name__} under a strategy of one replica")
-            return _batch_blocks(model, step, examples, length, by_execution, rates, alone)
+            return _batch_blocks(model, step, examples, length, by_execution, rates, steps)
         _build(model, examples)
-        program = _program(model, step, _array_program)
-        if alone and _few(model, examples):
-            program = _program(model, step, partial(Program, jit_compile=False), "without XLA")
-        for steps in examples.empty_steps():
-            program.prepare(steps, rates)
+        program = _array_program(model, step, examples, steps)
+        for empty in examples.empty_steps():
+            program.prepare(empty, rates)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         name = "" if isinstance(error, NotCompilableError) else f"{type(error).__name__}: "
@@ -181,13 +182,13 @@ def _batch_blocks(
     length: int | None,
     by_execution: bool,
     rates: tf.Tensor | None,
-    alone: bool,
+    steps: float | None,
 ) -> Blocks:
     batch_program = _program(model, step, BatchProgram, "on batches")
-    if isinstance(batches, ChunkedBatches) and batches.suit(length, alone) and obstacle(model, ()) is None:
-        program = _program(model, step, _array_program)
-        for steps in batches.empty_steps():
-            program.prepare(steps, rates)
+    if isinstance(batches, ChunkedBatches) and batches.suit(length, steps is None) and obstacle(model, ()) is None:
+        program = _array_program(model, step, batches, steps)
+        for empty in batches.empty_steps():
+            program.prepare(empty, rates)
         batches.in_chunks = True
         return ChunkBlocks(program, batch_program, length)
     batch_program.prepare(batches, rates)
@@ -205,7 +206,16 @@ def _build(model: keras.Model, examples: Examples) -> None:
 
 
 def _program(model: keras.Model, step: str, kind: Callable[[keras.Model, str], Any], *further: str) -> Any:
-    """The model's program of a kind for a step, kept as long as Keras would keep its own function for it."""
+    """The model's program of a kind for a step."""
+    kept = _programs(model)
+    name = " ".join((step, *further))
+    if name not in kept:
+        kept[name] = kind(model, step)
+    return kept[name]
+
+
+def _programs(model: keras.Model) -> dict[str, Any]:
+    """The model's programs by name, kept as long as Keras would keep its own functions."""
     # Past Keras's __setattr__, which would track it as a part of the model.
     kept = vars(model).setdefault("_kerasnn_programs", {})
     theirs = {"train_step": model.train_function, "test_step": model.test_function}
@@ -213,35 +223,29 @@ def _program(model: keras.Model, step: str, kind: Callable[[keras.Model, str], A
     if kept.get("compile_config") is not model._compile_config or kept["functions"] != theirs:
         kept.clear()
         kept.update(compile_config=model._compile_config, functions=theirs)
-    name = " ".join((step, *further))
-    if name not in kept:
-        kept[name] = kind(model, step)
-    return kept[name]
+    return kept
 
 
-@contextmanager
-def without_xla(model: keras.Model) -> Iterator[None]:
-    """Within it, XLA runs a model's steps only if the model was compiled with `jit_compile=True`."""
-    with compiled_as(model, compile_argument(model) is True):
-        yield
-    # Later trainings may be long enough for XLA.
-    vars(model).pop("_kerasnn_programs", None)
+def _array_program(model: keras.Model, step: str, examples: Any, steps: float | None) -> Program:
+    """The program for steps on arrays, without XLA where few steps are to run; `steps` as of `blocks_of`."""
+    jit_compile = compile_argument(model)
+    if jit_compile == "auto" and model.jit_compile:
+        # Plain Keras would compile it with XLA.
+        jit_compile = True
+    if jit_compile == "auto" and _few(model, examples, steps):
+        return _program(model, step, partial(Program, jit_compile=False), "without XLA")
+    return _program(model, step, partial(Program, jit_compile=jit_compile))
 
 
-def _few(model: keras.Model, examples: ResidentExamples) -> bool:
-    """Whether the steps that a model was evaluated on, with those to come, are too few for XLA.
+def _few(model: keras.Model, examples: Any, steps: float | None) -> bool:
+    """Whether steps are too few for XLA. It follows from the call, so that a training that goes on takes the same one.
 
     On other devices than a CPU it is XLA's program that notices indices out of range.
     """
-    kept = vars(model)["_kerasnn_programs"]
-    kept["evaluated"] = kept.get("evaluated", 0) + examples.num_batches
-    left_to_us = compile_argument(model) == "auto" and not model.jit_compile
-    return left_to_us and kept["evaluated"] <= FEW and not tf.config.list_logical_devices("GPU")
-
-
-def _array_program(model: keras.Model, step: str) -> Program:
-    jit_compile = compile_argument(model)
-    return Program(model, step, True if jit_compile == "auto" and model.jit_compile else jit_compile)
+    if steps is None:
+        kept = _programs(model)
+        kept["evaluated"] = steps = kept.get("evaluated", 0) + (examples.num_batches or 0)
+    return steps <= FEW and not tf.config.list_logical_devices("GPU")
 
 
 @contextmanager

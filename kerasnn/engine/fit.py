@@ -1,5 +1,6 @@
 """Keras's own `fit`, `evaluate` and `predict`, many steps in one program over data kept on the device."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -141,10 +142,14 @@ def fit(
         resident = (*source.resident, *(held_out.resident if held_out else ()))
         kind = examples_kind(model, compiled, resident, memory_share)
         examples = source.examples(kind)
-        train = _training_blocks(model, examples, lengths["train"](), owner, steps_per_epoch)
+        count = _steps(examples, steps_per_epoch)
+        rates = np.zeros(count, np.float32) if owner is not None and count else None
+        # Never what is left of them, so that a training that goes on runs the same program.
+        total = epochs * count if count else math.inf
+        train = blocks_of(model, "train_step", examples, lengths["train"](), rates, steps=total)
         if held_out:
             validation = held_out.examples(kind, examples.batch_size)
-            test = blocks_of(model, "test_step", validation, lengths["test"]())
+            test = blocks_of(model, "test_step", validation, lengths["test"](), steps=total)
             validation_data = (validation,)
     except NotCompilableError as obstacle:
         if replicas > 1:
@@ -161,14 +166,6 @@ def fit(
     hooks = _block_callbacks(callbacks, driver, model, verbose, epochs=epochs)
     with running(model, train, test), replicated.stopping_together(model.distribute_strategy), phase("epochs"):
         return model.fit(examples, callbacks=hooks, validation_data=validation_data, shuffle=False, **options)
-
-
-def _training_blocks(
-    model: keras.Model, examples: Any, length: int | None, owner: LearningRate | None, steps: int | None
-) -> Blocks:
-    count = _steps(examples, steps)
-    rates = np.zeros(count, np.float32) if owner is not None and count else None
-    return blocks_of(model, "train_step", examples, length, rates)
 
 
 def evaluate(
@@ -229,7 +226,7 @@ def evaluate(
         batches = source.batches
         examples = source.examples(examples_kind(model, compiled, source.resident, memory_share))
         length = _block_length(model, callbacks, "test", steps_per_block)
-        test = blocks_of(model, "test_step", examples, length, alone=True)
+        test = blocks_of(model, "test_step", examples, length)
     except NotCompilableError as reason:
         if replicas > 1:
             raise

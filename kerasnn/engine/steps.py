@@ -16,7 +16,7 @@ import tensorflow as tf
 from kerasnn.attributes import overridden
 from kerasnn.components.random_state import random_state, set_random_state
 from kerasnn.distribute.replicas import without_all_reduce
-from kerasnn.engine.bounds import FINE, Bounds
+from kerasnn.engine.bounds import FINE, Bounds, in_one_line
 from kerasnn.engine.examples import Pass, Steps, each
 from kerasnn.engine.graph import Operations
 from kerasnn.engine.random_numbers import same_numbers
@@ -64,7 +64,7 @@ class Program:
 
     def _use(self, xla: bool) -> None:
         self.xla = xla
-        self._runs: dict[tuple[int, bool], Any] = {}
+        self._runs: dict[tuple[int | None, bool], Any] = {}
         self._found: dict[Any, Any] = {}
 
     def _leave_xla(self, drawn: dict[str, Any]) -> None:
@@ -162,7 +162,8 @@ class Program:
             InvalidArgumentError: a step looked up an index out of range; steps after it were not run.
         """
         arguments = self._arguments(steps, update, rates, momenta)
-        logs, (failed, index) = self._function(steps, arguments)(*arguments)
+        with in_one_line():
+            logs, (failed, index) = self._function(steps, arguments)(*arguments)
         if self.xla and (check := int(failed)):
             raise self._bounds.error(check, int(index))
         return logs
@@ -175,25 +176,32 @@ class Program:
     def _function(self, steps: Steps, arguments: tuple[Any, ...]) -> Any:
         """The loop as traced for arguments of these types; to find it takes TensorFlow as long as ten small steps."""
         types = [leaf if leaf is None else (leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(arguments)]
-        key = (steps.batch_size, steps.uneven, *types)
+        key = (*self._batch(steps), *types)
         if key not in self._found:
             self._found[key] = self._run(steps).get_concrete_function(*arguments)
         return self._found[key]
 
+    def _batch(self, steps: Steps) -> tuple[int | None, bool]:
+        """What is known of a batch when the loop is traced: its size, and whether the model's step knows it.
+
+        XLA compiles for each size. TensorFlow's graph is one for all, where the step does not know it.
+        """
+        return None if steps.uneven and not self.xla else steps.batch_size, steps.uneven
+
     def _run(self, steps: Steps) -> Any:
         """The loop for a batch size: TensorFlow warns where one function is traced for many."""
-        key = steps.batch_size, steps.uneven
+        key = self._batch(steps)
         if key not in self._runs:
             self._runs[key] = tf.function(partial(self._loop, *key), jit_compile=self.xla, autograph=False)
         return self._runs[key]
 
     def _arguments(self, steps: Steps, update: int, rates: Any, momenta: Any) -> tuple[Any, ...]:
-        span = tf.constant([steps.row, steps.batches, update], tf.int32)
+        span = tf.constant([steps.row, steps.batches, update, steps.batch_size], tf.int32)
         return steps.data, steps.order, span, rates, momenta
 
     def _loop(
         self,
-        batch_size: int,
+        known_size: int | None,
         uneven: bool,
         data: Any,
         order: tf.Tensor | None,
@@ -204,7 +212,8 @@ class Program:
         self.traces += 1
         model = self._model()
         assert model is not None
-        first_row, count, first_update = tf.unstack(span)
+        first_row, count, first_update, size = tf.unstack(span)
+        batch_size = size if known_size is None else known_size
         strategy = model._distribute_strategy
         step = getattr(model, self._step)
         step = on_one_device(step) if strategy is None else partial(_on_its_replica, strategy, step)
@@ -358,7 +367,7 @@ def is_built(model: keras.Model) -> bool:
     return all(layer.built for layer in model._flatten_layers())
 
 
-def _rows(array: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
+def _rows(array: tf.Tensor, first: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
     rest = array.shape[1:]
     return tf.slice(array, [first] + [0] * len(rest), [count, *rest])
 

@@ -1,9 +1,7 @@
 """Training of many Keras models, those of one structure as one program."""
 
 import logging
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +13,7 @@ from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config.schema import short
 from kerasnn.engine.block_callbacks import acts_by_batch, flat
 from kerasnn.engine.checks import Checks, check_fit_options
-from kerasnn.engine.compilation import Compiled, own_loop, without_xla
+from kerasnn.engine.compilation import own_loop
 from kerasnn.engine.fit import fit
 from kerasnn.engine.order import draw_seed
 from kerasnn.fused.fitted import FittedModel, program_for
@@ -23,7 +21,7 @@ from kerasnn.fused.group import Changes
 from kerasnn.fused.inputs import Inputs
 from kerasnn.fused.loop import OnEpoch, Plan, train_members
 from kerasnn.fused.program import FusedProgram, NotFusableError
-from kerasnn.fused.sizes import compiled_loops_pay, group_devices, has_loops, loops_pay, xla_pays
+from kerasnn.fused.sizes import group_devices, has_loops, loops_pay, xla_pays
 from kerasnn.fused.structure import Structure
 
 logger = logging.getLogger("kerasnn")
@@ -127,15 +125,10 @@ def fit_fused(
         "checks": checks,
         "verbose": verbose,
     }
-    steps = math.inf if inputs is None else (epochs - initial_epoch) * inputs.steps
     for number in sorted(alone):
         if on_epoch is not None:
             own[number]["callbacks"] = [*flat(own[number]["callbacks"]), _Reporter(number, on_epoch)]
-        is_one = models[number].distribute_strategy.num_replicas_in_sync == 1
-        is_short = is_one and has_loops(models[number]) and not compiled_loops_pay(steps)
-        compiled: Compiled = "off" if is_short else "auto"
-        with nullcontext() if xla_pays(1, steps) or not is_one else without_xla(models[number]):
-            fit(models[number], x, y, **own[number], **options, compiled=compiled)
+        fit(models[number], x, y, **own[number], **options)
     return [model.history for model in models]
 
 

@@ -222,7 +222,8 @@ def sequence_model(*middle):
 class Attention(layers.Layer):
     def __init__(self, **options):
         super().__init__(**options)
-        self.attention, self.norm = layers.MultiHeadAttention(2, 4, name="attention"), layers.LayerNormalization()
+        self.attention = layers.MultiHeadAttention(2, 4, name="attention")
+        self.norm = layers.LayerNormalization(name="norm")
 
     def build(self, shape):
         self.attention.build(shape, shape)
@@ -242,13 +243,13 @@ SEQUENCES = rng.normal(size=(32, 6, 8)).astype("float32")
         (lambda: [layers.GRU(4, return_sequences=True, name="gru")], {"gru/gru_cell"}),
         (lambda: [layers.TimeDistributed(layers.Dense(4, "relu", name="dense"), name="each")], {"each/dense"}),
         (
-            lambda: [layers.Bidirectional(layers.LSTM(4, return_sequences=True), name="both")],
+            lambda: [layers.Bidirectional(layers.LSTM(4, return_sequences=True, name="lstm"), name="both")],
             {"both/forward_lstm/lstm_cell", "both/backward_lstm/lstm_cell"},
         ),
         (
             lambda: [Attention(name="block")],
             {*(f"block/attention/{name}" for name in ("query", "key", "value", "attention_output")),
-             "block/layer_normalization"},
+             "block/norm"},
         ),
     ],
     ids=["lstm", "gru", "time distributed", "bidirectional", "attention"],
@@ -257,7 +258,8 @@ def test_health_sees_recurrent_attention_and_normalization_layers(caplog, middle
     model = sequence_model(*middle())
     health = Health((SEQUENCES, Y))
     model.fit(SEQUENCES, Y, epochs=3, verbose=0, callbacks=[health])
-    assert caplog.messages == []
+    # TensorFlow warns where many tests have traced.
+    assert [record for record in caplog.records if record.name == "kerasnn"] == []
     measured = Probe((SEQUENCES, Y)).measure(model)
     assert names <= set(measured.activations)
     assert set(measured.weights) == set(measured.activations)

@@ -526,14 +526,45 @@ def test_few_steps_of_evaluation_are_not_worth_xla(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Program, "prepare", lambda self, steps, rates: used.append(self.xla))
     model = sequential(jit_compile=jit_compile)
     for _ in range(3):
-        blocks_of(model, "test_step", ResidentExamples(X, Y, batch_size=BATCH), None, alone=True)
+        blocks_of(model, "test_step", ResidentExamples(X, Y, batch_size=BATCH), None)
     assert used[::2] == used[1::2] == xla
-    # Those of a training are as they were.
-    blocks_of(model, "test_step", ResidentExamples(X, Y, batch_size=BATCH), None)
-    assert used[-1]
 
 
-def test_evaluation_without_xla_is_plain_keras_s(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("data", [lambda: (X, Y), lambda: (tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH),)])
+@pytest.mark.parametrize(
+    ("jit_compile", "epochs", "xla"),
+    [("auto", 2, {False}), ("auto", 3, {True}), (True, 2, {True}), (False, 3, {False})],
+)
+def test_few_steps_of_training_are_not_worth_xla(
+    monkeypatch: pytest.MonkeyPatch, data: Any, jit_compile: Any, epochs: int, xla: Any
+) -> None:
+    monkeypatch.setattr(compilation, "FEW", 2 * STEPS)
+    used = []
+    prepare = Program.prepare
+    monkeypatch.setattr(Program, "prepare", lambda self, *given: [used.append(self.xla), prepare(self, *given)])
+    model = sequential(jit_compile=jit_compile)
+    options: dict[str, Any] = {"verbose": 0, "compiled": "on", "validation_data": data(), "shuffle": False}
+    if len(data()) == 2:
+        options["batch_size"] = BATCH
+    fit(model, *data(), epochs=epochs, **options)
+    assert set(used) == xla
+    # A training that goes on counts the epochs before it.
+    used.clear()
+    fit(model, *data(), epochs=epochs, initial_epoch=epochs - 1, **options)
+    assert set(used) == xla
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+def test_steps_of_an_unknown_number_are_worth_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "FEW", 10**6)
+    model = sequential()
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).filter(lambda *_: True).batch(BATCH)
+    fit(model, data, epochs=1, verbose=0, compiled="on", shuffle=False)
+    assert vars(model)["_kerasnn_programs"]["train_step"].xla
+
+
+@pytest.mark.parametrize("few", [2000], indirect=True)
+def test_evaluation_without_xla_is_plain_keras_s(few: int) -> None:
     model = sequential()
     assert evaluate(model, X, Y, BATCH, 0) == model.evaluate(X, Y, BATCH, 0)
     assert not vars(model)["_kerasnn_programs"]["test_step without XLA"].xla

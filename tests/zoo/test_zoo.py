@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import kerasnn
+from kerasnn.engine import compilation
 from tests.zoo.models import BATCH, ZOO
 
 ALL = bool(os.environ.get("KERASNN_ALL_TESTS"))
@@ -49,8 +50,10 @@ def trained(name, fit, epochs=3, **further):
     return model, history.history
 
 
+@pytest.mark.parametrize("few", [0, 2000], ids=["as many steps", "as few steps"])
 @pytest.mark.parametrize("name", NAMES)
-def test_trains_as_plain_keras(name, caplog):
+def test_trains_as_plain_keras(name, few, caplog, monkeypatch):
+    monkeypatch.setattr(compilation, "FEW", few)
     tolerance = TOLERANCE.get(name, 1e-5)
     plain, expected = trained(name, keras.Model.fit)
     ours, logs = trained(name, kerasnn.fit)
