@@ -24,9 +24,10 @@ logger = logging.getLogger("kerasnn")
 
 Compiled = Literal["auto", "on", "off"]
 FEW = 2000
-"""Steps that XLA speeds up by about as much as its compilation takes on a CPU. Measured with training on two cores, with
-validation and a shorter last batch, which are compiled on their own: 1,100 for a GRU, 1,400 for a small transformer, 2,200
-for wide dense layers, 5,000 and 8,000 for small dense networks. Half as many where neither is there."""
+"""Steps that XLA speeds up by about as much as its compilation takes on a CPU. Measured with training on two cores,
+with validation and a shorter last batch, which are compiled on their own: 1,100 for a GRU, 1,400 for a small
+transformer, 2,200 for wide dense layers, 5,000 and 8,000 for small dense networks. Half as many where neither is
+there."""
 _LOOPS = {
     "train": ("fit", "make_train_function", "_make_function"),
     "test": ("evaluate", "make_test_function", "_make_function"),
