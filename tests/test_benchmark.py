@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from benchmarks.speed import zoo_times
+from benchmarks.speed import accuracy_times, zoo_times
 from benchmarks.speed.command_line import benchmark
 from benchmarks.speed.epoch_times import compare, missing, table
 from benchmarks.speed.peers import PEERS
+from benchmarks.speed.search_times import SMALL, SearchWorkload, jax_vmap
 from benchmarks.speed.workloads import WORKLOADS, Workload
 
 TINY = Workload("tiny", "digits", 32, hidden=(4,), epochs=2, examples=70)
@@ -52,6 +53,28 @@ def test_usage_errors(capsys):
         benchmark(["--repeats", "0"])
     assert caught.value.code == 2
     assert "--repeats must be at least 1, received 0" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(missing("jax-scan") is not None, reason="needs JAX")
+def test_jax_trains_the_members_of_a_search(tmp_path):
+    workload = SearchWorkload("small", "digits", trials=3, epochs=2, space=SMALL)
+    assert jax_vmap(workload, 3, tmp_path) > 0
+
+
+def test_a_network_is_trained_until_its_accuracy_is_reached(monkeypatch):
+    monkeypatch.setattr(accuracy_times, "ACCURACY", 0.3)
+    monkeypatch.setattr(accuracy_times, "WORKLOAD", Workload("tiny", "digits", 32))
+    arrays = accuracy_times.WORKLOAD.load()
+    for train in (accuracy_times.plain_keras, accuracy_times.kerasnn):
+        seconds, epochs = train(arrays, 0)
+        assert seconds > 0
+        assert 1 <= epochs < accuracy_times.EPOCHS
+    found = {"keras": {"seconds": [3.0, 1.0], "epochs": [2, 4]}}
+    assert accuracy_times.accuracy_table(found).splitlines()[-1].split() == ["keras", "2.0", "1.0", "3.0", "3"]
+    monkeypatch.setattr(accuracy_times, "ACCURACY", 1.1)
+    monkeypatch.setattr(accuracy_times, "EPOCHS", 1)
+    with pytest.raises(RuntimeError, match=r"the accuracy must reach 1\.1 in 1 epochs, received 0"):
+        accuracy_times.plain_keras(arrays, 0)
 
 
 def test_a_model_of_the_zoo_is_timed_in_all_programs():

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.speed.accuracy_times import ACCURACY_PEERS, accuracy_table, compare_accuracy
 from benchmarks.speed.epoch_times import compare, machine, missing, table
 from benchmarks.speed.peers import PEERS
 from benchmarks.speed.search_times import SEARCHES, compare_searches, search_table
@@ -14,6 +15,8 @@ from kerasnn.commands.execution import DONE, execute
 from kerasnn.files import write_text
 
 PROGRAM = "benchmark.py"
+ACCURACY = "accuracy"
+"""Seconds until a network on Fashion-MNIST reaches a validation accuracy."""
 ZOO = "zoo"
 """Every model of the tests' zoo, by plain Keras and by kerasnn."""
 
@@ -31,7 +34,7 @@ def benchmark(arguments: Sequence[str] | None = None) -> int:
 
 
 def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = [*WORKLOADS, *SEARCHES, ZOO]
+    names = [*WORKLOADS, ACCURACY, *SEARCHES, ZOO]
     parser = Parser(
         PROGRAM,
         "Time epochs of kerasnn beside plain Keras, PyTorch, JAX and NumPy, searches beside keras-tuner "
@@ -64,6 +67,9 @@ def _run(options: argparse.Namespace) -> int:
         if name in WORKLOADS:
             found[name] = compare(WORKLOADS[name], peers, options.repeats)
             lines = table(WORKLOADS[name], found[name])
+        elif name == ACCURACY:
+            found[name] = compare_accuracy([peer for peer in peers if peer in ACCURACY_PEERS], options.repeats)
+            lines = accuracy_table(found[name])
         elif name == ZOO:
             # It imports TensorFlow, which the other workloads leave to their processes.
             from benchmarks.speed import zoo_times

@@ -33,14 +33,15 @@ def _timed(epoch: Callable[[], object], epochs: int) -> list[float]:
 # Keras
 
 
-def _keras_model(workload: Workload, arrays: Arrays, style: Style = "functional", **options: Any) -> Any:
+def keras_model(workload: Workload, arrays: Arrays, style: Style = "functional", seed: int = 0, **options: Any) -> Any:
+    """The workload's network, compiled."""
     import keras
 
     from kerasnn.models.building import build_model
 
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     outputs = int(arrays["y"].max()) + 1
-    model = build_model(workload.network, arrays["x"].shape[1:], outputs, style=style)
+    model = build_model(workload.network, arrays["x"].shape[1:], outputs, style=style, seed=seed)
     model.compile(
         keras.optimizers.Adam(LEARNING_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"], **options
     )
@@ -71,7 +72,7 @@ def _epochs_of(fit: Callable[..., Any]) -> Runner:
 
 def keras_defaults(workload: Workload, arrays: Arrays) -> Runner:
     """Plain `fit` on arrays, with its default settings."""
-    model = _keras_model(workload, arrays)
+    model = keras_model(workload, arrays)
     return _epochs_of(partial(model.fit, arrays["x"], arrays["y"], batch_size=workload.batch_size))
 
 
@@ -82,7 +83,7 @@ def keras_best(workload: Workload, arrays: Arrays) -> Runner:
     rows = len(arrays["x"])
     # XLA wants batches of one size, so the short last batch is left out here.
     whole = rows // workload.batch_size
-    model = _keras_model(workload, arrays, jit_compile=True, steps_per_execution=min(whole, 64))
+    model = keras_model(workload, arrays, jit_compile=True, steps_per_execution=min(whole, 64))
     dataset = tf.data.Dataset.from_tensor_slices((arrays["x"], arrays["y"])).cache().shuffle(rows)
     dataset = dataset.batch(workload.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
     return _epochs_of(partial(model.fit, dataset, shuffle=False))
@@ -98,7 +99,7 @@ def kerasnn_style(
     """`kerasnn.fit` on arrays."""
     from kerasnn.engine.fit import fit
 
-    model = _keras_model(workload, arrays, style)
+    model = keras_model(workload, arrays, style)
     options: dict[str, Any] = {"batch_size": workload.batch_size, "compiled": "on", "memory_share": memory_share}
     if validated:
         options["validation_data"] = (arrays["x_validation"], arrays["y_validation"])
@@ -137,12 +138,14 @@ def kerasnn_callbacks(workload: Workload, arrays: Arrays) -> Runner:
 # PyTorch
 
 
-def _torch_parts(workload: Workload, arrays: Arrays) -> tuple[Callable[[Iterable[Any]], tuple[float, float]], Any, Any]:
-    """A function that trains an epoch of batches; the examples; their labels."""
+def torch_parts(
+    workload: Workload, arrays: Arrays, seed: int = 0, compiled: bool = False
+) -> tuple[Callable[[Iterable[Any]], tuple[float, float]], Any, Any, Any]:
+    """A function that trains an epoch of batches; the examples; their labels; the model."""
     import torch
     from torch import nn
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     layers: list[Any] = []
     if workload.convolutional:
         x = torch.from_numpy(arrays["x"]).permute(0, 3, 1, 2).contiguous()
@@ -166,6 +169,9 @@ def _torch_parts(workload: Workload, arrays: Arrays) -> tuple[Callable[[Iterable
         optimizer.step()
         return loss.detach() * len(y), (outputs.argmax(1) == y).sum()
 
+    if compiled:
+        step = torch.compile(step)
+
     def epoch(batches: Iterable[Any]) -> tuple[float, float]:
         loss, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
         for batch in batches:
@@ -174,14 +180,14 @@ def _torch_parts(workload: Workload, arrays: Arrays) -> tuple[Callable[[Iterable
             correct += batch_correct
         return float(loss) / len(x), float(correct) / len(x)
 
-    return epoch, x, y
+    return epoch, x, y, model
 
 
-def torch_loop(workload: Workload, arrays: Arrays) -> Runner:
-    """A hand-written PyTorch loop that slices tensors."""
+def torch_loop(workload: Workload, arrays: Arrays, compiled: bool = False) -> Runner:
+    """A hand-written PyTorch loop that slices tensors; `compiled` has `torch.compile` compile its step."""
     import torch
 
-    epoch, x, y = _torch_parts(workload, arrays)
+    epoch, x, y, _ = torch_parts(workload, arrays, compiled=compiled)
     return partial(
         _timed,
         lambda: epoch((x[rows], y[rows]) for rows in torch.randperm(len(x)).split(workload.batch_size)),
@@ -192,7 +198,7 @@ def torch_loader(workload: Workload, arrays: Arrays) -> Runner:
     """A PyTorch loop over a DataLoader."""
     from torch.utils.data import DataLoader, TensorDataset
 
-    epoch, x, y = _torch_parts(workload, arrays)
+    epoch, x, y, _ = torch_parts(workload, arrays)
     loader = DataLoader(TensorDataset(x, y), workload.batch_size, shuffle=True)
     return partial(_timed, lambda: epoch(loader))
 
@@ -296,6 +302,7 @@ PEERS: dict[str, Peer] = {
     "kerasnn-validated": partial(kerasnn_style, validated=True),
     "kerasnn-callbacks": kerasnn_callbacks,
     "torch-loop": torch_loop,
+    "torch-compiled": partial(torch_loop, compiled=True),
     "torch-loader": torch_loader,
     "jax-scan": jax_scan,
     "sklearn-classifier": sklearn_classifier,

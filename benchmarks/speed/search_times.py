@@ -8,12 +8,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kerasnn.commands.execution import import_tensorflow
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
+from kerasnn.config.sections import DenseLayer
 from kerasnn.search.config import SearchConfig
 
 SMALL = {
@@ -118,6 +120,82 @@ def optuna(workload: SearchWorkload, trials: int, folder: Path) -> float:
     return time.perf_counter() - start
 
 
+def jax_vmap(workload: SearchWorkload, trials: int, folder: Path) -> float:
+    """All trials as one `vmap` of a jitted scan in JAX, written out for the small space: a floor, since nothing is
+    searched, kept or reported."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from kerasnn.data.loading import load_data
+
+    config = workload.config()
+    data, size = load_data(config.run.data), config.run.training.batch_size
+    x, y = jnp.asarray(data.x_train), jnp.asarray(data.y_train)
+    x_validation, y_validation = jnp.asarray(data.x_validation), jnp.asarray(data.y_validation)
+    hidden = [layer.units for layer in config.run.network.hidden if isinstance(layer, DenseLayer)]
+    widths = [x.shape[1], *hidden, data.outputs]
+    whole = len(x) - len(x) % size
+
+    def initial(key: Any) -> Any:
+        return [
+            (jax.random.normal(key, (inputs, outputs)) * np.sqrt(2 / inputs), jnp.zeros(outputs))
+            for key, inputs, outputs in zip(jax.random.split(key, len(widths)), widths, widths[1:], strict=False)
+        ]
+
+    def outputs_of(weights: Any, x: Any, dropout: Any = 0.0, key: Any = None) -> Any:
+        for number, (kernel, bias) in enumerate(weights[:-1]):
+            x = jax.nn.relu(x @ kernel + bias)
+            if key is not None:
+                kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - dropout, x.shape)
+                x = jnp.where(kept, x / (1 - dropout), 0.0)
+        return x @ weights[-1][0] + weights[-1][1]
+
+    def entropy(outputs: Any, labels: Any) -> Any:
+        return -jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[:, None], 1).mean()
+
+    def step(member: Any, state: Any, rows: Any) -> tuple[Any, None]:
+        weights, first, second, count, key = state
+        key, drawn = jax.random.split(key)
+
+        def loss(weights: Any) -> Any:
+            penalty = sum((kernel**2).sum() for kernel, _ in weights[:-1])
+            return entropy(outputs_of(weights, x[rows], member["dropout"], drawn), y[rows]) + member["l2"] * penalty
+
+        gradients, count = jax.grad(loss)(weights), count + 1
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
+        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
+        rate = member["learning_rate"] * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+        weights = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-7), weights, first, second)
+        return (weights, first, second, count, key), None
+
+    def epoch(member: Any, state: Any) -> tuple[Any, Any]:
+        order = jax.random.permutation(state[-1], len(x))
+        state, _ = jax.lax.scan(partial(step, member), state, order[:whole].reshape(-1, size))
+        if whole < len(x):
+            state, _ = step(member, state, order[whole:])
+        return state, entropy(outputs_of(state[0], x_validation), y_validation)
+
+    rng = np.random.default_rng(1)
+    members = {
+        "learning_rate": 10.0 ** rng.uniform(-4, -1, trials),
+        "dropout": rng.uniform(0, 0.5, trials),
+        "l2": 10.0 ** rng.uniform(-6, -2, trials),
+    }
+    members = {name: jnp.asarray(values, jnp.float32) for name, values in members.items()}
+    start = time.perf_counter()
+    keys = jax.random.split(jax.random.key(0), trials)
+    weights = jax.vmap(initial)(keys)
+    zeros = jax.tree.map(jnp.zeros_like, weights)
+    state = (weights, zeros, zeros, jnp.zeros(trials, jnp.int32), keys)
+    compiled = jax.jit(jax.vmap(epoch))
+    scores = []
+    for _ in range(workload.epochs):
+        state, losses = compiled(members, state)
+        scores.append(np.asarray(losses))
+    return time.perf_counter() - start
+
+
 def _plain(workload: SearchWorkload) -> tuple[Callable[..., Any], dict[str, Any]]:
     """A function that builds a trial's network, given functions that draw an integer and a float; `fit`'s arguments."""
     from kerasnn.data.loading import load_data
@@ -155,8 +233,11 @@ SEARCH_PEERS: dict[str, Callable[[SearchWorkload, int, Path], float]] = {
     "kerasnn-one-by-one": one_by_one,
     "keras-tuner": keras_tuner,
     "optuna": optuna,
+    "jax-vmap": jax_vmap,
 }
 BASELINE = "keras-tuner"
+TOGETHER = ("kerasnn-fused", "jax-vmap")
+"""Peers that train all trials of the workload at once."""
 
 
 def compare_searches(workload: SearchWorkload, trials: int, repeats: int) -> dict[str, dict[str, Any]]:
@@ -171,9 +252,9 @@ def compare_searches(workload: SearchWorkload, trials: int, repeats: int) -> dic
         By peer: `trials_per_minute` (median), `times_faster` than keras-tuner, and every turn's `seconds`.
     """
     found: dict[str, dict[str, Any]] = {
-        peer: {"seconds": [], "trials": workload.trials if peer == "kerasnn-fused" else min(trials, workload.trials)}
+        peer: {"seconds": [], "trials": workload.trials if peer in TOGETHER else min(trials, workload.trials)}
         for peer in SEARCH_PEERS
-        if peer != "optuna" or importlib.util.find_spec("optuna")
+        if _runs(peer, workload)
     }
     for _ in range(repeats):
         for peer, figures in found.items():
@@ -185,6 +266,13 @@ def compare_searches(workload: SearchWorkload, trials: int, repeats: int) -> dic
     for figures in found.values():
         figures["times_faster"] = figures["trials_per_minute"] / found[BASELINE]["trials_per_minute"]
     return found
+
+
+def _runs(peer: str, workload: SearchWorkload) -> bool:
+    """Whether a peer is installed and written for the workload's space."""
+    if peer == "jax-vmap":
+        return workload.space is SMALL and importlib.util.find_spec("jax") is not None
+    return peer != "optuna" or importlib.util.find_spec("optuna") is not None
 
 
 def search_table(workload: SearchWorkload, found: dict[str, dict[str, Any]]) -> str:
