@@ -22,6 +22,8 @@ DROPOUT = 0.2
 """Dropout of a network for few rows."""
 PENALTY, LARGEST_PENALTY = 4.0, 0.2
 """The L2 penalty is `PENALTY` divided by the number of training rows: with more rows a prior counts less."""
+MANY_CLASSES = 10
+"""Classes from which on the penalty falls with their number: each has fewer of the rows to pull its weights from 0."""
 SMALLEST_SIDE = 8
 """Pixels to which convolutional layers reduce an image's shorter side, about."""
 
@@ -73,7 +75,9 @@ def _for_table(config: RunConfig, data: Data) -> list[tuple[dict[str, Any], str]
             line += f", and early stopping: fewer if val_loss is no lower for {patience} epochs"
         choices.append((length, line))
     if rows <= PENALIZED_ROWS:
-        penalty = float(f"{min(LARGEST_PENALTY, PENALTY / rows):.1g}")
+        classes = data.outputs if data.task == "multiclass" else 1
+        share = MANY_CLASSES / max(MANY_CLASSES, classes)
+        penalty = float(f"{min(LARGEST_PENALTY, PENALTY * share / rows):.1g}")
         changes: dict[str, Any] = {"regularization.l2": penalty, "regularization.output_l2": penalty}
         line = f"regularization.l2 {penalty:g}"
         if rows <= FEW_ROWS:

@@ -34,6 +34,15 @@ def test_tables(rows: int, epochs: int, patience: int | None, penalty: float, dr
     assert f"regularization.l2 {penalty:g}" in "\n".join(lines)
 
 
+@pytest.mark.parametrize(("classes", "penalty"), [(10, 0.006), (40, 0.001)])
+def test_many_classes_are_penalized_less(classes: int, penalty: float) -> None:
+    frame = pd.DataFrame({"a": np.random.default_rng(0).random(1000)})
+    labels = pd.Series([f"class {number % classes}" for number in range(1000)], name="y")
+    data = from_arrays(frame, labels, config=DataConfig(name="arrays"), task="multiclass")
+    config, _ = choose(RunConfig(data=DataConfig(name="arrays")), data, ())
+    assert (config.regularization.l2, config.regularization.output_l2) == (penalty, penalty)
+
+
 def test_what_is_given_stays() -> None:
     run = RunConfig(task="regression", data=DataConfig(name="arrays"))
     assert choose(run, table(50), None) == (run, [])
