@@ -239,7 +239,7 @@ def _array_program(model: keras.Model, step: str, examples: Any, steps: float | 
 
 
 def _few(model: keras.Model, examples: Any, steps: float | None) -> bool:
-    """Whether steps are too few for XLA. For a training the call decides, so that one that goes on finds the same program.
+    """Whether steps are too few for XLA. For a training the call decides, so one that goes on takes the same program.
 
     On other devices than a CPU it is XLA's program that notices indices out of range.
     """
