@@ -258,8 +258,8 @@ def test_health_sees_recurrent_attention_and_normalization_layers(caplog, middle
     model = sequence_model(*middle())
     health = Health((SEQUENCES, Y))
     model.fit(SEQUENCES, Y, epochs=3, verbose=0, callbacks=[health])
-    # TensorFlow warns where many tests have traced.
-    assert [record for record in caplog.records if record.name == "kerasnn"] == []
+    # TensorFlow says how often the tests before this one have traced.
+    assert [message for message in caplog.messages if "triggered tf.function retracing" not in message] == []
     measured = Probe((SEQUENCES, Y)).measure(model)
     assert names <= set(measured.activations)
     assert set(measured.weights) == set(measured.activations)
