@@ -1,6 +1,5 @@
 """Seconds until a network on Fashion-MNIST reaches a stated accuracy on validation examples, for each library."""
 
-import importlib
 import multiprocessing
 import statistics
 import tempfile
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speed.peers import IMPORTS, Arrays, keras_model, torch_parts
+from benchmarks.speed.epoch_times import begun
+from benchmarks.speed.peers import Arrays, keras_model, torch_parts
 from benchmarks.speed.workloads import WORKLOADS
-from kerasnn.commands.execution import import_tensorflow
 
 WORKLOAD = WORKLOADS["fashion-128"]
 ACCURACY = 0.88
@@ -126,9 +125,4 @@ def _epochs(accuracies: list[float]) -> int:
 
 
 def _reached(peer: str, seed: int, file: Path) -> Reached:
-    with np.load(file) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    if peer.startswith("keras"):
-        import_tensorflow()
-    importlib.import_module(IMPORTS[peer.split("-")[0]])
-    return ACCURACY_PEERS[peer](arrays, seed)
+    return ACCURACY_PEERS[peer](begun(peer, file), seed)

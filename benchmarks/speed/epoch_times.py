@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speed.peers import DENSE_ONLY, IMPORTS, PEERS
+from benchmarks.speed.peers import DENSE_ONLY, IMPORTS, PEERS, Arrays
 from benchmarks.speed.workloads import Workload
 from kerasnn.commands.execution import import_tensorflow
 
@@ -117,16 +117,22 @@ def _worker(peer: str, workload: Workload, file: Path) -> Iterator[Connection]:
             process.kill()
 
 
+def begun(peer: str, file: Path) -> Arrays:
+    """Import what a peer needs, before the clock starts, and load the examples."""
+    with np.load(file) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    if peer.startswith("keras"):
+        import_tensorflow()
+        for name in ("tensorflow", "kerasnn"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    importlib.import_module(IMPORTS[peer.split("-")[0]])
+    return arrays
+
+
 def _work(connection: Connection, peer: str, workload: Workload, file: Path) -> None:
     """Build a peer, then run as many epochs as each message asks for; the message None asks for the peak memory."""
     try:
-        with np.load(file) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        if peer.startswith("keras"):
-            import_tensorflow()
-            for name in ("tensorflow", "kerasnn"):
-                logging.getLogger(name).setLevel(logging.ERROR)
-        importlib.import_module(IMPORTS[peer.split("-")[0]])
+        arrays = begun(peer, file)
         start = time.perf_counter()
         run = PEERS[peer](workload, arrays)
         run(1)

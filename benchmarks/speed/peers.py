@@ -5,7 +5,7 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -206,17 +206,37 @@ def torch_loader(workload: Workload, arrays: Arrays) -> Runner:
 # JAX
 
 
+def jax_weights(key: Any, sizes: Sequence[int]) -> Any:
+    """Kernels and biases of a dense network, with He-normal kernels."""
+    import jax
+    import jax.numpy as jnp
+
+    return [
+        (jax.random.normal(each, (inputs, outputs)) * math.sqrt(2 / inputs), jnp.zeros(outputs))
+        for each, inputs, outputs in zip(jax.random.split(key, len(sizes)), sizes, sizes[1:], strict=False)
+    ]
+
+
+def jax_adam(rate: Any, gradients: Any, weights: Any, first: Any, second: Any, count: Any) -> tuple[Any, Any, Any, Any]:
+    """The weights, moments and number of updates after an update by Adam."""
+    import jax
+    import jax.numpy as jnp
+
+    count = count + 1
+    first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
+    second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
+    rate = rate * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+    weights = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-7), weights, first, second)
+    return weights, first, second, count
+
+
 def jax_scan(workload: Workload, arrays: Arrays) -> Runner:
     """An epoch as one jitted scan over an order of examples, Adam written out."""
     import jax
     import jax.numpy as jnp
 
     sizes = [arrays["x"].shape[1], *workload.hidden, 10]
-    keys = jax.random.split(jax.random.key(0), len(sizes))
-    weights = [
-        (jax.random.normal(key, (inputs, outputs)) * math.sqrt(2 / inputs), jnp.zeros(outputs))
-        for key, inputs, outputs in zip(keys, sizes, sizes[1:], strict=False)
-    ]
+    weights = jax_weights(jax.random.key(0), sizes)
     x, y = jnp.asarray(arrays["x"]), jnp.asarray(arrays["y"])
     zeros = jax.tree.map(jnp.zeros_like, weights)
     whole = len(x) - len(x) % workload.batch_size
@@ -229,14 +249,8 @@ def jax_scan(workload: Workload, arrays: Arrays) -> Runner:
         return losses.mean(), (losses.sum(), (outputs.argmax(1) == y).sum())
 
     def step(state: Any, rows: Any) -> tuple[Any, Any]:
-        weights, first, second, count = state
-        gradients, sums = jax.grad(loss_of, has_aux=True)(weights, x[rows], y[rows])
-        count = count + 1
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
-        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
-        rate = LEARNING_RATE * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-        weights = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-7), weights, first, second)
-        return (weights, first, second, count), sums
+        gradients, sums = jax.grad(loss_of, has_aux=True)(state[0], x[rows], y[rows])
+        return jax_adam(LEARNING_RATE, gradients, *state), sums
 
     def epoch(state: Any, order: Any) -> tuple[Any, Any]:
         state, sums = jax.lax.scan(step, state, order[:whole].reshape(-1, workload.batch_size))
@@ -317,6 +331,7 @@ IMPORTS = {
     "jax": "jax.numpy",
     "sklearn": "sklearn.neural_network",
     "numpy": "numpy",
+    "optuna": "optuna",
 }
 """The module that a peer needs, by the first part of its name; it is imported before the clock starts."""
 

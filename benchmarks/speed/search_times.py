@@ -1,6 +1,5 @@
 """Seconds of the same hyperparameter search in each library."""
 
-import importlib.util
 import logging
 import multiprocessing
 import statistics
@@ -12,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed.epoch_times import missing
+from benchmarks.speed.peers import jax_adam, jax_weights
 from kerasnn.commands.execution import import_tensorflow
 from kerasnn.config.description import replace_at
 from kerasnn.config.run import RunConfig
@@ -137,12 +138,6 @@ def jax_vmap(workload: SearchWorkload, trials: int, folder: Path) -> float:
     widths = [x.shape[1], *hidden, data.outputs]
     whole = len(x) - len(x) % size
 
-    def initial(key: Any) -> Any:
-        return [
-            (jax.random.normal(key, (inputs, outputs)) * np.sqrt(2 / inputs), jnp.zeros(outputs))
-            for key, inputs, outputs in zip(jax.random.split(key, len(widths)), widths, widths[1:], strict=False)
-        ]
-
     def outputs_of(weights: Any, x: Any, dropout: Any = 0.0, key: Any = None) -> Any:
         for number, (kernel, bias) in enumerate(weights[:-1]):
             x = jax.nn.relu(x @ kernel + bias)
@@ -155,19 +150,15 @@ def jax_vmap(workload: SearchWorkload, trials: int, folder: Path) -> float:
         return -jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[:, None], 1).mean()
 
     def step(member: Any, state: Any, rows: Any) -> tuple[Any, None]:
-        weights, first, second, count, key = state
+        *trained, key = state
         key, drawn = jax.random.split(key)
 
         def loss(weights: Any) -> Any:
             penalty = sum((kernel**2).sum() for kernel, _ in weights[:-1])
             return entropy(outputs_of(weights, x[rows], member["dropout"], drawn), y[rows]) + member["l2"] * penalty
 
-        gradients, count = jax.grad(loss)(weights), count + 1
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
-        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
-        rate = member["learning_rate"] * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-        weights = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-7), weights, first, second)
-        return (weights, first, second, count, key), None
+        gradients = jax.grad(loss)(trained[0])
+        return (*jax_adam(member["learning_rate"], gradients, *trained), key), None
 
     def epoch(member: Any, state: Any) -> tuple[Any, Any]:
         order = jax.random.permutation(state[-1], len(x))
@@ -185,14 +176,13 @@ def jax_vmap(workload: SearchWorkload, trials: int, folder: Path) -> float:
     members = {name: jnp.asarray(values, jnp.float32) for name, values in members.items()}
     start = time.perf_counter()
     keys = jax.random.split(jax.random.key(0), trials)
-    weights = jax.vmap(initial)(keys)
+    weights = jax.vmap(partial(jax_weights, sizes=widths))(keys)
     zeros = jax.tree.map(jnp.zeros_like, weights)
     state = (weights, zeros, zeros, jnp.zeros(trials, jnp.int32), keys)
     compiled = jax.jit(jax.vmap(epoch))
-    scores = []
     for _ in range(workload.epochs):
         state, losses = compiled(members, state)
-        scores.append(np.asarray(losses))
+        losses.block_until_ready()
     return time.perf_counter() - start
 
 
@@ -270,9 +260,7 @@ def compare_searches(workload: SearchWorkload, trials: int, repeats: int) -> dic
 
 def _runs(peer: str, workload: SearchWorkload) -> bool:
     """Whether a peer is installed and written for the workload's space."""
-    if peer == "jax-vmap":
-        return workload.space is SMALL and importlib.util.find_spec("jax") is not None
-    return peer != "optuna" or importlib.util.find_spec("optuna") is not None
+    return missing(peer) is None and (peer != "jax-vmap" or workload.space is SMALL)
 
 
 def search_table(workload: SearchWorkload, found: dict[str, dict[str, Any]]) -> str:
