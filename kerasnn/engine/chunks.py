@@ -67,8 +67,14 @@ class ChunkedBatches(Batches):
         """The arrays of each batch of one pass."""
         raise NotImplementedError
 
-    def suit(self, length: int | None, alone: bool) -> bool:
-        """Whether they are moved in chunks for blocks of a length, with `alone` as of `blocks_of`."""
+    def suit(self, length: int | None, alone: bool, xla: bool) -> bool:
+        """Whether they are moved in chunks.
+
+        Args:
+            length: steps in a block, or None.
+            alone: whether the steps evaluate on their own.
+            xla: whether XLA may compile the steps.
+        """
         # Longer blocks of a fixed length may end within a chunk.
         return self.size is not None and length in (None, 1)
 
@@ -185,9 +191,9 @@ class DatasetBatches(ChunkedBatches):
         self.uneven = size is None
         return _batch_size(self.dataset) if size is None else size or None
 
-    def suit(self, length: int | None, alone: bool) -> bool:
-        # Few steps are not worth XLA. What acts at every batch may change what the next one is.
-        return super().suit(length, alone) and length is None and not alone
+    def suit(self, length: int | None, alone: bool, xla: bool) -> bool:
+        # A graph reads tf.data as fast itself. What acts at every batch may change what the next one is.
+        return xla and super().suit(length, alone, xla) and length is None and not alone
 
     def batches(self) -> Iterator[list[np.ndarray]]:
         return self._arrays(iter(self.dataset))

@@ -166,7 +166,7 @@ def blocks_of(
                 raise NotCompilableError(f"x is {type(examples.source).__name__} under a strategy of one replica")
             return _batch_blocks(model, step, examples, length, by_execution, rates, steps)
         _build(model, examples)
-        program = _array_program(model, step, examples, steps)
+        program = _array_program(model, step, _jit_compile(model, examples, steps))
         for empty in examples.empty_steps():
             program.prepare(empty, rates)
     except Exception as error:
@@ -186,8 +186,10 @@ def _batch_blocks(
     steps: float | None,
 ) -> Blocks:
     batch_program = _program(model, step, BatchProgram, "on batches")
-    if isinstance(batches, ChunkedBatches) and batches.suit(length, steps is None) and obstacle(model, ()) is None:
-        program = _array_program(model, step, batches, steps)
+    jit_compile = _jit_compile(model, batches, steps)
+    suits = isinstance(batches, ChunkedBatches) and batches.suit(length, steps is None, jit_compile is not False)
+    if suits and obstacle(model, ()) is None:
+        program = _array_program(model, step, jit_compile)
         for empty in batches.empty_steps():
             program.prepare(empty, rates)
         batches.in_chunks = True
@@ -227,15 +229,18 @@ def _programs(model: keras.Model) -> dict[str, Any]:
     return kept
 
 
-def _array_program(model: keras.Model, step: str, examples: Any, steps: float | None) -> Program:
-    """The program for steps on arrays, without XLA where few steps are to run; `steps` as of `blocks_of`."""
-    jit_compile = compile_argument(model)
+def _array_program(model: keras.Model, step: str, jit_compile: bool | str) -> Program:
+    further = ["without XLA"] if jit_compile is False else []
+    return _program(model, step, partial(Program, jit_compile=jit_compile), *further)
+
+
+def _jit_compile(model: keras.Model, examples: Any, steps: float | None) -> bool | str:
+    """Whether XLA compiles steps on arrays: False where there are few of them; `steps` as of `blocks_of`."""
+    jit_compile: bool | str = compile_argument(model)
     if jit_compile == "auto" and model.jit_compile:
         # Plain Keras would compile it with XLA.
-        jit_compile = True
-    if jit_compile == "auto" and _few(model, examples, steps):
-        return _program(model, step, partial(Program, jit_compile=False), "without XLA")
-    return _program(model, step, partial(Program, jit_compile=jit_compile))
+        return True
+    return False if jit_compile == "auto" and _few(model, examples, steps) else jit_compile
 
 
 def _few(model: keras.Model, examples: Any, steps: float | None) -> bool:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.engine import compilation
+from kerasnn.engine.batches import BatchProgram
 from kerasnn.engine.compilation import blocks_of
 from kerasnn.engine.examples import ResidentExamples, Steps
 from kerasnn.engine.fit import NotCompilableError, evaluate, fit
@@ -542,6 +543,9 @@ def test_few_steps_of_training_are_not_worth_xla(
     used = []
     prepare = Program.prepare
     monkeypatch.setattr(Program, "prepare", lambda self, *given: [used.append(self.xla), prepare(self, *given)])
+    # A graph reads tf.data itself.
+    graph = BatchProgram.prepare
+    monkeypatch.setattr(BatchProgram, "prepare", lambda self, *given: [used.append(False), graph(self, *given)])
     model = sequential(jit_compile=jit_compile)
     options: dict[str, Any] = {"verbose": 0, "compiled": "on", "validation_data": data(), "shuffle": False}
     if len(data()) == 2:
