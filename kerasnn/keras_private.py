@@ -19,6 +19,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.tensorflow import nn as tensorflow_nn
 from keras.src.backend.tensorflow import random as tensorflow_random
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 from keras.src.losses import loss as loss_module
 from keras.src.models import Functional
 from keras.src.optimizers import base_optimizer
@@ -44,6 +45,7 @@ __all__ = [
     "DataAdapter",
     "Functional",
     "TFOptimizer",
+    "TensorFlowTrainer",
     "all_of",
     "array_slicing",
     "backend_random",

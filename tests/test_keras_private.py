@@ -375,3 +375,10 @@ def test_gradient_tapes_can_be_replaced_for_a_while():
         tape.watch(x)
         y = x * x
     assert float(tape.gradient(y, x)) == 6.0
+
+
+def test_models_that_call_their_base_s_fit_reach_the_trainer_s():
+    """`kerasnn.fit` compiles what a model's own `fit` calls."""
+    for name in ("fit", "evaluate"):
+        assert getattr(keras.Model, name) is vars(private.TensorFlowTrainer)[name]
+        assert parameters(vars(private.TensorFlowTrainer)[name])[:4] == ["self", "x", "y", "batch_size"]

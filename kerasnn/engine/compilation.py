@@ -28,11 +28,8 @@ FEW = 2000
 with validation and a shorter last batch, which are compiled on their own: 1,100 for a GRU, 1,400 for a small
 transformer, 2,200 for wide dense layers, 5,000 and 8,000 for small dense networks. Half as many where neither is
 there."""
-_LOOPS = {
-    "train": ("fit", "make_train_function", "_make_function"),
-    "test": ("evaluate", "make_test_function", "_make_function"),
-}
-"""Methods that make Keras's training or evaluation loop."""
+_LOOPS = {"train": ("make_train_function", "_make_function"), "test": ("make_test_function", "_make_function")}
+"""Methods that make the functions of Keras's training or evaluation loop."""
 
 
 def check_options(model: keras.Model, compiled: str, memory_share: float) -> None:
@@ -77,7 +74,7 @@ def fall_back(compiled: Compiled, reason: str) -> None:
 
 
 def own_loop(model: keras.Model, phase: Literal["train", "test"]) -> str | None:
-    """The method by which a model runs its own training or evaluation loop instead of Keras's, or None."""
+    """The method by which a model makes its own function of steps instead of Keras's, or None."""
     return overridden(model, keras.Model, *_LOOPS[phase])
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasnn.attributes import overridden
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.config.schema import short
 from kerasnn.engine.block_callbacks import acts_by_batch, flat
@@ -254,7 +255,7 @@ def _obstacle(model: keras.Model, callbacks: Any) -> str | None:
     if model.distribute_strategy.num_replicas_in_sync > 1:
         return "the model trains on several replicas"
     for phase in ("train", "test"):
-        if method := own_loop(model, phase):
+        if method := own_loop(model, phase) or overridden(model, keras.Model, "fit", "evaluate"):
             return f"the model overrides {method}"
         if callback := acts_by_batch(callbacks, phase):
             return f"{type(callback).__name__} acts at every batch"
