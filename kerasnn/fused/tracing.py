@@ -15,6 +15,7 @@ from kerasnn.keras_private import (
     backend_random,
     base_optimizer,
     draw_seed,
+    gen_nn_ops,
     get_stateless_scope,
     original,
     replaced,
@@ -31,6 +32,9 @@ _VALUE_METHODS = (
     "_overwrite_model_variables_with_average_value",
 )
 
+ONEDNN_AXES = 5
+"""Axes that oneDNN's softmax takes at most."""
+
 
 def for_members() -> AbstractContextManager[None]:
     """Within it, functions of a model are traced on values instead of variables, so that they run for many members.
@@ -44,6 +48,7 @@ def for_members() -> AbstractContextManager[None]:
         replaced(base_optimizer.ops, cond=_cond(original(base_optimizer.ops, "cond"))),
         replaced(base_optimizer.ops, **{name: _of_dense(original(base_optimizer.ops, name)) for name in _BINARY}),
         replaced(backend_random, dropout=_dropout),
+        replaced(gen_nn_ops, softmax=_softmax),
         *(replaced(kind, __call__=_penalty) for kind in _PENALTIES),
         _tapes_of_values(),
         _quiet(),
@@ -165,6 +170,15 @@ def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) 
     if state is not None:
         state.assign(tf.where(rate > 0, state.value, before))
     return output
+
+
+def _softmax(logits: Any, name: str | None = None) -> Any:
+    """TensorFlow's softmax over the last axis, of the other axes as one: the members' axis makes one more."""
+    softmax, logits = original(gen_nn_ops, "softmax"), tf.convert_to_tensor(logits)
+    if logits.shape.rank is None or logits.shape.rank < ONEDNN_AXES:
+        return softmax(logits, name)
+    shape = tf.shape(logits)
+    return tf.ensure_shape(tf.reshape(softmax(tf.reshape(logits, (-1, shape[-1])), name), shape), logits.shape)
 
 
 _PENALTIES = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)

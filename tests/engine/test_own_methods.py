@@ -59,7 +59,10 @@ def made(kind):
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        (Prepared, {"shuffle": False, "verbose": 0, "epochs": 3, "batch_size": 16, "validation_data": (X[:10], Y[:10])}),
+        (
+            Prepared,
+            {"shuffle": False, "verbose": 0, "epochs": 3, "batch_size": 16, "validation_data": (X[:10], Y[:10])},
+        ),
         (Brief, {"epochs": 2}),
         (Taught, {"shuffle": False, "verbose": 0, "epochs": 2}),
     ],

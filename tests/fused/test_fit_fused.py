@@ -398,3 +398,22 @@ def test_xla_compiles_where_that_pays(epochs, xla, monkeypatch):
     stop = {"on_epoch": lambda epoch, logs: list(logs)}
     kerasnn.fit_fused(models, np.ones((8, 4)), np.eye(3)[[0, 1] * 4], batch_size=4, epochs=epochs, verbose=0, **stop)
     assert [program.xla for program in used] == [xla]
+
+
+def test_softmax_over_tensors_of_many_axes(monkeypatch):
+    """As in the attention of some decoders: with the members' axis they have one more than oneDNN's softmax takes."""
+    monkeypatch.setattr(sizes, "XLA_SECONDS", 2.0)
+    x, y = np.random.default_rng(0).normal(size=(8, 2, 3, 2, 4)).astype("float32"), np.arange(8) / 8
+
+    def build(rate):
+        keras.utils.set_random_seed(0)
+        layers = [L.Dense(3), L.Softmax(), L.Flatten(), L.Dense(1)]
+        model = keras.Sequential([keras.Input(x.shape[1:]), *layers])
+        model.compile(keras.optimizers.SGD(rate), "mse")
+        return model
+
+    alone, together = ([build(rate) for rate in (0.1, 0.2)] for _ in range(2))
+    for model in alone:
+        kerasnn.fit(model, x, y, seed=1, verbose=0)
+    kerasnn.fit_fused(together, x, y, seed=1, verbose=0)
+    assert_same(together, alone)
