@@ -43,6 +43,8 @@ class ChunkedBatches(Batches):
 
     uneven = True
     """Whether Keras does not know the batch size when it traces."""
+    read_by_graphs = False
+    """Whether a TensorFlow graph reads them as fast itself, so that chunks pay under XLA alone."""
 
     def __init__(self, x: Any, **options: Any) -> None:
         super().__init__(x, **options)
@@ -67,14 +69,8 @@ class ChunkedBatches(Batches):
         """The arrays of each batch of one pass."""
         raise NotImplementedError
 
-    def suit(self, length: int | None, alone: bool, xla: bool) -> bool:
-        """Whether they are moved in chunks.
-
-        Args:
-            length: steps in a block, or None.
-            alone: whether the steps evaluate on their own.
-            xla: whether XLA may compile the steps.
-        """
+    def suit(self, length: int | None, alone: bool) -> bool:
+        """Whether they are moved in chunks for blocks of a length, with `alone` as of `blocks_of`."""
         # Longer blocks of a fixed length may end within a chunk.
         return self.size is not None and length in (None, 1)
 
@@ -183,6 +179,8 @@ class DatasetBatches(ChunkedBatches):
         options: as of `Batches`.
     """
 
+    read_by_graphs = True
+
     def _common_size(self) -> int | None:
         sizes = {spec.shape[0] for spec in self._specs}
         if len(sizes) > 1:
@@ -191,9 +189,9 @@ class DatasetBatches(ChunkedBatches):
         self.uneven = size is None
         return _batch_size(self.dataset) if size is None else size or None
 
-    def suit(self, length: int | None, alone: bool, xla: bool) -> bool:
-        # A graph reads tf.data as fast itself. What acts at every batch may change what the next one is.
-        return xla and super().suit(length, alone, xla) and length is None and not alone
+    def suit(self, length: int | None, alone: bool) -> bool:
+        # Few steps are not worth XLA. What acts at every batch may change what the next one is.
+        return super().suit(length, alone) and length is None and not alone
 
     def batches(self) -> Iterator[list[np.ndarray]]:
         return self._arrays(iter(self.dataset))

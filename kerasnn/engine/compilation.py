@@ -183,14 +183,14 @@ def _batch_blocks(
     steps: float | None,
 ) -> Blocks:
     batch_program = _program(model, step, BatchProgram, "on batches")
-    jit_compile = _jit_compile(model, batches, steps)
-    suits = isinstance(batches, ChunkedBatches) and batches.suit(length, steps is None, jit_compile is not False)
-    if suits and obstacle(model, ()) is None:
-        program = _array_program(model, step, jit_compile)
-        for empty in batches.empty_steps():
-            program.prepare(empty, rates)
-        batches.in_chunks = True
-        return ChunkBlocks(program, batch_program, length)
+    if isinstance(batches, ChunkedBatches) and batches.suit(length, steps is None) and obstacle(model, ()) is None:
+        jit_compile = _jit_compile(model, batches, steps)
+        if jit_compile is not False or not batches.read_by_graphs:
+            program = _array_program(model, step, jit_compile)
+            for empty in batches.empty_steps():
+                program.prepare(empty, rates)
+            batches.in_chunks = True
+            return ChunkBlocks(program, batch_program, length)
     batch_program.prepare(batches, rates)
     return BatchBlocks(batch_program, length, by_execution)
 

@@ -1,8 +1,7 @@
 """Keras's own `fit`, `evaluate` and `predict`, many steps in one program over data kept on the device."""
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -105,10 +104,9 @@ def fit(
     >>> history.history["loss"]
     [1.0, 0.0]
     """
-    given = dict(locals())
     check_options(model, compiled, memory_share)
     if overrides(model, "fit"):
-        return _through_own(fit, given)
+        return through_own(fit, locals())
     options: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
     options |= {"initial_epoch": initial_epoch, "steps_per_epoch": steps_per_epoch, "validation_freq": validation_freq}
     options |= {"validation_steps": validation_steps, "validation_batch_size": validation_batch_size}
@@ -120,10 +118,10 @@ def fit(
     check_dataset(x, steps_per_epoch, "steps_per_epoch")
     check_dataset(validation_data, validation_steps, "validation_steps", "validation_data")
     replicas = replica_count(model, compiled)
-    data = (x, y, sample_weight)
-    arrays = _dense(data, checked)
+    given = (x, y, sample_weight)
+    arrays = _dense(given, checked)
     off = "compiled is off" if compiled == "off" and seed is None else None
-    if reason := off or _reason_for_plain_keras(model, data, replicas, "train", steps_per_epoch):
+    if reason := off or _reason_for_plain_keras(model, given, replicas, "train", steps_per_epoch):
         fall_back(compiled, reason)
         options |= {"validation_split": validation_split, "validation_data": validation_data, "shuffle": shuffle}
         options |= {"class_weight": class_weight, "sample_weight": sample_weight, "callbacks": callbacks}
@@ -131,11 +129,11 @@ def fit(
     if arrays:
         checked.training(arrays[0], arrays[1], arrays[2], class_weight)
     if validation_split and validation_data is None:
-        split = array_slicing.train_validation_split(arrays or data, validation_split=validation_split)
+        split = array_slicing.train_validation_split(arrays or given, validation_split=validation_split)
         arrays, validation_data = split
     order = _order(arrays, callbacks, seed) if shuffle and are_dense(*arrays) else None
     own: dict[str, Any] = {"batch_size": batch_size, "class_weight": class_weight, "steps": steps_per_epoch}
-    source = Source(arrays or data, replicas, order=order, shuffle=shuffle, **own)
+    source = Source(arrays or given, replicas, order=order, shuffle=shuffle, **own)
     held_out = _held_out(model, validation_data, replicas, checked, options)
     validation = held_out and held_out.batches
     if validation:
@@ -211,26 +209,25 @@ def evaluate(
     >>> evaluate(model, np.zeros((8, 2)), np.ones(8), verbose=0)
     1.0
     """
-    given = dict(locals())
     check_options(model, compiled, memory_share)
     if overrides(model, "evaluate"):
-        return _through_own(evaluate, given)
+        return through_own(evaluate, locals())
     check_counts(batch_size=batch_size, steps=steps, steps_per_block=steps_per_block)
     check_dataset(x, steps, "steps")
     options: dict[str, Any] = {"verbose": verbose, "steps": steps, "return_dict": return_dict}
     replicas = replica_count(model, compiled)
-    data = (x, y, sample_weight)
-    x, y, sample_weight = arrays = as_arrays(*data)
+    given = (x, y, sample_weight)
+    x, y, sample_weight = arrays = as_arrays(*given)
     checked = Checks(model, checks)
     checked.types(*arrays)
     batches = None
     try:
-        if reason := _reason_for_plain_keras(model, data, replicas, "test"):
+        if reason := _reason_for_plain_keras(model, given, replicas, "test"):
             raise NotCompilableError(reason)
         if are_dense(*arrays):
             checked.evaluation(x, y, sample_weight)
         elif replicas == 1:
-            arrays = data
+            arrays = given
         source = Source(arrays, replicas, batch_size=batch_size, steps=steps)
         batches = source.batches
         examples = source.examples(examples_kind(model, compiled, source.resident, memory_share))
@@ -240,7 +237,7 @@ def evaluate(
         if replicas > 1:
             raise
         fall_back(compiled, str(reason))
-        x, y, sample_weight = data if batches is None else (batches, None, None)
+        x, y, sample_weight = given if batches is None else (batches, None, None)
         run = keras_method(model, "evaluate")
         return run(x, y, batch_size, sample_weight=sample_weight, callbacks=callbacks, **options)
     count = _steps(examples, steps)
@@ -287,15 +284,6 @@ def predict(
         watching_peers(strategy),
     ):
         return model.predict(examples, **options)
-
-
-def _through_own(method: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """Call a model's own method with the arguments that `fit` or `evaluate` was given, our own ones bound to ours."""
-    parameters = inspect.signature(method).parameters
-    ours = {name: given.pop(name) for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
-    defaults = {name: parameter.default for name, parameter in parameters.items()}
-    model, name = given.pop("model"), method.__name__
-    return through_own(model, name, partial(method, **ours), given, defaults, ours["compiled"])
 
 
 def _reason_for_plain_keras(

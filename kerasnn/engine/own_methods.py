@@ -1,5 +1,6 @@
 """Models that override `fit` or `evaluate`: theirs runs, and Keras's, which it calls, runs in compiled blocks."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import keras
 
 from kerasnn.attributes import overridden, temporary_attributes
-from kerasnn.engine.compilation import Compiled, fall_back
+from kerasnn.engine.compilation import fall_back
 from kerasnn.keras_private import TensorFlowTrainer, original, replaced
 
 _RUNNING = "_kerasnn_own_method"
@@ -26,42 +27,38 @@ def keras_method(model: keras.Model, name: str) -> Callable[..., Any]:
     return method
 
 
-def through_own(
-    model: keras.Model,
-    name: str,
-    compiled_method: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    compiled: Compiled,
-) -> Any:
-    """Call a model's own method, with ours in the place of the one of Keras that it calls.
+def through_own(method: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """Call a model's own method in the place of ours, which runs where that one calls Keras's.
+
+    The model's own method gets x and y by position, and by name the other arguments of Keras's that differ from their
+    defaults.
 
     Args:
-        model: the model.
-        name: name of the method.
-        compiled_method: ours, which takes the model and the arguments of Keras's.
-        arguments: what the model's own method is called with, x and y by position, the others by name; it need not
-            take those that are as in `defaults`.
-        defaults: defaults of Keras's arguments.
-        compiled: as of `kerasnn.fit`.
+        method: `kerasnn.fit` or `kerasnn.evaluate`.
+        given: its arguments; those that it takes by keyword only are not Keras's.
 
     Raises:
         NotCompilableError: `compiled` is "on", and the model's own method has not called Keras's.
     """
-    calls = 0
+    model, name, calls = given["model"], method.__name__, 0
+    ours, theirs = {}, {}
+    for key, parameter in inspect.signature(method).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            ours[key] = given[key]
+        elif key != "model" and given[key] is not parameter.default:
+            theirs[key] = given[key]
 
-    def run(self: keras.Model, *given: Any, **options: Any) -> Any:
+    def run(self: keras.Model, *arguments: Any, **options: Any) -> Any:
         nonlocal calls
         if self is not model:
-            return original(TensorFlowTrainer, name)(self, *given, **options)
+            return original(TensorFlowTrainer, name)(self, *arguments, **options)
         calls += 1
         with temporary_attributes(model, **{_RUNNING: name}):
-            return compiled_method(model, *given, **options)
+            return method(model, *arguments, **options, **ours)
 
-    given = {key: value for key, value in arguments.items() if value is not defaults[key]}
-    data = [given.pop(key) for key in ("x", "y") if key in given]
+    data = [theirs.pop(key) for key in ("x", "y") if key in theirs]
     with replaced(TensorFlowTrainer, **{name: run}):
-        result = getattr(model, name)(*data, **given)
+        result = getattr(model, name)(*data, **theirs)
     if not calls:
-        fall_back(compiled, f"the model's own {name} does not call that of keras.Model")
+        fall_back(ours["compiled"], f"the model's own {name} does not call that of keras.Model")
     return result

@@ -254,8 +254,10 @@ def _obstacle(model: keras.Model, callbacks: Any) -> str | None:
         return "the model runs eagerly"
     if model.distribute_strategy.num_replicas_in_sync > 1:
         return "the model trains on several replicas"
+    if method := overridden(model, keras.Model, "fit", "evaluate"):
+        return f"the model overrides {method}"
     for phase in ("train", "test"):
-        if method := own_loop(model, phase) or overridden(model, keras.Model, "fit", "evaluate"):
+        if method := own_loop(model, phase):
             return f"the model overrides {method}"
         if callback := acts_by_batch(callbacks, phase):
             return f"{type(callback).__name__} acts at every batch"
