@@ -28,6 +28,7 @@ from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils, 
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras.src.trainers.trainer import model_supports_jit
+from tensorflow.python import pywrap_tfe
 from tensorflow.python.distribute import values as distributed_values
 from tensorflow.python.framework import tensor_util
 from tensorflow.python.ops import (
@@ -68,6 +69,7 @@ __all__ = [
     "model_supports_jit",
     "original",
     "pfor",
+    "pywrap_tfe",
     "random_ops_util",
     "remember_compile_arguments",
     "replaced",

@@ -382,3 +382,11 @@ def test_models_that_call_their_base_s_fit_reach_the_trainer_s():
     for name in ("fit", "evaluate"):
         assert getattr(keras.Model, name) is vars(private.TensorFlowTrainer)[name]
         assert parameters(vars(private.TensorFlowTrainer)[name])[:4] == ["self", "x", "y", "batch_size"]
+
+
+def test_seeds_drop_prepared_operations_by_one_function():
+    """A seed that was never set before is set without it."""
+    calls = []
+    with private.replaced(private.pywrap_tfe, TFE_ContextClearCaches=calls.append):
+        keras.utils.set_random_seed(1)
+    assert len(calls) == 1

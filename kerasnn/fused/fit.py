@@ -17,6 +17,7 @@ from kerasnn.engine.checks import Checks, check_fit_options
 from kerasnn.engine.compilation import own_loop
 from kerasnn.engine.fit import fit
 from kerasnn.engine.order import draw_seed
+from kerasnn.fused.building import common_names
 from kerasnn.fused.fitted import FittedModel, program_for
 from kerasnn.fused.group import Changes
 from kerasnn.fused.inputs import Inputs
@@ -146,7 +147,8 @@ def _members(
             continue
         checked = Checks(model, checks)
         checked.model()
-        inputs.build(number, model)
+        with common_names():
+            inputs.build(number, model)
         structure = Structure(model)
         # The same examples fit all models of a structure.
         if (key := (structure.key, inputs.weights_id(number))) not in seen:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import keras_tuner
 
+from kerasnn.fused.building import common_names
 from kerasnn.fused.fit import fit_fused
 from kerasnn.fused.fitted import BestWeights
 from kerasnn.fused.loop import OnEpoch
@@ -20,10 +21,9 @@ class Execution:
     """One training of a trial.
 
     Args:
-        make: builds the model.
+        make: builds the model, the same at every call.
         callbacks: makes its callbacks.
         objective: what its epochs are compared by.
-        weight_seed: seed of all random numbers from the time when the model is built.
         seed: seed of the orders of its examples.
 
     Attributes:
@@ -40,17 +40,16 @@ class Execution:
         make: Callable[[], keras.Model],
         callbacks: Callable[[], Sequence[Any]],
         objective: keras_tuner.Objective,
-        weight_seed: int,
         seed: int,
     ) -> None:
         self._make, self._make_callbacks, self._objective = make, callbacks, objective
-        self._weight_seed, self.seed = weight_seed, seed
+        self.seed = seed
         self.build()
 
     def build(self) -> None:
-        """Build the model anew, from its seed."""
-        keras.utils.set_random_seed(self._weight_seed)
-        self.model = self._make()
+        """Build the model anew."""
+        with common_names():
+            self.model = self._make()
         self.best, self.best_value = BestWeights(self._is_better), math.nan
         self.callbacks = [*self._make_callbacks(), self.best]
         self.result: Any = None

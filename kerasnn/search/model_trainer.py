@@ -5,7 +5,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import keras
@@ -89,11 +88,16 @@ class ModelTrainer:
         return _Task(proposal, executions)
 
     def _execution(self, proposal: Proposal, seed: int) -> Execution:
+        number = self._config.seed + seed
+
+        def make() -> keras.Model:
+            keras.utils.set_random_seed(number)
+            return self._make(proposal.values)
+
         def callbacks() -> list[Any]:
             return copy.deepcopy(list(self._arguments.get("callbacks") or ()))
 
-        number = self._config.seed + seed
-        return Execution(partial(self._make, proposal.values), callbacks, self._objective, number, number)
+        return Execution(make, callbacks, self._objective, number)
 
     def _group_key(self, task: _Task) -> Any:
         """A key that is equal for trials whose outcomes are known together, in a resumed search too."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from kerasnn.config.schema import differences, one_of
 from kerasnn.files import replacing
+from kerasnn.fused.building import set_drawn_seed
 from kerasnn.keras_private import tuner_errors, tuner_utils
 from kerasnn.search.execution import Execution, fit_executions
 from kerasnn.search.journal import Journal, read_journal, results_by_number
@@ -293,13 +294,16 @@ class FusedTuner(keras_tuner.Tuner):
     def _execution(self, trial: Any, index: int, options: Mapping[str, Any]) -> Execution:
         """A training of a trial, given the number of its trainings before it."""
 
+        def make() -> keras.Model:
+            set_drawn_seed(self.seed_of(trial, index))
+            return self.build(trial)
+
         def callbacks() -> list[Any]:
             copies = self._deepcopy_callbacks(list(options.get("callbacks") or ()))
             self._configure_tensorboard_dir(copies, trial, index)
             return copies
 
-        seeds = self.seed_of(trial, index), self.oracle.seed + index
-        return Execution(partial(self.build, trial), callbacks, self.oracle.objective, *seeds)
+        return Execution(make, callbacks, self.oracle.objective, self.oracle.seed + index)
 
     def _result(self, number: int, trial: Any, seconds: float, run: Callable[[], Any]) -> dict[str, Any]:
         """The journal's entry of what a trial's training returned or raised."""
