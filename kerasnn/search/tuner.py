@@ -266,7 +266,7 @@ class FusedTuner(keras_tuner.Tuner):
         return f"fit is given {', '.join(further)}" if further else None
 
     def _one_at_a_time(self, number: int, trial: Any, arguments: Any, options: Any) -> dict[str, Any]:
-        keras.utils.set_random_seed(self.seed_of(trial, 0))
+        set_drawn_seed(self.seed_of(trial, 0))
         return self._result(number, trial, 1, lambda: self.run_trial(trial, *arguments, **dict(options)))
 
     def _together(self, trials: Sequence[tuple[int, Any]], options: Mapping[str, Any]) -> dict[int, dict[str, Any]]:

@@ -9,6 +9,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -154,6 +155,26 @@ def test_own_fit_runs_one_trial_at_a_time(tmp_path, caplog):
     }
     assert all("batch_size" in trial.hyperparameters.values for trial in tuner.oracle.trials.values())
     assert results(tuners.RandomSearch(Own(), "loss", max_trials=2, seed=1, directory=tmp_path)) == results(tuner)
+
+
+def test_a_trial_s_random_numbers_do_not_depend_on_how_it_trains(tmp_path):
+    drawn = []
+
+    class Drawing(tuners.HyperModel):
+        def build(self, hp):
+            drawn.append(float(tf.random.normal((), seed=3)))
+            return build(hp)
+
+    class Own(Drawing):
+        def fit(self, hp, model, *args, **kwargs):
+            return model.fit(*args, **kwargs)
+
+    by_kind = []
+    for kind in (Own, Drawing, Own):
+        folder = tmp_path / str(len(by_kind))
+        tuners.RandomSearch(kind(), "loss", max_trials=2, seed=77, directory=folder).search(X, Y, epochs=1, verbose=0)
+        by_kind.append(drawn[-2:])
+    assert by_kind[0] == by_kind[1] == by_kind[2]
 
 
 def test_objectives_may_be_several(tmp_path):
