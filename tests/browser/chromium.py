@@ -73,11 +73,7 @@ class Browser:
         self._rest = b""
         self._number = 0
         self._session: str | None = None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.call("Page.enable")
-        self.call("Runtime.enable")
-        self.call("Network.enable")
+        self._target: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +98,8 @@ class Browser:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 result: dict[str, Any] = answer["result"]
                 return result
-            if answer.get("method") == "Network.requestWillBeSent":
+            # What the page before this one still asks for comes late, under its own session.
+            if answer.get("method") == "Network.requestWillBeSent" and answer.get("sessionId") == self._session:
                 self.requests.append(answer["params"]["request"]["url"])
 
     def _receive(self) -> dict[str, Any]:
@@ -116,9 +113,15 @@ class Browser:
         return answer
 
     def open(self, url: str) -> None:
-        """Load a page, new in every case: another fragment alone would not load it again."""
+        """Load a page in a new tab: another fragment alone would not load it again."""
+        self._session = None
+        if self._target is not None:
+            self.call("Target.closeTarget", targetId=self._target)
+        self._target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=self._target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network"):
+            self.call(f"{domain}.enable")
         self.requests = []
-        self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=url)
 
     def ask(self, expression: str) -> Any:
