@@ -1,4 +1,4 @@
-"""Seconds of a run by phase."""
+"""Seconds of a run by phase, and work that may take a share of them."""
 
 import time
 from collections.abc import Iterator
@@ -8,6 +8,44 @@ from contextvars import ContextVar
 PHASES = ("import", "data", "build", "trace", "compile", "epochs", "reports", "results", "other")
 """Importing TensorFlow and Keras; reading and preparing the data; building the network; tracing its steps and layers;
 compiling them; training and validation; callbacks and pictures; final models and metrics; and the rest."""
+
+SHARE = 0.05
+"""Share of a training's time that reports and saved states may take where nobody says how often they are made."""
+
+
+class TimeShare:
+    """Whether work may be repeated within `SHARE` of the time, if it takes as long as the last time.
+
+    Args:
+        seconds: what the work takes the first time, approximately; 0: it is due at once.
+
+    >>> work = TimeShare()
+    >>> work.due
+    True
+    >>> with work.counted():
+    ...     time.sleep(0.01)
+    >>> work.due
+    False
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the time since the work was last done allows it again."""
+        return time.monotonic() - self._last >= self._seconds / SHARE
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count the time within it as the work's."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._last = time.monotonic()
+            self._seconds = self._last - start
 
 
 class Timings:

@@ -17,7 +17,8 @@ from benchmarks.chaos.trainings import events
 
 TRAIN = (
     *("train", "--network.hidden", "6", "--training.epochs", "40", "--regularization.dropout", "0.2"),
-    *("--report.health", "false", "--report.images_every", "0", "--training.compiled", "off"),
+    *("--report.health", "false", "--report.images_every", "0", "--report.histograms_every", "1"),
+    *("--training.compiled", "off"),
 )
 _CLOCK_SET_BACK = "import time; real = time.time; time.time = lambda: real() - 3e8; "
 

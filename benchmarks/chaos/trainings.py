@@ -121,8 +121,8 @@ def run_case(case: Case, folder: Path, report: Report) -> Hashes:
         RunConfig(),
         {
             "data.name": "arrays", "network.hidden": [12], "training.epochs": 12, "optimizer.learning_rate": 0.01,
-            "report.progress": "silent", "report.graph": False, "report.images_every": 0, "report.health": False,
-            "data.test_share": 0,
+            "report.progress": "silent", "report.graph": False, "report.images_every": 0, "report.histograms_every": 1,
+            "report.health": False, "data.test_share": 0,
             "training.compiled": "off" if case.mode == "plain" else "on",
             "devices.strategy": "mirrored" if case.mode == "2 devices" else "one_device", **FEATURES[case.feature],
         },
@@ -174,7 +174,8 @@ def _train_dataset(config: RunConfig, data: Data, folder: Path, mode: str, repor
     folder.mkdir(exist_ok=True)
     rate = LearningRate(config.schedule, config.optimizer.learning_rate, config.training.plateau)
     callbacks = [rate, BestModel(folder / "best.keras", config.monitor), HistoryFile(folder / "history.csv")]
-    callbacks += [TensorBoard(folder, graph=False, images_every=0, learning_rate=rate), _ReportBegin(report)]
+    board = TensorBoard(folder, graph=False, images_every=0, histograms_every=1, learning_rate=rate)
+    callbacks += [board, _ReportBegin(report)]
     if config.training.early_stopping is not None:
         callbacks.append(early_stopping(config.training.early_stopping))
     saved = TrainingState(folder / "state")

@@ -36,15 +36,19 @@ from kerasnn.components.random_state import random_state, set_random_state
 from kerasnn.distribute.devices import over_processes
 from kerasnn.engine.block_callbacks import flat
 from kerasnn.signals import caught, error_of
+from kerasnn.timings import TimeShare
 
 SECONDS = 60.0
-"""Seconds between saved states within an epoch; the end of an epoch is always saved."""
+"""Seconds between saved states within an epoch."""
 NO_EPOCHS_LEFT = sys.maxsize
 """`initial_epoch` of a run that its callbacks have stopped: `fit` then trains no further epoch."""
 
 
 class TrainingState(keras.callbacks.Callback):
     """Save the whole state of a training after every epoch, and in long epochs between blocks of steps.
+
+    Where epochs take milliseconds, their ends are saved as often as that takes at most a twentieth of the time; a
+    resumed run then repeats the few epochs since the last saved one, and ends with the same bits.
 
     The state holds every variable that Keras tracks or that attributes of the model lead to (weights, all optimizers,
     metrics, seed generators, TensorFlow's variables), the counters of all callbacks, the history, the position, and the
@@ -65,6 +69,7 @@ class TrainingState(keras.callbacks.Callback):
         keep: number of states to keep, at least 1.
         seconds: seconds between states within an epoch; None is `SECONDS`. A run over several processes saves at the
             end of epochs only.
+        every_epoch: whether every epoch's end is saved, however short the epochs are.
         fingerprint: identifies the training data; a state with another fingerprint is refused.
 
     Attributes:
@@ -88,11 +93,18 @@ class TrainingState(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, folder: str | Path, *, keep: int = 2, seconds: float | None = None, fingerprint: str = ""
+        self,
+        folder: str | Path,
+        *,
+        keep: int = 2,
+        seconds: float | None = None,
+        every_epoch: bool = False,
+        fingerprint: str = "",
     ) -> None:
         super().__init__()
         self.files = StateFolder(folder, keep)
         self.seconds = SECONDS if seconds is None else seconds
+        self.every_epoch = every_epoch
         self.fingerprint = fingerprint
         self.rollbacks = 0
         self.shuffle_seed: int | None = None
@@ -100,13 +112,14 @@ class TrainingState(keras.callbacks.Callback):
         self._callbacks: list[keras.callbacks.Callback] = []
         self._tree: dict[str, Any] | None = None  # the state to resume from, until training has reached its position
         self._missing: list[str] = []
-        self._epoch = 0
+        self._epoch = self._saved_epochs = 0
         self._skipping = False
         self._running = False
         self._reader = VariableReader()
         self._unsaved = UnsavedState()
         self._history = HistoryState()
         self._writer = StateWriter(self.files.write)
+        self._time = TimeShare()
         self._earlier_seconds = self._start = self._last_saved = 0.0
 
     def __repr__(self) -> str:
@@ -243,6 +256,7 @@ class TrainingState(keras.callbacks.Callback):
         if self._tree is None:
             self._save(0, 0)
             return
+        self._saved_epochs = self._tree["epoch"]
         self._missing = self._restore_variables(self.model)
         set_random_state(self._tree["random"])
         restore_callbacks(self._callbacks, self._tree["callbacks"])
@@ -281,14 +295,18 @@ class TrainingState(keras.callbacks.Callback):
             self._end_by_signal()
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """End by a signal: during validation there is nothing new to save."""
-        if self._running:
+        """End by a signal where the epochs before are saved: validation changes nothing."""
+        if self._running and self._saved_epochs == self._epoch:
             self._end_by_signal()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save."""
-        self._save(epoch + 1, 0, epoch, logs)
-        self._unsaved.log_changed()
+        """Save, unless too short a time has passed since the last state."""
+        is_last = bool(self.model.stop_training) or epoch + 1 == self.params["epochs"]
+        # Reading a state takes all processes, whose clocks differ.
+        always = self.every_epoch or over_processes(self.model._distribute_strategy)
+        if always or is_last or self.signal is not None or self._time.due:
+            self._save(epoch + 1, 0, epoch, logs)
+            self._unsaved.log_changed()
         self._end_by_signal()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -314,7 +332,11 @@ class TrainingState(keras.callbacks.Callback):
 
     def _save(self, epoch: int, step: int, ended: int | None = None, logs: dict[str, Any] | None = None) -> None:
         """Save the state at a position; at an epoch's end with the epoch's number and its logs."""
-        self._last_saved = time.monotonic()
+        self._last_saved, self._saved_epochs = time.monotonic(), epoch
+        with self._time.counted():
+            self._put(epoch, step, ended, logs)
+
+    def _put(self, epoch: int, step: int, ended: int | None, logs: dict[str, Any] | None) -> None:
         self._unsaved.watch(self.model)
         variables = training_variables(self.model)
         arrays = self._reader.read(variables, self.model._distribute_strategy)

@@ -269,7 +269,8 @@ class TrainingConfig(Schema):
     save_best: bool = True
     """Whether the best epoch's model is saved as `best.keras`."""
     save_state: bool = True
-    """Whether the training state is saved after every epoch, so that a killed run can resume."""
+    """Whether the training state is saved after every epoch, and where epochs take milliseconds as often as that takes
+    at most a twentieth of the time, so that a killed run can resume."""
     on_nan: Literal["stop", "rollback"] = "stop"
     """Response to a loss or weight that is not finite: `stop` ends the run; `rollback` returns to the last saved state
     with a lower learning rate."""
@@ -340,8 +341,9 @@ class ReportConfig(Schema):
     """Progress display: a live `bar`, or `lines`, one per epoch; `auto`: a bar on a terminal, else lines."""
     tensorboard: bool = True
     """Whether TensorBoard event files are written."""
-    histograms_every: int = Field(default=1, ge=0)
-    """Epochs between histograms of weights and, with `health`, of gradients and activations; 0: none."""
+    histograms_every: int | None = Field(default=None, ge=0)
+    """Epochs between histograms of weights and, with `health`, of gradients and activations; 0: none; null: as often as
+    they take at most a twentieth of the training's time, and when training ends."""
     images_every: int | None = Field(default=None, ge=0)
     """Epochs between confusion matrices and pages of misclassified examples; 0: none; null: as often as they take at
     most a twentieth of the training's time. They are also drawn when training ends."""

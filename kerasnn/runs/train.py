@@ -230,7 +230,12 @@ class _Run:
             return {"callbacks": callbacks}
         if self.over_processes:
             _send_state(StateFolder(self.folder / "state"), self.placement)
-        self.state = TrainingState(self.folder / "state", fingerprint=fingerprint(self.data, FINGERPRINT_BYTES))
+        self.state = TrainingState(
+            self.folder / "state",
+            # A rollback must not depend on the time that epochs take.
+            every_epoch=self.config.training.on_nan == "rollback",
+            fingerprint=fingerprint(self.data, FINGERPRINT_BYTES),
+        )
         return self.state.resume(self.network, callbacks)
 
     def _fit(self, callbacks: list[keras.callbacks.Callback], arguments: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,16 +21,16 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from kerasnn import figures
 from kerasnn.callbacks.layer_probe import Probe
 from kerasnn.callbacks.logs import learning_rate_of, numbers_of
+from kerasnn.callbacks.measurement import Measurement
 from kerasnn.callbacks.traced_step import as_batch, variable_path
 from kerasnn.components.values import values_of
 from kerasnn.config.schema import one_of, short
 from kerasnn.config.sections import Task
 from kerasnn.tensorboard.event_files import EventFile, histogram, image, scalar
+from kerasnn.timings import TimeShare
 
 DRAWING_SECONDS = 0.2
 """Seconds that the first images take, approximately."""
-DRAWING_SHARE = 0.05
-"""Share of the training's time that images may take where nobody says how often they are drawn."""
 ROWS = 1024
 """Number of examples per prediction."""
 _FOLDERS = ("train", "validation")
@@ -66,7 +65,8 @@ class TensorBoard(keras.callbacks.Callback):
 
     Args:
         log_dir: folder of the run, created if missing.
-        histograms_every: epochs between histograms; 0: none.
+        histograms_every: epochs between histograms; 0: none. None: as often as they take at most a twentieth of the
+            training's time, and when training ends.
         images_every: epochs between images, which are also written when training ends; 0: none. None: as often as
             they take at most a twentieth of the training's time.
         graph: whether the model's graph is written.
@@ -97,7 +97,7 @@ class TensorBoard(keras.callbacks.Callback):
         self,
         log_dir: str | os.PathLike[str],
         *,
-        histograms_every: int = 1,
+        histograms_every: int | None = None,
         images_every: int | None = None,
         graph: bool = True,
         config_text: str | None = None,
@@ -109,7 +109,7 @@ class TensorBoard(keras.callbacks.Callback):
         learning_rate: Rates | None = None,
     ) -> None:
         super().__init__()
-        for name, every in (("histograms_every", histograms_every), ("images_every", images_every or 0)):
+        for name, every in (("histograms_every", histograms_every or 0), ("images_every", images_every or 0)):
             if not isinstance(every, int) or every < 0:
                 raise ValueError(f"{name} must be a number of epochs, or 0 for never; received {every!r}")
         if (validation is not None or task is not None) and task not in get_args(Task):
@@ -132,14 +132,16 @@ class TensorBoard(keras.callbacks.Callback):
         # The step of the first epoch; a run that an earlier version began, whose files count from 0, goes on so.
         self._first_step = 1
         self._drawn: int | None = None
-        self._begun = self._drawing_seconds = 0.0
+        self._written: int | None = None
+        self._images_time, self._histograms_time = TimeShare(DRAWING_SECONDS), TimeShare()
+        self._measured: Measurement | None = None
 
     def __repr__(self) -> str:
         return f"TensorBoard({str(self.log_dir)!r})"
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._epoch = self._drawn = None
-        self._begun, self._drawing_seconds = time.monotonic(), DRAWING_SECONDS
+        self._epoch = self._drawn = self._written = None
+        self._images_time, self._histograms_time = TimeShare(DRAWING_SECONDS), TimeShare()
         self._close()
         self._train = self._open("train")
         self._validation = None
@@ -173,16 +175,11 @@ class TensorBoard(keras.callbacks.Callback):
         rate = numbers.pop("learning_rate") if "learning_rate" in numbers else learning_rate_of(self.model)
         values = [] if rate is None else [scalar("learning_rate", rate)]
         values += [scalar(f"epoch_{name}", value) for name, value in numbers.items() if not name.startswith("val_")]
-        histograms_due = self.histograms_every and (epoch + 1) % self.histograms_every == 0
-        if histograms_due:
-            weights = self.model.weights
-            for weight, value in zip(weights, values_of(self.model), strict=True):
-                values += histogram(f"weights/{variable_path(self.model, weight)}", value)
         if self.probe is not None:
-            measured = self.probe.measure(self.model)
-            values += [scalar(tag, value) for tag, value in measured.scalars().items()]
-            if histograms_due:
-                values += [value for tag, sample in measured.samples() for value in histogram(tag, sample)]
+            self._measured = self.probe.measure(self.model)
+            values += [scalar(tag, value) for tag, value in self._measured.scalars().items()]
+        if _is_due(self.histograms_every, self._histograms_time, epoch):
+            values += self._histograms(epoch)
         self._train.write(self._first_step + epoch, values)
         if self._rates is not None:
             self._train.write_series("learning_rate_per_update", epoch * len(self._rates), self._rates)
@@ -194,7 +191,7 @@ class TensorBoard(keras.callbacks.Callback):
         ]
         if held_out:
             self._validation_file.write(self._first_step + epoch, held_out)
-        if self._images_due(epoch):
+        if _is_due(self.images_every, self._images_time, epoch):
             self._draw(epoch)
         for file in (self._train, self._validation):
             if file is not None:
@@ -203,9 +200,13 @@ class TensorBoard(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         with self._lossy():
             epoch = self._epoch
-            if self._train is not None and self.images_every != 0 and epoch is not None and epoch != self._drawn:
-                self._draw(epoch)
+            if self._train is not None and epoch is not None:
+                if self.histograms_every is None and epoch != self._written:
+                    self._train.write(self._first_step + epoch, self._histograms(epoch))
+                if self.images_every != 0 and epoch != self._drawn:
+                    self._draw(epoch)
             self._close()
+        self._measured = None
         if self.probe is not None:
             self.probe.forget()
 
@@ -226,12 +227,12 @@ class TensorBoard(keras.callbacks.Callback):
         sizes = {name: _sizes(self.log_dir / name) for name in _FOLDERS}
         next_file = _next_number(name for names in sizes.values() for name in names)
         counts = {"first_step": self._first_step, "next_file": next_file}
-        return {"sizes": sizes, **counts, "epoch": self._epoch, "drawn": self._drawn}
+        return {"sizes": sizes, **counts, "epoch": self._epoch, "drawn": self._drawn, "written": self._written}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from the result of `get_state`: restore the event files as they were then, and open a new one."""
         self._close()
-        self._epoch, self._drawn = state["epoch"], state["drawn"]
+        self._epoch, self._drawn, self._written = state["epoch"], state["drawn"], state.get("written", state["epoch"])
         self._first_step = state.get("first_step", 0)
         next_file = state.get("next_file", self._next_file())
         for name in _FOLDERS:
@@ -269,16 +270,19 @@ class TensorBoard(keras.callbacks.Callback):
             self._validation = self._open("validation")
         return self._validation
 
-    def _images_due(self, epoch: int) -> bool:
-        if self.images_every is None:
-            return time.monotonic() - self._begun > self._drawing_seconds / DRAWING_SHARE
-        return self.images_every > 0 and (epoch + 1) % self.images_every == 0
+    def _histograms(self, epoch: int) -> list[Summary.Value]:
+        """The histograms of the weights and of the probe."""
+        self._written = epoch
+        with self._histograms_time.counted():
+            weights = zip(self.model.weights, values_of(self.model), strict=True)
+            samples = [(f"weights/{variable_path(self.model, weight)}", value) for weight, value in weights]
+            if self._measured is not None:
+                samples += self._measured.samples()
+            return [value for tag, sample in samples for value in histogram(tag, sample)]
 
     def _draw(self, epoch: int) -> None:
-        start = time.monotonic()
-        self._write_images(epoch)
-        # With the next ones, which take as long.
-        self._drawing_seconds += time.monotonic() - start
+        with self._images_time.counted():
+            self._write_images(epoch)
 
     def _write_images(self, epoch: int) -> None:
         self._drawn = epoch
@@ -339,6 +343,13 @@ class TensorBoard(keras.callbacks.Callback):
             log.info("no graph for TensorBoard: the model can't be traced: %s", short(error))
             return
         file.write_event(Event(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString()))
+
+
+def _is_due(every: int | None, time_share: TimeShare, epoch: int) -> bool:
+    """Whether an epoch has its turn: each `every`-th, none where it is 0, and where it is None as the time allows."""
+    if every is None:
+        return time_share.due
+    return every > 0 and (epoch + 1) % every == 0
 
 
 def event_files(log_dir: Path) -> list[Path]:

@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kerasnn.tensorboard import callback
 from kerasnn.tensorboard.callback import TensorBoard
 from kerasnn.tensorboard.event_files import histogram
 
@@ -331,12 +330,15 @@ def test_images_of_classifiers_at_intervals_and_at_the_end(
 
 
 @pytest.mark.parametrize(("share", "steps"), [(1e-9, [4]), (1e9, [1, 2, 3, 4])])
-def test_images_take_a_share_of_the_time(
+def test_images_and_histograms_take_a_share_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, steps: list[int]
 ) -> None:
-    monkeypatch.setattr(callback, "DRAWING_SHARE", share)
-    fit(network(), TensorBoard(tmp_path, validation=(X, Y), task="multiclass"), epochs=4)
+    monkeypatch.setattr("kerasnn.timings.SHARE", share)
+    fit(network(), TensorBoard(tmp_path, probe=PROBE, validation=(X, Y), task="multiclass"), epochs=4)
     assert [image.step for image in read(tmp_path / "validation").Images("mistakes")] == steps
+    # The first histograms are due at once, because they take milliseconds.
+    for tag in ("weights/output/kernel", "gradients/output/kernel", "activations/output"):
+        assert [each.step for each in read(tmp_path / "train").Tensors(tag)] == sorted({1, *steps})
 
 
 @pytest.mark.parametrize("from_logits", [False, True])

@@ -267,11 +267,50 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
             if epoch == 2:
                 self.model.layers[-1].kernel.assign(np.full((5, 2), np.nan))
 
-    model, state = network(), TrainingState(tmp_path)
+    model, state = network(), TrainingState(tmp_path, every_epoch=True)
     with pytest.raises(DivergenceError, match=r"dense_1/kernel must stay finite to be saved.*in epoch 3"):
         plain(model, state, [Poison()], epochs=4)
     state.flush()
     assert StateFolder(tmp_path).newest()["epoch"] == 2
+
+
+class Saved(keras.callbacks.Callback):
+    """Notes the epochs in the newest state at the end of each epoch."""
+
+    def __init__(self, state):
+        super().__init__()
+        self.state, self.epochs = state, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.state.flush()
+        self.epochs.append(self.state.files.epochs)
+
+
+@pytest.mark.parametrize(
+    ("share", "every_epoch", "epochs"), [(1e9, False, [0, 1, 2, 3]), (1e-9, True, [0, 1, 2, 3]), (1e-9, False, [0] * 4)]
+)
+def test_short_epochs_are_saved_as_often_as_the_time_allows(tmp_path, monkeypatch, share, every_epoch, epochs):
+    monkeypatch.setattr("kerasnn.timings.SHARE", share)
+    state = TrainingState(tmp_path, every_epoch=every_epoch)
+    saved = Saved(state)
+    plain(network(), state, [saved], epochs=4)
+    assert saved.epochs == epochs
+    assert state.files.epochs == 4  # the last epoch is always saved
+
+
+@pytest.mark.parametrize("share", [1e9, 1e-9])
+def test_an_end_between_two_saved_epochs_changes_nothing(tmp_path, monkeypatch, share):
+    monkeypatch.setattr("kerasnn.timings.SHARE", share)
+    whole = train(plain, tmp_path / "whole")
+    monkeypatch.setattr("kerasnn.checkpoint.training_state.SECONDS", 1e9)
+
+    model, state = network(), TrainingState(tmp_path / "ended")
+    with pytest.raises(Dead):
+        plain(model, state, [Die(11)], epochs=4)
+    state.flush()
+    assert state.files.epochs == (0 if share < 1 else 2)
+    model = network()
+    assert outcome(model, plain(model, TrainingState(tmp_path / "ended"), [Die(0)], epochs=4)) == whole
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, TerminatedError), (signal.SIGINT, KeyboardInterrupt)])
@@ -301,14 +340,14 @@ def test_what_can_not_be_saved_ends_training_with_one_line(tmp_path):
                 state.files.path = tmp_path / "file" / "state"
 
     (tmp_path / "file").write_text("")
-    model, state = network(), TrainingState(tmp_path / "state")
+    model, state = network(), TrainingState(tmp_path / "state", every_epoch=True)
     with pytest.raises(OSError, match="the state can't be saved, the one before is kept"):
         plain(model, state, [Full()], epochs=9)
     assert StateFolder(tmp_path / "state").newest()["epoch"] == 2
 
 
 def test_training_does_not_wait_for_a_slow_disk(tmp_path, monkeypatch):
-    model, state = network(), TrainingState(tmp_path)
+    model, state = network(), TrainingState(tmp_path, every_epoch=True)
     written, free, write = [], threading.Event(), state.files.write
 
     def slow(tree):
