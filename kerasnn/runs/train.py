@@ -160,8 +160,6 @@ class _Run:
             self.model = with_preprocessing(self.network, data.preprocessing(), data.raw_shape)
             if self.model is not self.network:
                 compile_model(self.model, config, optimizer=self.network.optimizer)
-        if config.report.graph:
-            figures.save(figures.architecture(self.network), folder / "network.svg")
         rate = float(keras.ops.convert_to_numpy(self.network.optimizer.learning_rate))
         self.learning_rate = LearningRate(config.schedule, rate, config.training.plateau)
         has_validation = data.x_validation is not None
@@ -272,6 +270,9 @@ class _Run:
         """Write the models and `result.json`; return the final metrics."""
         self.progress.close()
         self.best.write()
+        if self.config.report.graph:
+            # Not before training, which it would delay.
+            figures.save(figures.architecture(self.network), self.folder / "network.svg")
         metrics: dict[str, float] = {}
         part = "validation" if self.data.x_test is None else "test"
         if self.status in ("finished", "interrupted"):
