@@ -20,7 +20,7 @@ from kerasnn.engine.steps import (
     on_one_device,
     zeros_like_logs,
 )
-from kerasnn.engine.traced_values import traced_values
+from kerasnn.engine.traced_values import TracedValues, traced_values
 from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
 from kerasnn.timings import phase
 
@@ -102,7 +102,7 @@ class BatchProgram:
         self._model = weakref.ref(model)
         self._step = step
         self._momentum: keras.Variable | None = None
-        self._traced_with: Any = None
+        self._constants = TracedValues()
         self.traces = 0
         self._run = tf.function(partial(self._loop), autograph=False)
         self._run_one = tf.function(partial(self._one_step), autograph=False)
@@ -129,18 +129,17 @@ class BatchProgram:
         """
         spec = tf.data.IteratorSpec(batches.dataset.element_spec)
         arguments = (spec, tf.TensorSpec(2, tf.int32), tf.TensorSpec((), tf.float64))
-        traces = self.traces
+        traces, before = self.traces, traced_values(self._model())
         with phase("trace"):
             operations = Operations.of(self._run.get_concrete_function(*arguments, rates, None))
         if reason := operations.against_loops():
             raise NotCompilableError(reason)
         if self.traces > traces:
-            self._traced_with = traced_values(self._model())
+            self._constants.keep(self._model(), before)
 
     def begin(self) -> None:
         """Trace anew where callbacks have changed since `prepare` what was traced."""
-        traced_with, self._traced_with = self._traced_with, None
-        if traced_with is not None and traced_with != traced_values(self._model()):
+        if self._constants.changed(self._model()):
             self._run = tf.function(partial(self._loop), autograph=False)
 
     def __call__(

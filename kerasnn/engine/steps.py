@@ -20,7 +20,7 @@ from kerasnn.engine.bounds import FINE, Bounds, in_one_line
 from kerasnn.engine.examples import Pass, Steps, each
 from kerasnn.engine.graph import Operations
 from kerasnn.engine.random_numbers import same_numbers
-from kerasnn.engine.traced_values import traced_values
+from kerasnn.engine.traced_values import TracedValues, traced_values
 from kerasnn.timings import phase
 
 BLOCK_SECONDS = 0.25
@@ -58,7 +58,7 @@ class Program:
         self._bounds = Bounds()
         self._jit_compile = jit_compile
         self._inspected = False
-        self._traced_with: Any = None
+        self._constants = TracedValues()
         self.traces = 0
         self._use(xla=jit_compile is not False)
 
@@ -79,7 +79,7 @@ class Program:
             momentum: the variable that the optimizer reads its momentum from.
         """
         program = copy.copy(self)
-        program._momentum, program._traced_with = momentum, None
+        program._momentum, program._constants = momentum, TracedValues()
         program._use(self.xla)
         return program
 
@@ -94,7 +94,7 @@ class Program:
             NotCompilableError: the step can't be run in a loop with the numbers of plain Keras.
         """
         # Some layers choose what they do by Python's random numbers while they are traced.
-        drawn, traces = random_state(), self.traces
+        drawn, traces, before = random_state(), self.traces, traced_values(self._model())
         self._found.clear()
         if not self._inspected:
             self._inspect(self._traced(steps, rates), drawn)
@@ -107,7 +107,7 @@ class Program:
             self._leave_xla(drawn)
             self._compile(steps, rates)
         if self.traces > traces:
-            self._traced_with = traced_values(self._model())
+            self._constants.keep(self._model(), before)
 
     def begin(self, steps: Steps, rates: tf.Tensor | None = None) -> None:
         """Trace anew where callbacks have changed since `prepare` what was traced.
@@ -119,12 +119,11 @@ class Program:
         Raises:
             NotCompilableError: as from `prepare`.
         """
-        traced_with, self._traced_with = self._traced_with, None
-        if traced_with is not None and traced_with != traced_values(self._model()):
+        if self._constants.changed(self._model()):
             self._use(xla=self._jit_compile is not False)
             self._inspected = False
             self.prepare(steps._replace(batches=0), rates)
-            self._traced_with = None
+            self._constants = TracedValues()
 
     def _traced(self, steps: Steps, rates: tf.Tensor | None) -> Any:
         with phase("trace"):

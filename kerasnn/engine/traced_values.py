@@ -15,10 +15,13 @@ _PARTS = (
     keras.constraints.Constraint,
     keras.optimizers.schedules.LearningRateSchedule,
 )
+_SET_BY_CALLS = "set by calls"
 _OF_THE_LOOP = ("stop_training", "stop_evaluating", "steps_per_execution")
 
+Values = dict[tuple[int, str], Any]
 
-def traced_values(model: keras.Model) -> dict[tuple[int, str], Any]:
+
+def traced_values(model: keras.Model) -> Values:
     """The numbers, switches and texts among the attributes of a model, its layers, optimizers, losses and metrics.
 
     Plain Keras traces a step when it first runs, so what callbacks set before is in its graph.
@@ -33,7 +36,7 @@ def traced_values(model: keras.Model) -> dict[tuple[int, str], Any]:
     >>> traced_values(model) == values
     False
     """
-    found: dict[tuple[int, str], Any] = {}
+    found: Values = {}
     seen: set[int] = set()
     waiting: list[Any] = [model, *optimizers_of(model)]
     while waiting:
@@ -50,4 +53,35 @@ def traced_values(model: keras.Model) -> dict[tuple[int, str], Any]:
             waiting += [
                 each for each in (inner if isinstance(inner, list | tuple) else [inner]) if isinstance(each, _PARTS)
             ]
+    return found
+
+
+class TracedValues:
+    """Whether callbacks have changed what the graph of a step holds as constants.
+
+    What the model's own calls set, as `self.training = training`, changes with every trace and counts for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._values: Values | None = None
+
+    def keep(self, model: keras.Model, before: Values) -> None:
+        """Keep the present values, with which a step has been traced; `before` are those before its trace."""
+        self._values = traced_values(model)
+        missing = object()
+        _set_by_calls(model).update(key for key, value in self._values.items() if before.get(key, missing) != value)
+
+    def changed(self, model: keras.Model) -> bool:
+        """Whether they have changed since the trace; asked once a trace."""
+        values, self._values = self._values, None
+        if values is None:
+            return False
+        own = _set_by_calls(model)
+        now = traced_values(model)
+        return any(key not in own and now.get(key) != values.get(key) for key in now.keys() | values.keys())
+
+
+def _set_by_calls(model: keras.Model) -> set[tuple[int, str]]:
+    kept = vars(model).setdefault("_kerasnn_programs", {})
+    found: set[tuple[int, str]] = kept.setdefault(_SET_BY_CALLS, set())
     return found

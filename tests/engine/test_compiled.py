@@ -327,6 +327,32 @@ def test_blocks_grow_to_a_quarter_of_a_second(monkeypatch: pytest.MonkeyPatch) -
     assert sum(blocks) == 2 * 700
 
 
+class Remembering(keras.layers.Layer):
+    """Keeps what its calls are given, as many layers of users do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training, self.calls = None, 0
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        self.training = training
+        self.calls += 1
+        return x
+
+
+@pytest.mark.parametrize("on_dataset", [False, True])
+def test_attributes_that_calls_set_ask_for_no_new_trace(on_dataset: bool) -> None:
+    model = keras.Sequential([keras.Input((4,)), Remembering(), keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    data = tf.data.Dataset.from_tensor_slices((np.ones((8, 4)), np.ones((8, 1)))).batch(4)
+    given = (data, None) if on_dataset else (np.ones((8, 4)), np.ones((8, 1)))
+    held_out = data if on_dataset else given
+    fit(model, *given, 4, 2, 0, validation_data=held_out, shuffle=False, compiled="on", steps_per_block=1)
+    kept = vars(model)["_kerasnn_programs"]
+    programs = [each for each in kept.values() if isinstance(each, Program | BatchProgram) and each.traces]
+    assert [program.traces for program in programs] == [1, 1]
+
+
 def test_nothing_is_traced_again_in_later_epochs_or_fits() -> None:
     model = sequential()
     fit(model, X, Y, BATCH, 4, 0, validation_split=0.3, compiled="on")
