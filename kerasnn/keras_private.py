@@ -114,6 +114,8 @@ class _Dispatcher:
         self._owner, self._name = owner, name
         self._before = vars(owner).get(name, _MISSING)
 
+        # With its signature, which libraries read to see what Keras's methods take.
+        @functools.wraps(self.original)
         def dispatch(*arguments: Any, **options: Any) -> Any:
             for scope, replacement in reversed(self.replacements):
                 if scope.is_current():

@@ -29,7 +29,7 @@ from kerasnn.engine.compilation import (
 )
 from kerasnn.engine.examples import Order, leaves
 from kerasnn.engine.order import draw_seed, epoch_order
-from kerasnn.engine.own_methods import keras_method, overrides, through_own
+from kerasnn.engine.own_methods import keras_method, overrides, refuse_further, through_own
 from kerasnn.engine.source import Source, are_dense, as_arrays
 from kerasnn.engine.steps import Blocks, NotCompilableError
 from kerasnn.keras_private import array_slicing
@@ -60,6 +60,7 @@ def fit(
     steps_per_block: int | None = None,
     memory_share: float = 0.5,
     checks: str = "error",
+    **own: Any,
 ) -> keras.callbacks.History:
     """Train a compiled Keras model as `model.fit` does, several times faster where steps are short.
 
@@ -86,11 +87,13 @@ def fit(
             what runs in about a quarter of a second.
         memory_share: fraction of the device's memory that the data may take, above 0 and at most 1; more is streamed.
         checks: "error" refuses data that a model cannot learn from, "warn" logs it, "off" leaves it to Keras.
+        own: further arguments of a `fit` of the model's own.
 
     Returns:
         Keras's History.
 
     Raises:
+        TypeError: an argument that neither Keras's `fit` nor one of the model's own takes.
         ValueError: an argument out of range; data that cannot be learned from; "on" where the model or its data cannot
             be compiled.
         InvalidArgumentError: an index out of range, as an id beyond an embedding's rows.
@@ -107,6 +110,7 @@ def fit(
     check_options(model, compiled, memory_share)
     if overrides(model, "fit"):
         return through_own(fit, locals())
+    refuse_further(fit, own)
     options: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
     options |= {"initial_epoch": initial_epoch, "steps_per_epoch": steps_per_epoch, "validation_freq": validation_freq}
     options |= {"validation_steps": validation_steps, "validation_batch_size": validation_batch_size}
@@ -132,8 +136,8 @@ def fit(
         split = array_slicing.train_validation_split(arrays or given, validation_split=validation_split)
         arrays, validation_data = split
     order = _order(arrays, callbacks, seed) if shuffle and are_dense(*arrays) else None
-    own: dict[str, Any] = {"batch_size": batch_size, "class_weight": class_weight, "steps": steps_per_epoch}
-    source = Source(arrays or given, replicas, order=order, shuffle=shuffle, **own)
+    sizes: dict[str, Any] = {"batch_size": batch_size, "class_weight": class_weight, "steps": steps_per_epoch}
+    source = Source(arrays or given, replicas, order=order, shuffle=shuffle, **sizes)
     held_out = _held_out(model, validation_data, replicas, checked, options)
     validation = held_out and held_out.batches
     if validation:
@@ -187,6 +191,7 @@ def evaluate(
     steps_per_block: int | None = None,
     memory_share: float = 0.5,
     checks: str = "error",
+    **own: Any,
 ) -> Any:
     """Measure a compiled Keras model as `model.evaluate` does, many steps at a time.
 
@@ -194,12 +199,13 @@ def evaluate(
         model: any compiled Keras model.
         x, y, batch_size, verbose, sample_weight, steps, callbacks, return_dict: as in `keras.Model.evaluate`.
         compiled, steps_per_block, memory_share, checks: as in `fit`.
+        own: further arguments of an `evaluate` of the model's own.
 
     Returns:
         As `keras.Model.evaluate`: the loss, or a list of the loss and the metrics, or with `return_dict` both by name.
 
     Raises:
-        ValueError, InvalidArgumentError: as in `fit`.
+        TypeError, ValueError, InvalidArgumentError: as in `fit`.
 
     Reference: `keras.Model.evaluate`.
 
@@ -212,6 +218,7 @@ def evaluate(
     check_options(model, compiled, memory_share)
     if overrides(model, "evaluate"):
         return through_own(evaluate, locals())
+    refuse_further(evaluate, own)
     check_counts(batch_size=batch_size, steps=steps, steps_per_block=steps_per_block)
     check_dataset(x, steps, "steps")
     options: dict[str, Any] = {"verbose": verbose, "steps": steps, "return_dict": return_dict}

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kerasnn.attributes import overridden, temporary_attributes
+from kerasnn.config.schema import one_of
 from kerasnn.engine.compilation import fall_back
 from kerasnn.keras_private import TensorFlowTrainer, original, replaced
 
@@ -27,11 +28,24 @@ def keras_method(model: keras.Model, name: str) -> Callable[..., Any]:
     return method
 
 
+def refuse_further(method: Callable[..., Any], own: Mapping[str, Any]) -> None:
+    """Refuse arguments for a method of the model's own where it has none.
+
+    Raises:
+        TypeError: one line.
+    """
+    if own:
+        names = [
+            name for name, each in inspect.signature(method).parameters.items() if each.kind is not each.VAR_KEYWORD
+        ]
+        raise TypeError(one_of(f"an argument of {method.__name__}", next(iter(own)), names))
+
+
 def through_own(method: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     """Call a model's own method in the place of ours, which runs where that one calls Keras's.
 
     The model's own method gets x and y by position, and by name the other arguments of Keras's that differ from their
-    defaults.
+    defaults, and further ones.
 
     Args:
         method: `kerasnn.fit` or `kerasnn.evaluate`.
@@ -41,10 +55,13 @@ def through_own(method: Callable[..., Any], given: Mapping[str, Any]) -> Any:
         NotCompilableError: `compiled` is "on", and the model's own method has not called Keras's.
     """
     model, name, calls = given["model"], method.__name__, 0
-    ours, theirs = {}, {}
+    ours: dict[str, Any] = {}
+    theirs: dict[str, Any] = {}
     for key, parameter in inspect.signature(method).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             ours[key] = given[key]
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            theirs |= given[key]
         elif key != "model" and given[key] is not parameter.default:
             theirs[key] = given[key]
 

@@ -1,8 +1,11 @@
 """Models that override `fit` or `evaluate`, as KerasHub's do: Keras's own method, which theirs calls, is compiled."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kerasnn
 from kerasnn.engine.steps import NotCompilableError
@@ -30,6 +33,17 @@ class Brief(keras.Sequential):
     def fit(self, features, target, epochs):
         super().fit(features, target, epochs=1, shuffle=False, verbose=0)
         return super().fit(features, target, epochs=epochs, shuffle=False, verbose=0)
+
+
+class Named(keras.Sequential):
+    """Takes its data by a name of its own only, and asks what Keras's method takes, as BayesFlow's do."""
+
+    def fit(self, *, dataset, **options):
+        known = inspect.signature(super().fit).parameters
+        return super().fit(x=dataset, **{name: value for name, value in options.items() if name in known})
+
+    def evaluate(self, *, dataset, **options):
+        return super().evaluate(x=dataset, **options)
 
 
 class Taught(keras.Sequential):
@@ -88,6 +102,25 @@ def test_own_evaluate_runs_in_blocks():
     expected = model.evaluate(X, Y, verbose=0)
     np.testing.assert_allclose(kerasnn.evaluate(model, X, Y, verbose=0, compiled="on"), expected, rtol=1e-6)
     assert vars(model)["_kerasnn_programs"]["test_step"].traces
+
+
+def test_own_methods_take_arguments_of_their_own():
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    plain, ours = made(Named), made(Named)
+    expected = plain.fit(dataset=dataset, epochs=2, verbose=0, shuffle=False, other=1).history
+    found = kerasnn.fit(ours, dataset=dataset, epochs=2, verbose=0, shuffle=False, other=1, compiled="on").history
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5)
+    measured = kerasnn.evaluate(ours, dataset=dataset, verbose=0, compiled="on")
+    np.testing.assert_allclose(measured, plain.evaluate(dataset=dataset, verbose=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", [kerasnn.fit, kerasnn.evaluate])
+def test_an_argument_that_nobody_takes_is_refused(method):
+    name = method.__name__
+    rule = rf"an argument of {name} must be one of model, x, .*; received 'batchsize' \(did you mean 'batch_size'\?\)"
+    with pytest.raises(TypeError, match=rule):
+        method(made(keras.Sequential), X, Y, batchsize=3)
 
 
 def test_own_fit_that_never_calls_keras_is_named(caplog):
