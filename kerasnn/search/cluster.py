@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +13,9 @@ import numpy as np
 
 from kerasnn.config.schema import short
 from kerasnn.search.actors import Mailbox, NotReadyError, Worker, WorkersConfig
+from kerasnn.search.connection import connect, import_ray
+from kerasnn.search.oracle_config import Hyperband
+from kerasnn.search.placement import divide_gpus
 from kerasnn.search.progress import SearchProgress
 from kerasnn.search.trainer import OnEpoch, error_line
 from kerasnn.search.trial import Outcome, Proposal, SearchError
@@ -24,8 +26,6 @@ START = 300.0
 """Seconds after which a search ends without a single worker that is ready."""
 SILENCE = 120.0
 """Seconds without an answer after which a process is killed, which may be stopped or hang without its thread's lock."""
-LOCAL = "local"
-"""The address that starts Ray on this machine for the time of the search."""
 
 Share = list["_Task"]
 
@@ -48,11 +48,12 @@ class _Task:
 class Cluster:
     """Divides trials among workers and collects their outcomes; a context, within which the workers run.
 
-    Ray places, starts and restarts the workers, one GPU each where there are as many. Trials whose worker dies, or
-    returns something wrong, are tried again: once together, then each alone, then they fail. A machine that leaves
-    costs no trial an attempt. A worker that joins a running search takes its part; nobody waits for one that has left.
-    A process that does not answer for `SILENCE` seconds, as one that is stopped, is killed and so counts as dead.
-    A Ray that the program has begun is used, and left running.
+    Ray places, starts and restarts the workers, one GPU each where there are as many (`divide_gpus`). Where GPUs join
+    or leave, a worker that trains nothing, and keeps nothing that Hyperband may continue, is made anew with its new
+    share. Trials whose worker dies, or returns something wrong, are tried again: once together, then each alone, then
+    they fail. A machine that leaves costs no trial an attempt. A worker that joins a running search takes its part;
+    nobody waits for one that has left. A process that does not answer for `SILENCE` seconds, as one that is stopped, is
+    killed and so counts as dead. A Ray that the program has begun is used, and left running.
 
     Args:
         config: the search.
@@ -78,7 +79,9 @@ class Cluster:
         self._config, self._make, self._group, self._progress, self._kind = config, make, group, progress, worker
         self._ray = import_ray()
         self._begun_here = not self._ray.is_initialized()
-        self._workers: list[Any] = []
+        # Each worker's actor, and the GPUs that it asks for.
+        self._workers: dict[int, Any] = {}
+        self._gpus: dict[int, float] = {}
         self._mailbox: Any = None
         self._reports: Any = None
         # The number of each worker that is ready or trains, by the reference that ends its call.
@@ -88,7 +91,7 @@ class Cluster:
         self._machines: dict[int, str] = {}
         self._shares: dict[Any, tuple[int, Share]] = {}
         self._waiting: list[_Task] = []
-        # Which worker trained each trial of the last batch: it can continue it.
+        # Which worker trained each trial of the last batch that Hyperband may continue.
         self._trained_by: dict[int | None, int] = {}
         self._failures = 0
         # By the reference of a process's answer that it runs: its actor, and the time when it was asked.
@@ -99,7 +102,7 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         if self._begun_here:
-            self._connect()
+            connect(self._config)
         # Beside this process, whichever machines leave.
         here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = self._ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Mailbox).remote()
@@ -107,37 +110,17 @@ class Cluster:
         # One call at a time, for all batches: a second would leave one of the two without the reports.
         self._reports = self._mailbox.take.remote()
         self._stored = self._ray.put(self._make)
-        gpus = min(1.0, self._ray.cluster_resources().get("GPU", 0.0) / self._config.workers)
-        # A worker that a machine has no room for waits until another machine joins.
-        actor = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, concurrency_groups={"alive": 1})(
-            self._kind
-        )
-        self._workers = [actor.remote() for _ in range(self._config.workers)]
-        for number in range(len(self._workers)):
-            self._start(number)
+        # A worker that no machine has room for waits until another machine joins.
+        self._actor = self._ray.remote(num_cpus=1, max_restarts=-1, concurrency_groups={"alive": 1})(self._kind)
+        self._place(range(self._config.workers))
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._begun_here:
             self._ray.shutdown()
             return
-        for actor in [*self._workers, self._mailbox]:
+        for actor in [*self._workers.values(), self._mailbox]:
             self._ray.kill(actor)
-
-    def _connect(self) -> None:
-        address = self._config.cluster
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        if address is None:
-            cores = max(self._config.workers, os.cpu_count() or 1)
-            self._ray.init(LOCAL, num_cpus=cores, include_dashboard=False, **quiet)
-            return
-        try:
-            self._ray.init(address, **quiet)
-        except ConnectionError as error:
-            raise ValueError(
-                f"cluster must be the address of a running Ray, received {short(address)}: {error_line(error)}; where "
-                "it asks for a token, set RAY_AUTH_MODE=token"
-            ) from None
 
     def train(
         self, batch: int, proposals: Sequence[Proposal], on_epoch: OnEpoch, score_to_beat: Callable[[], float | None]
@@ -159,6 +142,12 @@ class Cluster:
         limit = math.ceil(len(proposals) / self._config.workers)
         since = time.monotonic()
         while self._waiting or self._shares:
+            # What a worker keeps of a trial that is continued would be trained again.
+            keeping = {*self._trained_by.values()}
+            # Of those that start, the last is the last that Ray finds room for.
+            self._place(
+                [*reversed(self._starting.values()), *(number for number in self._ready if number not in keeping)]
+            )
             self._assign(batch, limit, score_to_beat)
             begun = time.monotonic()
             done, _ = self._ray.wait([self._reports, *self._starting, *self._shares, *self._asked], timeout=1.0)
@@ -190,6 +179,32 @@ class Cluster:
                 described = [task.proposal for task in share]
                 call = self._workers[number].train.remote(batch, described, score_to_beat())
                 self._shares[call] = number, share
+
+    def _place(self, numbers: Sequence[int]) -> None:
+        """Make those workers anew that have other GPUs than they would get now."""
+        gpus, without, with_gpus = divide_gpus(self._ray.nodes(), self._config.workers)
+        # Ray may have placed one that asked for no GPU where others need the processor for theirs.
+        misplaced = [each for each in numbers if self._gpus.get(each) == 0 and self._machines.get(each) in with_gpus]
+        for number in dict.fromkeys([*misplaced, *numbers]):
+            before = self._gpus.pop(number, None)
+            others = [*self._gpus.values()].count(0.0)
+            share = 0.0 if others < without and number not in misplaced else gpus
+            self._gpus[number] = share
+            if share == before:
+                continue
+            if before is not None:
+                self._progress.message(f"worker {number} starts anew with {share:g} GPUs, it had {before:g}")
+                self._remove(number)
+                self._show()
+            self._workers[number] = self._actor.options(num_gpus=share).remote()
+            self._start(number)
+
+    def _remove(self, number: int) -> None:
+        actor = self._workers.pop(number)
+        self._ready = [each for each in self._ready if each != number]
+        self._starting = {call: each for call, each in self._starting.items() if each != number}
+        self._asked = {call: asked for call, asked in self._asked.items() if asked[0] is not actor}
+        self._ray.kill(actor)
 
     def _start(self, number: int) -> None:
         """Wait for a worker that starts, or that Ray starts anew."""
@@ -233,7 +248,7 @@ class Cluster:
             self._answered(call)
             return
         del self._asked[call]
-        number = None if actor is self._mailbox else self._workers.index(actor)
+        number = next((number for number, worker in self._workers.items() if worker is actor), None)
         name = "the mailbox" if number is None else f"worker {number}"
         self._progress.message(f"{name} has not answered for {SILENCE:g} s and is killed")
         self._ray.kill(actor, no_restart=False)
@@ -279,7 +294,8 @@ class Cluster:
             return self._fail(worker, share, error)
         self._failures = 0
         self._ready.append(worker)
-        self._trained_by |= dict.fromkeys(numbers, worker)
+        if isinstance(self._config.oracle, Hyperband):
+            self._trained_by |= dict.fromkeys(numbers, worker)
         return outcomes
 
     def _fail(self, worker: int, share: Share, error: Exception) -> list[list[Outcome]]:
@@ -347,21 +363,6 @@ def _reason(error: Exception) -> str:
     """Why a worker failed, on one line."""
     # What a worker raised comes wrapped in Ray's error.
     return error_line(getattr(error, "cause", None) or error)
-
-
-def import_ray() -> Any:
-    """Ray.
-
-    Raises:
-        ValueError: one line, where it is not installed.
-    """
-    # Ray sends statistics of its use to its makers unless told otherwise.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("several workers need Ray: pip install 'kerasnn[ray]', or leave workers at 1") from None
-    return ray
 
 
 def check_sendable(**parts: Any) -> None:

@@ -18,8 +18,9 @@ from kerasnn.models.from_config import compiled_network
 from kerasnn.search import hparams
 from kerasnn.search.beginning import Beginning, Table, read_beginning
 from kerasnn.search.best_models import BestModels, save_run_model
-from kerasnn.search.cluster import Cluster, import_ray
+from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
+from kerasnn.search.connection import import_ray
 from kerasnn.search.generations import generation_rows
 from kerasnn.search.journal import Journal, results_by_number
 from kerasnn.search.oracle_config import Pbt
