@@ -45,5 +45,4 @@ def divide_gpus(machines: Sequence[Mapping[str, Any]], workers: int) -> GpuShare
     per_gpu = math.ceil(min(workers, room) / sum(gpus for gpus, _ in sizes))
     places = sum(min(cpus, gpus * per_gpu) for gpus, cpus in sizes)
     elsewhere = sum(cpus for gpus, cpus in sizes if not gpus)
-    # Ray counts ten-thousandths: six times a rounded sixth would be more than a GPU.
-    return GpuShares(math.floor(1e4 / per_gpu) / 1e4, min(max(workers - places, 0), elsewhere), with_gpus)
+    return GpuShares(1 / per_gpu, min(max(workers - places, 0), elsewhere), with_gpus)
