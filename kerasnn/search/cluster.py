@@ -182,6 +182,8 @@ class Cluster:
 
     def _place(self, numbers: Sequence[int]) -> None:
         """Make those workers anew that have other GPUs than they would get now."""
+        if not numbers:
+            return
         gpus, without, with_gpus = divide_gpus(self._ray.nodes(), self._config.workers)
         # Ray may have placed one that asked for no GPU where others need the processor for theirs.
         misplaced = [each for each in numbers if self._gpus.get(each) == 0 and self._machines.get(each) in with_gpus]
