@@ -334,27 +334,24 @@ class TrainingState(keras.callbacks.Callback):
         """Save the state at a position; at an epoch's end with the epoch's number and its logs."""
         self._last_saved, self._saved_epochs = time.monotonic(), epoch
         with self._time.counted():
-            self._put(epoch, step, ended, logs)
-
-    def _put(self, epoch: int, step: int, ended: int | None, logs: dict[str, Any] | None) -> None:
-        self._unsaved.watch(self.model)
-        variables = training_variables(self.model)
-        arrays = self._reader.read(variables, self.model._distribute_strategy)
-        self._check_finite(variables, arrays)
-        tree = {
-            "epoch": epoch,
-            "step": step,
-            "stopped": ended is not None and bool(self.model.stop_training),
-            "fingerprint": self.fingerprint,
-            "rollbacks": self.rollbacks,
-            "seconds": self.trained_seconds,
-            "shuffle_seed": self.shuffle_seed,
-            "variables": arrays,
-            "random": random_state(),
-            "history": self._history.read(self.model.history, ended, logs or {}),
-            "callbacks": callback_states(self._callbacks),
-        }
-        self._writer.put(tree)
+            self._unsaved.watch(self.model)
+            variables = training_variables(self.model)
+            arrays = self._reader.read(variables, self.model._distribute_strategy)
+            self._check_finite(variables, arrays)
+            tree = {
+                "epoch": epoch,
+                "step": step,
+                "stopped": ended is not None and bool(self.model.stop_training),
+                "fingerprint": self.fingerprint,
+                "rollbacks": self.rollbacks,
+                "seconds": self.trained_seconds,
+                "shuffle_seed": self.shuffle_seed,
+                "variables": arrays,
+                "random": random_state(),
+                "history": self._history.read(self.model.history, ended, logs or {}),
+                "callbacks": callback_states(self._callbacks),
+            }
+            self._writer.put(tree)
 
     def _check_finite(self, variables: Variables, arrays: Arrays) -> None:
         for kind in ("model", "optimizer"):

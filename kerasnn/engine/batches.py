@@ -20,7 +20,7 @@ from kerasnn.engine.steps import (
     on_one_device,
     zeros_like_logs,
 )
-from kerasnn.engine.traced_values import TracedValues, traced_values
+from kerasnn.engine.traced_values import TracedValues
 from kerasnn.keras_private import DataAdapter, can_convert_arrays, get_data_adapter
 from kerasnn.timings import phase
 
@@ -129,13 +129,13 @@ class BatchProgram:
         """
         spec = tf.data.IteratorSpec(batches.dataset.element_spec)
         arguments = (spec, tf.TensorSpec(2, tf.int32), tf.TensorSpec((), tf.float64))
-        traces, before = self.traces, traced_values(self._model())
+        traces = self.traces
         with phase("trace"):
             operations = Operations.of(self._run.get_concrete_function(*arguments, rates, None))
         if reason := operations.against_loops():
             raise NotCompilableError(reason)
         if self.traces > traces:
-            self._constants.keep(self._model(), before)
+            self._constants.keep(self._model())
 
     def begin(self) -> None:
         """Trace anew where callbacks have changed since `prepare` what was traced."""
@@ -222,6 +222,7 @@ class BatchProgram:
         self.traces += 1
         model = self._model()
         assert model is not None
+        self._constants.begin(model)
         count, first_update = tf.unstack(span)
         step = self._model_step(model)
         # Logs are needed after the last step only. Metrics' results are computed there, from the metrics' variables.

@@ -20,7 +20,7 @@ from kerasnn.engine.bounds import FINE, Bounds, in_one_line
 from kerasnn.engine.examples import Pass, Steps, each
 from kerasnn.engine.graph import Operations
 from kerasnn.engine.random_numbers import same_numbers
-from kerasnn.engine.traced_values import TracedValues, traced_values
+from kerasnn.engine.traced_values import TracedValues
 from kerasnn.timings import phase
 
 BLOCK_SECONDS = 0.25
@@ -94,7 +94,7 @@ class Program:
             NotCompilableError: the step can't be run in a loop with the numbers of plain Keras.
         """
         # Some layers choose what they do by Python's random numbers while they are traced.
-        drawn, traces, before = random_state(), self.traces, traced_values(self._model())
+        drawn, traces = random_state(), self.traces
         self._found.clear()
         if not self._inspected:
             self._inspect(self._traced(steps, rates), drawn)
@@ -107,7 +107,7 @@ class Program:
             self._leave_xla(drawn)
             self._compile(steps, rates)
         if self.traces > traces:
-            self._constants.keep(self._model(), before)
+            self._constants.keep(self._model())
 
     def begin(self, steps: Steps, rates: tf.Tensor | None = None) -> None:
         """Trace anew where callbacks have changed since `prepare` what was traced.
@@ -211,6 +211,7 @@ class Program:
         self.traces += 1
         model = self._model()
         assert model is not None
+        self._constants.begin(model)
         first_row, count, first_update, size = tf.unstack(span)
         batch_size = size if known_size is None else known_size
         strategy = model._distribute_strategy

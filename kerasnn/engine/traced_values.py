@@ -63,11 +63,16 @@ class TracedValues:
     """
 
     def __init__(self) -> None:
+        self._before: Values = {}
         self._values: Values | None = None
 
-    def keep(self, model: keras.Model, before: Values) -> None:
-        """Keep the present values, with which a step has been traced; `before` are those before its trace."""
-        self._values = traced_values(model)
+    def begin(self, model: keras.Model) -> None:
+        """Note the values with which the trace of a step begins."""
+        self._before = traced_values(model)
+
+    def keep(self, model: keras.Model) -> None:
+        """Keep the present values, with which a step has been traced."""
+        before, self._before, self._values = self._before, {}, traced_values(model)
         missing = object()
         _set_by_calls(model).update(key for key, value in self._values.items() if before.get(key, missing) != value)
 
