@@ -1,8 +1,11 @@
-"""Attributes of an object: temporary ones, and those that are not its base class's."""
+"""Attributes of an object: temporary ones, those kept beside Keras's, and those that are not its base class's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+KEPT = "_kerasnn_kept"
+"""Name of the attribute with what `kept_with` keeps."""
 
 
 @contextmanager
@@ -33,6 +36,26 @@ def temporary_attributes(owner: object, **values: Any) -> Iterator[None]:
         for name in values:
             attributes.pop(name, None)
         attributes.update(before)
+
+
+def kept_with(owner: object) -> dict[str, Any]:
+    """What this package keeps with a model until the next call: programs, readers of variables.
+
+    Keras neither tracks nor saves it.
+
+    Args:
+        owner: any object with a `__dict__`.
+
+    >>> class Model:
+    ...     pass
+    >>> model = Model()
+    >>> kept_with(model)["reader"] = 1
+    >>> kept_with(model)
+    {'reader': 1}
+    """
+    # Past Keras's __setattr__, which would track it as a part of the model.
+    kept: dict[str, Any] = vars(owner).setdefault(KEPT, {})
+    return kept
 
 
 def overridden(owner: object, base: type, *names: str) -> str | None:

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasnn.attributes import kept_with
+
 SMALL = 2**14
 """Entries up to which a variable is read together with others in one array."""
 _TOGETHER = (tf.float32, tf.float64, tf.float16, tf.bfloat16, tf.int32, tf.int64, tf.uint32, tf.uint64, tf.bool)
@@ -80,9 +82,7 @@ def values_of(model: keras.Model, kind: Literal["weights", "variables"] = "weigh
         model: any Keras model.
         kind: the name of Keras's list of them.
     """
-    # Past Keras's __setattr__, which would track it as a part of the model; beside the programs of the engine.
-    kept = vars(model).setdefault("_kerasnn_programs", {})
-    reader: ValueReader = kept.setdefault(f"read {kind}", ValueReader())
+    reader: ValueReader = kept_with(model).setdefault(f"read {kind}", ValueReader())
     return reader(getattr(model, kind))
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerasnn.attributes import overridden, temporary_attributes
+from kerasnn.attributes import kept_with, overridden, temporary_attributes
 from kerasnn.config.schema import one_of, short
 from kerasnn.engine import replicated
 from kerasnn.engine.batches import BatchBlocks, Batches, BatchProgram
@@ -216,8 +216,7 @@ def _program(model: keras.Model, step: str, kind: Callable[[keras.Model, str], A
 
 def _programs(model: keras.Model) -> dict[str, Any]:
     """The model's programs by name, kept as long as Keras would keep its own functions."""
-    # Past Keras's __setattr__, which would track it as a part of the model.
-    kept = vars(model).setdefault("_kerasnn_programs", {})
+    kept = kept_with(model)
     theirs = {"train_step": model.train_function, "test_step": model.test_function}
     # Compiling anew, or make_train_function(force=True), asks for a new trace.
     if kept.get("compile_config") is not model._compile_config or kept["functions"] != theirs:

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from kerasnn.attributes import kept_with
 from kerasnn.distribute.replicas import optimizers_of
 
 _PARTS = (
@@ -15,7 +16,6 @@ _PARTS = (
     keras.constraints.Constraint,
     keras.optimizers.schedules.LearningRateSchedule,
 )
-_SET_BY_CALLS = "set by calls"
 _OF_THE_LOOP = ("stop_training", "stop_evaluating", "steps_per_execution")
 
 Values = dict[tuple[int, str], Any]
@@ -87,6 +87,5 @@ class TracedValues:
 
 
 def _set_by_calls(model: keras.Model) -> set[tuple[int, str]]:
-    kept = vars(model).setdefault("_kerasnn_programs", {})
-    found: set[tuple[int, str]] = kept.setdefault(_SET_BY_CALLS, set())
+    found: set[tuple[int, str]] = kept_with(model).setdefault("set by calls", set())
     return found

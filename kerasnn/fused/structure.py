@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasnn.attributes import KEPT
+
 _LIBRARIES = ("keras.", "kerasnn.", "tensorflow.", "numpy.", "builtins", "collections", "functools", "ml_dtypes")
 """Packages whose functions and classes are known by their name alone; others are compared by their code."""
 
@@ -23,7 +25,7 @@ _IGNORED = frozenset(
         *("_trainable_variables_indices", "_obj_reference_counts_dict", "_tracker", "_nodes"),
         # What a former training left behind.
         *("train_function", "test_function", "predict_function", "history", "stop_training", "stop_evaluating"),
-        *("stop_predicting", "_kerasnn_programs", "_kerasnn_jit_compile", "_eval_epoch_iterator", "_losses"),
+        *("stop_predicting", KEPT, "_kerasnn_jit_compile", "_eval_epoch_iterator", "_losses"),
         *("_loss_ids", "_losses_override", "_saved_model_inputs_spec", "_saved_model_arg_spec", "_lock"),
         *("_call_signature", "_called", "_compiled_trainable_state"),
         *("_distribute_strategy", "_distribution_strategy", "_initial_epoch", "_mesh", "_in_data_parallel"),

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 import kerasnn
+from kerasnn.attributes import kept_with
 from kerasnn.engine import chunks
 from kerasnn.engine.chunks import PythonBatches
 
@@ -217,7 +218,7 @@ def test_sequences_of_many_lengths_trace_once():
     model = keras.Sequential([keras.Input((None, 2)), L.GRU(2), L.Dense(1)])
     model.compile("sgd", "mse")
     kerasnn.fit(model, dataset, steps_per_epoch=7, shuffle=False, verbose=0, compiled="on")
-    assert vars(model)["_kerasnn_programs"]["train_step on batches"].traces == 1
+    assert kept_with(model)["train_step on batches"].traces == 1
 
 
 def test_the_input_s_error_reaches_the_user_after_the_steps_before_it():
@@ -290,7 +291,7 @@ def test_a_generator_is_read_as_far_as_it_is_needed():
 
 
 def programs(model):
-    return {name for name, program in vars(model)["_kerasnn_programs"].items() if getattr(program, "traces", 0)}
+    return {name for name, program in kept_with(model).items() if getattr(program, "traces", 0)}
 
 
 def test_an_error_of_tf_data_comes_after_the_steps_before_it():

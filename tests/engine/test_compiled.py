@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerasnn.attributes import kept_with
 from kerasnn.callbacks.learning_rate import LearningRate
 from kerasnn.engine import compilation
 from kerasnn.engine.batches import BatchProgram
@@ -348,7 +349,7 @@ def test_attributes_that_calls_set_ask_for_no_new_trace(on_dataset: bool) -> Non
     given = (data, None) if on_dataset else (np.ones((8, 4)), np.ones((8, 1)))
     held_out = data if on_dataset else given
     fit(model, *given, 4, 2, 0, validation_data=held_out, shuffle=False, compiled="on", steps_per_block=1)
-    kept = vars(model)["_kerasnn_programs"]
+    kept = kept_with(model)
     programs = [each for each in kept.values() if isinstance(each, Program | BatchProgram) and each.traces]
     assert [program.traces for program in programs] == [1, 1]
 
@@ -356,7 +357,7 @@ def test_attributes_that_calls_set_ask_for_no_new_trace(on_dataset: bool) -> Non
 def test_nothing_is_traced_again_in_later_epochs_or_fits() -> None:
     model = sequential()
     fit(model, X, Y, BATCH, 4, 0, validation_split=0.3, compiled="on")
-    kept = vars(model)["_kerasnn_programs"]
+    kept = kept_with(model)
     programs = [kept["train_step"], kept["test_step"]]
     assert [program.traces for program in programs] == [2, 2]  # a whole and a short batch each
     fit(model, X, Y, BATCH, 2, 0, validation_split=0.3, compiled="on")
@@ -364,7 +365,7 @@ def test_nothing_is_traced_again_in_later_epochs_or_fits() -> None:
     assert [program.traces for program in programs] == [2, 2]
     compiled(model, optimizer="sgd")
     fit(model, X, Y, BATCH, 1, 0, compiled="on")
-    assert vars(model)["_kerasnn_programs"]["train_step"] is not programs[0]
+    assert kept_with(model)["train_step"] is not programs[0]
     assert int(model.optimizer.iterations.numpy()) == STEPS
 
 
@@ -372,7 +373,7 @@ def test_xla_compiles_once_for_blocks_anywhere(monkeypatch: pytest.MonkeyPatch) 
     # Where a position became a constant of the program, each block would take a compilation of a second or so.
     model = sequential()
     fit(model, X, Y, BATCH, 1, 0, compiled="on")
-    program = vars(model)["_kerasnn_programs"]["train_step"]
+    program = kept_with(model)["train_step"]
     concrete = [traced for run in program._runs.values() for traced in run._list_all_concrete_functions()]
     assert len(concrete) == 2
     x, y = np.tile(X, (4, 1)), np.tile(Y, 4)
@@ -590,11 +591,11 @@ def test_steps_of_an_unknown_number_are_worth_xla(monkeypatch: pytest.MonkeyPatc
     model = sequential()
     data = tf.data.Dataset.from_tensor_slices((X, Y)).filter(lambda *_: True).batch(BATCH)
     fit(model, data, epochs=1, verbose=0, compiled="on", shuffle=False)
-    assert vars(model)["_kerasnn_programs"]["train_step"].xla
+    assert kept_with(model)["train_step"].xla
 
 
 @pytest.mark.parametrize("few", [2000], indirect=True)
 def test_evaluation_without_xla_is_plain_keras_s(few: int) -> None:
     model = sequential()
     assert evaluate(model, X, Y, BATCH, 0) == model.evaluate(X, Y, BATCH, 0)
-    assert not vars(model)["_kerasnn_programs"]["test_step without XLA"].xla
+    assert not kept_with(model)["test_step without XLA"].xla

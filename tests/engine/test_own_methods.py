@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import kerasnn
+from kerasnn.attributes import kept_with
 from kerasnn.engine.steps import NotCompilableError
 
 X = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
@@ -90,7 +91,7 @@ def test_own_fit_trains_in_blocks_with_the_numbers_of_plain_keras(kind, options)
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-8)
     for one, other in zip(ours.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
-    assert vars(ours)["_kerasnn_programs"]["train_step"].traces
+    assert kept_with(ours)["train_step"].traces
     assert "_kerasnn_own_method" not in vars(ours)
     if kind is Taught:
         for one, other in zip(ours.taught, plain.taught, strict=True):
@@ -101,7 +102,7 @@ def test_own_evaluate_runs_in_blocks():
     model = made(Prepared)
     expected = model.evaluate(X, Y, verbose=0)
     np.testing.assert_allclose(kerasnn.evaluate(model, X, Y, verbose=0, compiled="on"), expected, rtol=1e-6)
-    assert vars(model)["_kerasnn_programs"]["test_step"].traces
+    assert kept_with(model)["test_step"].traces
 
 
 def test_own_methods_take_arguments_of_their_own():
@@ -138,7 +139,7 @@ def test_own_fit_runs_as_plain_keras_where_that_is_asked_for():
     options = {"shuffle": False, "verbose": 0, "epochs": 2}
     expected = plain.fit(X, Y, **options).history
     assert kerasnn.fit(ours, X, Y, compiled="off", **options).history == expected
-    assert not vars(ours).get("_kerasnn_programs")
+    assert not kept_with(ours)
 
 
 def test_own_fit_meets_the_checks_of_what_it_hands_on():

@@ -11,6 +11,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import kerasnn
+from kerasnn.attributes import kept_with
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -229,7 +230,7 @@ def test_libraries_that_add_a_callback_to_fit(added, monkeypatch):
 def test_jit_compile_is_obeyed(jit_compile, xla):
     model = classifier(jit_compile=jit_compile)
     kerasnn.fit(model, X, Y, epochs=1, verbose=0, compiled="on")
-    assert vars(model)["_kerasnn_programs"]["train_step" if xla else "train_step without XLA"].xla is xla
+    assert kept_with(model)["train_step" if xla else "train_step without XLA"].xla is xla
 
 
 @pytest.mark.parametrize("renew", ["compile", "make_train_function"])
@@ -537,7 +538,7 @@ def test_what_xla_cannot_take_runs_in_blocks_without_it():
 
     model = build()
     kerasnn.fit(model, X, Y, verbose=0, compiled="on", shuffle=False)
-    assert not vars(model)["_kerasnn_programs"]["train_step"].xla
+    assert not kept_with(model)["train_step"].xla
     assert_same(*both(build, X, Y))
 
 
