@@ -118,13 +118,18 @@ class ChunkedBatches(Batches):
                 leaves = next(batches, [])
             except Exception as raised:
                 leaves, error = [], raised
-            if count and (not leaves or len(leaves[0]) != size or (count + 1) * size > len(arrays[0])):
+            lengths = set(map(len, leaves))
+            if count and (lengths != {size} or (count + 1) * size > len(arrays[0])):
                 yield (count, size, *arrays)
                 count = 0
             if error is not None:
                 raise error
             if not leaves:
                 return
+            if len(lengths) > 1:
+                # As two datasets with batch sizes of their own give: such batches can't lie one after the other.
+                yield (1, max(lengths), *leaves)
+                continue
             if count == 0:
                 size = len(leaves[0])
                 arrays = [np.zeros((max(self._rows, size), *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
@@ -166,7 +171,7 @@ class PythonBatches(ChunkedBatches):
         leaves = keras.tree.flatten(batch)
         arrays = [np.asarray(leaf, spec.dtype.as_numpy_dtype) for leaf, spec in zip(leaves, self._specs, strict=True)]
         for array, spec in zip(arrays, self._specs, strict=True):
-            if not spec.shape.is_compatible_with(array.shape) or len(array) != len(arrays[0]):
+            if not spec.shape.is_compatible_with(array.shape):
                 raise TypeError(f"batches must have the shape {spec.shape}; received {array.shape}")
         return arrays
 
@@ -187,7 +192,10 @@ class DatasetBatches(ChunkedBatches):
             return None
         (size,) = sizes
         self.uneven = size is None
-        return _batch_size(self.dataset) if size is None else size or None
+        if size is not None:
+            return size or None
+        known = _batch_sizes(self.dataset)
+        return known.pop() if len(known) == 1 else None
 
     def suit(self, length: int | None, alone: bool) -> bool:
         # Few steps are not worth XLA. What acts at every batch may change what the next one is.
@@ -208,11 +216,12 @@ class DatasetBatches(ChunkedBatches):
             yield list(map(np.asarray, tensors))
 
 
-def _batch_size(dataset: Any) -> int | None:
-    """Examples in a batch, as the last operation that makes batches was told; None where there is none."""
+def _batch_sizes(dataset: Any) -> set[int]:
+    """Examples in a batch, as the last operation that makes batches was told; of every dataset that it is put together
+    from."""
     if size := tf.get_static_value(getattr(dataset, "_batch_size", None)):
-        return int(size)
-    return next(filter(None, map(_batch_size, dataset._inputs())), None)
+        return {int(size)}
+    return set().union(*map(_batch_sizes, dataset._inputs()))
 
 
 def _is_dense(spec: Any) -> bool:
@@ -356,8 +365,9 @@ class ChunkBlocks(Blocks):
         return super().__call__(iterator)
 
     def _run(self, steps: Steps, step: int) -> Any:
-        if len(self._sizes) < SIZES:
+        even = len({array.shape[0] for array in keras.tree.flatten(steps.data)}) == 1
+        if even and len(self._sizes) < SIZES:
             self._sizes.add(steps.batch_size)
-        if steps.batch_size in self._sizes:
+        if even and steps.batch_size in self._sizes:
             return super()._run(steps, step)
         return self._one_by_one.run_each(steps, step, self._rates, self._momenta)

@@ -366,3 +366,60 @@ def test_batches_of_static_size_and_unknown_number_are_not_counted_twice():
     assert kerasnn.evaluate(model(), dataset, verbose=0) == pytest.approx(expected)
     history = kerasnn.fit(model(), dataset, verbose=0, validation_data=dataset).history
     assert [*history["loss"], *history["val_loss"]] == pytest.approx([expected] * 2)
+
+
+class TwoSizes(keras.Model):
+    """A contrastive step: twice as many examples as labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = keras.Sequential([keras.Input((6,)), L.Dense(8, "relu"), L.Dense(3, "softmax")])
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            views = self.network(x)
+            loss = keras.ops.mean(keras.losses.sparse_categorical_crossentropy(y, views[: tf.shape(y)[0]]))
+            loss += keras.ops.var(views)
+        gradients = tape.gradient(loss, self.network.trainable_variables)
+        self.optimizer.apply(gradients, self.network.trainable_variables)
+        return {"loss": loss}
+
+
+of = tf.data.Dataset.from_tensor_slices
+
+
+def twice(x, y):
+    return tf.concat([x, 2 * x], 0), y
+
+
+def twice_now_and_then():
+    for first in range(0, 70, 7):
+        part = slice(first, first + 7)
+        yield (X[part], Y[part]) if first < 28 else (np.concatenate([X[part], X[part]]), Y[part])
+
+
+OF_TWO_SIZES = {
+    "zip": lambda: tf.data.Dataset.zip((of(X).batch(16), of(Y).batch(5))).repeat(),
+    "map": lambda: rows().batch(BATCH).map(twice).repeat(),
+    "dataset of a generator": lambda: tf.data.Dataset.from_generator(
+        twice_now_and_then, output_signature=(tf.TensorSpec((None, 6)), tf.TensorSpec((None,), tf.int32))
+    ).repeat(),
+    "generator": lambda: (batch for _ in range(9) for batch in twice_now_and_then()),
+}
+
+
+@pytest.mark.parametrize("name", OF_TWO_SIZES)
+def test_arrays_of_a_batch_may_have_different_lengths(name, caplog):
+    losses, weights = [], []
+    for fit in (keras.Model.fit, kerasnn.fit):
+        keras.utils.set_random_seed(1)
+        model = TwoSizes()
+        model.compile("adam")
+        options = {"epochs": 3, "steps_per_epoch": 5, "shuffle": False, "verbose": 0}
+        losses.append(fit(model, OF_TWO_SIZES[name](), **options).history["loss"])
+        weights.append(model.network.get_weights())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for theirs, mine in zip(*weights, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+    assert "plain Keras" not in caplog.text
