@@ -57,7 +57,7 @@ class Program:
         self._momentum: keras.Variable | None = None
         self._bounds = Bounds()
         self._jit_compile = jit_compile
-        self._inspected = False
+        self._inspected: frozenset[bool] = frozenset()
         self._constants = TracedValues()
         self.traces = 0
         self._use(xla=jit_compile is not False)
@@ -96,8 +96,8 @@ class Program:
         # Some layers choose what they do by Python's random numbers while they are traced.
         drawn, traces = random_state(), self.traces
         self._found.clear()
-        if not self._inspected:
-            self._inspect(self._traced(steps, rates), drawn)
+        if steps.uneven not in self._inspected:
+            self._inspect(self._traced(steps, rates), drawn, steps.uneven)
         try:
             self._compile(steps, rates)
         except Exception:
@@ -121,7 +121,7 @@ class Program:
         """
         if self._constants.changed(self._model()):
             self._use(xla=self._jit_compile is not False)
-            self._inspected = False
+            self._inspected = frozenset()
             self.prepare(steps._replace(batches=0), rates)
             self._constants = TracedValues()
 
@@ -134,14 +134,14 @@ class Program:
         with phase("compile"):
             self(steps, rates=rates)
 
-    def _inspect(self, function: Any, drawn: dict[str, Any]) -> None:
+    def _inspect(self, function: Any, drawn: dict[str, Any], uneven: bool) -> None:
         """Decide for or against XLA by the operations of the traced loop."""
         operations = Operations.of(function)
         if reason := operations.against_loops():
             raise NotCompilableError(reason)
-        if self._jit_compile == "auto" and operations.against_xla(self._bounds.largest_table):
+        if self.xla and self._jit_compile == "auto" and operations.against_xla(self._bounds.largest_table, uneven):
             self._leave_xla(drawn)
-        self._inspected = True
+        self._inspected |= {uneven}
 
     def __call__(
         self, steps: Steps, update: int = 0, rates: tf.Tensor | None = None, momenta: tf.Tensor | None = None

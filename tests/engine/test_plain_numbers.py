@@ -542,6 +542,49 @@ def test_what_xla_cannot_take_runs_in_blocks_without_it():
     assert_same(*both(build, X, Y))
 
 
+class Switched(L.Layer):
+    """One of two functions, by the batch's sum: a process would end where XLA compiles it."""
+
+    def call(self, x):
+        index = keras.ops.cast(keras.ops.sum(x) > 0, "int32")
+        return keras.ops.switch(index, [keras.ops.sin, keras.ops.tanh], x)
+
+
+class Centred(L.Layer):
+    @tf.function
+    def call(self, x):
+        return x - tf.reduce_mean(x, 0)
+
+
+class Mapped(L.Layer):
+    def call(self, x):
+        return keras.ops.vectorized_map(lambda row: row * row, x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "examples", "xla"),
+    [(Switched, 64, False), (Centred, 60, False), (Mapped, 60, False), (Centred, 64, True), (Mapped, 64, True)],
+)
+def test_what_xla_would_fail_on_or_compile_anew_for_every_block_runs_without_it(layer, examples, xla):
+    """The gradient of an inner function that needs the batch size, where it is unknown, makes XLA compile every block
+    with the block's position and all weights as constants. Sixty examples have a shorter last batch."""
+
+    def build():
+        return classifier(L.Dense(6, use_bias=False), layer())
+
+    model = build()
+    kerasnn.fit(model, X[:examples], Y[:examples], batch_size=16, verbose=0, compiled="on", shuffle=False)
+    assert vars(model)["_kerasnn_programs"]["train_step"].xla is xla
+    assert_same(*both(build, X[:examples], Y[:examples]))
+
+
+def test_a_program_leaves_xla_where_a_later_call_has_a_shorter_last_batch():
+    model = classifier(L.Dense(6), Centred())
+    for examples, xla in ((64, True), (60, False), (64, False)):
+        kerasnn.fit(model, X[:examples], Y[:examples], batch_size=16, verbose=0, compiled="on", shuffle=False)
+        assert vars(model)["_kerasnn_programs"]["train_step"].xla is xla
+
+
 class Sets(keras.callbacks.Callback):
     """Changes something at one moment."""
 
