@@ -33,6 +33,8 @@ _SAME_DRAWS = {
 }
 # XLA drops these.
 _CHECKS = {"Assert", "CheckNumerics", "CheckNumericsV2"}
+# Vectors of which only the line is defined: XLA gives some of them another sign.
+_UP_TO_SIGN = {"Qr", "SelfAdjointEigV2", "Svd"}
 # XLA ends the process where a branch's number is computed from data.
 _BRANCHES = {"Case", "StatelessCase"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
@@ -82,6 +84,8 @@ class Operations(NamedTuple):
                 return f"XLA draws other numbers for {name}"
             if name in _CHECKS:
                 return f"XLA leaves out {name}"
+            if name in _UP_TO_SIGN:
+                return f"XLA gives vectors of {name} other signs"
             if name in _BRANCHES:
                 return f"XLA fails on {name}"
         if uneven and self.hand_on_shapes:

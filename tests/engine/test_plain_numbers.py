@@ -578,6 +578,20 @@ def test_what_xla_would_fail_on_or_compile_anew_for_every_block_runs_without_it(
     assert_same(*both(build, X[:examples], Y[:examples]))
 
 
+class Directions(L.Layer):
+    def __init__(self, name):
+        super().__init__()
+        self.of = {"eigh": lambda c: keras.ops.eigh(c)[1], "qr": lambda c: keras.ops.qr(c)[0]}[name]
+
+    def call(self, x):
+        return x @ self.of(keras.ops.transpose(x) @ x)
+
+
+@pytest.mark.parametrize("name", ["eigh", "qr"])
+def test_vectors_that_are_defined_up_to_their_sign_have_that_of_plain_keras(name):
+    assert_same(*both(lambda: classifier(Directions(name), L.Dense(6, "relu")), X, Y))
+
+
 def test_a_program_leaves_xla_where_a_later_call_has_a_shorter_last_batch():
     model = classifier(L.Dense(6), Centred())
     for examples, xla in ((64, True), (60, False), (64, False)):
