@@ -34,7 +34,7 @@ _SAME_DRAWS = {
 # XLA drops these.
 _CHECKS = {"Assert", "CheckNumerics", "CheckNumericsV2"}
 # Vectors of which only the line is defined: XLA gives some of them another sign.
-_UP_TO_SIGN = {"Qr", "SelfAdjointEigV2", "Svd"}
+_UP_TO_SIGN = {"SelfAdjointEigV2", "Svd"}
 # XLA ends the process where a branch's number is computed from data.
 _BRANCHES = {"Case", "StatelessCase"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}

@@ -13,6 +13,9 @@ from kerasnn.engine.compilation import fall_back
 from kerasnn.keras_private import TensorFlowTrainer, original, replaced
 
 _RUNNING = "_kerasnn_own_method"
+"""Attribute of a model: the name of its own method while Keras's, which that one has called, runs."""
+_CALLED = "_kerasnn_own_method_called"
+"""Likewise, while its own method runs."""
 
 
 def overrides(model: keras.Model, name: str) -> bool:
@@ -53,8 +56,11 @@ def through_own(method: Callable[..., Any], given: Mapping[str, Any]) -> Any:
 
     Raises:
         NotCompilableError: `compiled` is "on", and the model's own method has not called Keras's.
+        TypeError: the model's own method calls ours, which would call it again.
     """
     model, name, calls = given["model"], method.__name__, 0
+    if vars(model).get(_CALLED) == name:
+        raise TypeError(f"a model's own {name} must call super().{name}, it called kerasnn.{name}")
     ours: dict[str, Any] = {}
     theirs: dict[str, Any] = {}
     for key, parameter in inspect.signature(method).parameters.items():
@@ -74,7 +80,7 @@ def through_own(method: Callable[..., Any], given: Mapping[str, Any]) -> Any:
             return method(model, *arguments, **options, **ours)
 
     data = [theirs.pop(key) for key in ("x", "y") if key in theirs]
-    with replaced(TensorFlowTrainer, **{name: run}):
+    with replaced(TensorFlowTrainer, **{name: run}), temporary_attributes(model, **{_CALLED: name}):
         result = getattr(model, name)(*data, **theirs)
     if not calls:
         fall_back(ours["compiled"], f"the model's own {name} does not call that of keras.Model")

@@ -104,7 +104,9 @@ class FusedProgram:
         self._steps = {name: self._inspected(name, specs) for name, specs in batches.items() if specs is not None}
         self._reset_metrics = self._over_read(self.model.reset_metrics)
         self._metrics = self._over_read(lambda: _tensors(self.model.get_metrics_result()))
-        obstacle = any(step.operations.against_xla(step.bounds.largest_table) for step in self._steps.values())
+        obstacle = any(
+            step.operations.against_xla(step.bounds.largest_table, step.size_varies) for step in self._steps.values()
+        )
         asked = compile_argument(self.model)
         self._use(xla=(xla and not obstacle) if asked == "auto" else bool(asked))
 
@@ -164,7 +166,7 @@ class FusedProgram:
         (logs, _), assigned = function.structured_outputs
         logs = tf.nest.map_structure(lambda log: tf.TensorSpec(log.shape, log.dtype), logs)
         deferred = logs_are_metrics(self.model, name) or getattr(method, "returns_metrics", False)
-        return Step(name, run, list(assigned), logs, operations, bounds, deferred)
+        return Step(name, run, list(assigned), logs, operations, bounds, size_varies, deferred)
 
     def _stateless(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of the model as one of the values, too; it also returns what is assigned, by position."""
@@ -332,6 +334,7 @@ class Step(NamedTuple):
         logs: what it returns, as `tf.TensorSpec`s.
         operations: its operations.
         bounds: its checks of indices.
+        size_varies: whether the batch size was unknown when it was traced.
         deferred: whether its logs are the metrics' results, which are computed after the last batch only.
     """
 
@@ -341,6 +344,7 @@ class Step(NamedTuple):
     logs: Any
     operations: Operations
     bounds: Bounds
+    size_varies: bool
     deferred: bool
 
 

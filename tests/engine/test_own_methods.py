@@ -92,7 +92,7 @@ def test_own_fit_trains_in_blocks_with_the_numbers_of_plain_keras(kind, options)
     for one, other in zip(ours.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     assert kept_with(ours)["train_step"].traces
-    assert "_kerasnn_own_method" not in vars(ours)
+    assert not any(name.startswith("_kerasnn_own") for name in vars(ours))
     if kind is Taught:
         for one, other in zip(ours.taught, plain.taught, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -157,3 +157,16 @@ def test_models_with_a_fit_of_their_own_train_one_by_one():
     kerasnn.fit(alone, X, Y, seed=4, verbose=0)
     histories = kerasnn.fit_fused(models, X, Y, seed=4, verbose=0)
     assert [history.history for history in histories] == [alone.history.history] * 2
+
+
+def test_an_own_method_that_calls_ours_is_refused():
+    """Ours would call it again, and what it does to its data would be done twice."""
+
+    class CallsOurs(keras.Sequential):
+        def fit(self, x, y, **options):
+            return kerasnn.fit(self, x / 2, y, **options)
+
+    model = CallsOurs([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match=r"a model's own fit must call super\(\)\.fit, it called kerasnn\.fit"):
+        model.fit(X, Y, verbose=0)
