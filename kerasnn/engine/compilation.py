@@ -196,10 +196,13 @@ def _batch_blocks(
 
 
 def _build(model: keras.Model, examples: Examples) -> None:
-    """Build a model; one with a `train_step` of its own is built when that is traced, as in plain Keras."""
-    if overridden(model, keras.Model, "train_step") is None:
+    """Build a model that has a `call`; one without is built when its step is traced, as in plain Keras."""
+    try:
         with model.distribute_strategy.scope():
             model._symbolic_build(data_batch=examples.first_batch)
+    except Exception:
+        if type(model).train_step is keras.Model.train_step:
+            raise
 
 
 def _program(model: keras.Model, step: str, kind: Callable[[keras.Model, str], Any], *further: str) -> Any:

@@ -756,35 +756,3 @@ def test_a_required_input_that_is_missing_is_refused_as_keras_does():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="not optional"):
         kerasnn.fit(model, [None], Y, verbose=0)
-
-
-class CalledInAnotherOrder(keras.Model):
-    """Its `train_step` calls the layers in another order than `call` does, and leaves one of them out."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.third = (L.Dense(6) for _ in range(3))
-
-    def call(self, x):
-        return self.second(self.first(x)) + self.third(x)
-
-    def train_step(self, data):
-        x, y = data
-        with tf.GradientTape() as tape:
-            loss = keras.ops.mean((self.first(self.second(x))[:, 0] - keras.ops.cast(y, "float32")) ** 2)
-        weights = [*self.first.trainable_variables, *self.second.trainable_variables]
-        self.optimizer.apply(tape.gradient(loss, weights), weights)
-        return {"loss": loss}
-
-
-def test_a_model_with_a_step_of_its_own_gets_its_weights_in_that_step_s_order():
-    weights, histories = [], []
-    for fit in (keras.Model.fit, kerasnn.fit):
-        keras.utils.set_random_seed(1)
-        model = CalledInAnotherOrder()
-        model.compile("sgd")
-        histories.append(fit(model, X, Y, epochs=2, shuffle=False, verbose=0).history["loss"])
-        weights.append(model.get_weights())
-    assert histories[1] == pytest.approx(histories[0], rel=1e-6)
-    for theirs, mine in zip(*weights, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
