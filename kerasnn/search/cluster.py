@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
@@ -139,10 +138,8 @@ class Cluster:
         """
         continued = {each.continues for each in proposals}
         self._trained_by = {number: worker for number, worker in self._trained_by.items() if number in continued}
-        tasks = [_Task(each, self._group(each)) for each in proposals]
-        limits = divide_trials([task.group for task in tasks], self._config.workers)
-        order = {group: index for index, group in enumerate(limits)}
-        self._waiting = sorted(tasks, key=lambda task: order[task.group])
+        self._waiting = [_Task(each, self._group(each)) for each in proposals]
+        limit = math.ceil(len(proposals) / self._config.workers)
         since = time.monotonic()
         while self._waiting or self._shares:
             # What a worker keeps of a trial that is continued would be trained again.
@@ -151,7 +148,7 @@ class Cluster:
             self._place(
                 [*reversed(self._starting.values()), *(number for number in self._ready if number not in keeping)]
             )
-            self._assign(batch, limits, score_to_beat)
+            self._assign(batch, limit, score_to_beat)
             begun = time.monotonic()
             done, _ = self._ray.wait([self._reports, *self._starting, *self._shares, *self._asked], timeout=1.0)
             # No more where this process was stopped, and the answers with it.
@@ -174,10 +171,10 @@ class Cluster:
                     yield from self._collect(call)
             self._kill_silent()
 
-    def _assign(self, batch: int, limits: Mapping[Hashable, int], score_to_beat: Callable[[], float | None]) -> None:
+    def _assign(self, batch: int, limit: int, score_to_beat: Callable[[], float | None]) -> None:
         """Give shares to the workers that are ready."""
         for number in list(self._ready):
-            if share := self._next_share(number, limits):
+            if share := self._next_share(number, limit):
                 self._ready.remove(number)
                 described = [task.proposal for task in share]
                 call = self._workers[number].train.remote(batch, described, score_to_beat())
@@ -266,7 +263,7 @@ class Cluster:
     def _show(self) -> None:
         self._progress.workers(len(self._ready) + len(self._shares), len(self._workers))
 
-    def _next_share(self, worker: int, limits: Mapping[Hashable, int]) -> Share:
+    def _next_share(self, worker: int, limit: int) -> Share:
         """The trials for a worker: those that continue its own, else those of no other worker, else any."""
         trainers = {task: self._trained_by.get(task.proposal.continues) for task in self._waiting}
         busy = {number for number, _ in self._shares.values()} | {*self._ready}
@@ -278,7 +275,7 @@ class Cluster:
         first = candidates[0]
         share = [task for task in candidates if task.group == first.group and task.failures == first.failures]
         # The last attempt is each trial's alone, so that the one at fault is found.
-        share = share[: 1 if first.failures >= ATTEMPTS - 1 else limits[first.group]]
+        share = share[: 1 if first.failures >= ATTEMPTS - 1 else limit]
         taken = {*share}
         self._waiting = [task for task in self._waiting if task not in taken]
         return share
@@ -342,28 +339,6 @@ class Cluster:
             stop = on_epoch(epoch, running) if running else ()
             if self._config.stopper is not None:
                 self._mailbox.answer.remote(key, list(stop))
-
-
-def divide_trials(groups: Sequence[Hashable], workers: int) -> dict[Hashable, int]:
-    """The largest number of trials that a worker may get at once, by group, the groups in the order of their training.
-
-    Each worker trains as many whole groups as all workers can, the largest first. The trials of the remaining groups
-    are divided equally, so that all workers end together.
-
-    Args:
-        groups: each trial's group; trials of one group may train together.
-        workers: number of workers.
-
-    >>> divide_trials("aaaa bbbb cccc".replace(" ", ""), 2)
-    {'a': 6, 'b': 6, 'c': 2}
-    >>> divide_trials("aaaa", 2)
-    {'a': 2}
-    """
-    sizes = Counter(groups).most_common()
-    whole = len(sizes) // workers * workers
-    equal = math.ceil(len(groups) / workers)
-    rest = math.ceil(sum(size for _, size in sizes[whole:]) / workers)
-    return {group: equal if index < whole else rest for index, (group, _) in enumerate(sizes)}
 
 
 def _check_outcome(outcome: Any, config: WorkersConfig) -> None:

@@ -20,7 +20,7 @@ import tensorflow as tf
 from benchmarks.processes import command_line, descendants
 from kerasnn.search import cluster, search
 from kerasnn.search.actors import NotReadyError, Worker
-from kerasnn.search.cluster import Cluster, divide_trials
+from kerasnn.search.cluster import Cluster
 from kerasnn.search.config import SearchConfig
 from kerasnn.search.journal import read_journal
 from kerasnn.search.progress import SearchProgress
@@ -171,22 +171,6 @@ def test_every_trial_is_trained_once(ray):
     expected = {number: [(1 / (1 + number), 2)] for number in range(6)}
     assert {number: outcome.best_epochs(CONFIG) for number, outcome in found.items()} == expected
     assert re.fullmatch(r"0/128 trials, 1 of 2 workers, \d+ s", shown[0])
-
-
-@pytest.mark.parametrize(
-    ("groups", "workers", "limits"),
-    [
-        ("", 2, {}),
-        ("aaaaa", 2, {"a": 3}),
-        ("aabbbb", 2, {"b": 3, "a": 3}),
-        # Three groups on two workers: the third is divided, or one worker would wait.
-        ("aaaabbbbbcccccc", 2, {"c": 8, "b": 8, "a": 2}),
-        ("aabbc", 4, {"a": 2, "b": 2, "c": 2}),
-        ("abcde", 2, {"a": 3, "b": 3, "c": 3, "d": 3, "e": 1}),
-    ],
-)
-def test_all_workers_end_together(groups, workers, limits):
-    assert list(divide_trials(groups, workers).items()) == list(limits.items())
 
 
 @pytest.mark.parametrize(
