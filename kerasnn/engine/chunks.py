@@ -106,7 +106,8 @@ class ChunkedBatches(Batches):
                 return
 
     def _read(self, batches: Iterator[list[np.ndarray]]) -> Iterator[tuple[Any, ...]]:
-        """Batches of one size in arrays of fixed length; what was read before an error comes before it."""
+        """Batches of one size in arrays of fixed length, and each batch whose arrays differ in length by itself; what
+        was read before an error comes before it."""
         arrays: list[np.ndarray] = []
         count = size = 0
         start = 0.0
@@ -127,7 +128,7 @@ class ChunkedBatches(Batches):
             if not leaves:
                 return
             if len(lengths) > 1:
-                # As two datasets with batch sizes of their own give: such batches can't lie one after the other.
+                # As a `map` after `batch` may give: such batches can't lie one after the other in arrays.
                 yield (1, max(lengths), *leaves)
                 continue
             if count == 0:

@@ -1,6 +1,6 @@
 """The operations of a traced step, which decide whether XLA runs it."""
 
-from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -55,9 +55,9 @@ class Operations(NamedTuple):
     def of(cls, function: Any) -> "Operations":
         """The operations of a concrete function."""
         graph = function.graph.as_graph_def()
-        nodes = list(_nodes(graph))
-        summaries = any("write_summary" in node.name for node in nodes)
         bodies = [graph.node, *(inner.node_def for inner in graph.library.function)]
+        nodes = list(chain.from_iterable(bodies))
+        summaries = any("write_summary" in node.name for node in nodes)
         return cls(frozenset(node.op for node in nodes), summaries, any(map(_hands_on_integers, bodies)))
 
     def stateful_draw(self) -> str | None:
@@ -72,7 +72,7 @@ class Operations(NamedTuple):
             return "the step writes tf.summary values, whose writer a callback opens later"
         return None
 
-    def against_xla(self, largest_table: int, uneven: bool = False) -> str | None:
+    def against_xla(self, largest_table: int, uneven: bool) -> str | None:
         """Why these operations run better without XLA, or draw other numbers with it; None where nothing is against it.
 
         Args:
@@ -110,9 +110,3 @@ def _hands_on_integers(nodes: Any) -> bool:
             if name in calls and tf.as_dtype(calls[name][int(output[-1]) if output else 0]).is_integer:
                 return True
     return False
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    yield from graph.node
-    for function in graph.library.function:
-        yield from function.node_def
